@@ -1,0 +1,16 @@
+//! The room that decides.
+//!
+//! Everything here is a pure function of its arguments: no clock, no file, no socket, no thread, no chance.
+//! What happens in the world enters as a value ([`lifecycle::Event`], [`job::Happened`]) and leaves as a value
+//! (the next state and what must be done). The shells store both in one transaction and then do.
+//!
+//! Read in this order: [`ids`] and [`moment`] (the words), [`lifecycle`] (the life of an item), [`command`] (what
+//! people ask for), [`job`] (how a wish becomes durable steps), [`fencing`] (the arithmetic of waiting),
+//! [`workload`] (what every kind can do), [`store`] (what remembers).
+//!
+//! Must always hold: this crate does not depend on tokio, and `clippy.toml` beside it bans clocks and I/O.
+
+pub mod ids;
+pub mod moment;
+pub mod store;
+pub mod workload;

@@ -1,0 +1,2 @@
+//! Farshore.
+fn main() {}
