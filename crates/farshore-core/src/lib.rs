@@ -10,7 +10,12 @@
 //!
 //! Must always hold: this crate does not depend on tokio, and `clippy.toml` beside it bans clocks and I/O.
 
+pub mod agents;
+pub mod command;
+pub mod fencing;
 pub mod ids;
+pub mod job;
+pub mod lifecycle;
 pub mod moment;
 pub mod store;
 pub mod workload;

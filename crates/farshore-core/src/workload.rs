@@ -83,7 +83,12 @@ pub enum Action {
     StopReplicating,
     /// Stop accepting and acknowledging writes for every token below the order's, durably, before it returns. Goes on
     /// shipping what was accepted before, if a target is reachable.
-    Fence,
+    Fence {
+        /// Given when another region was promoted without us: the last write that it has. What was accepted here after
+        /// it is counted, kept, and offered read-only ([`Observation::divergence`]). Given again with another position
+        /// (the point was changed), the count follows.
+        lost_after: Option<Watermark>,
+    },
     /// Return once the target durably has everything up to the fence's watermark (planned failover).
     Drain,
     /// Open the replica here for writes under the order's token, at a recovery point. Never asks the source for anything.

@@ -1,0 +1,770 @@
+//! A job: a durable, resumable list of steps, as a pure reducer.
+//!
+//! [`Job::next`] says what the executor must do; the executor writes what is about to happen and what happened as
+//! [`Happened`] records into the journal (in one transaction with the job's new state), and [`Job::apply`] folds them. A
+//! crash at any moment leaves a journal from which another executor goes on: an effect whose start is recorded and whose
+//! end is not is repeated under the same key, and its verification decides.
+//!
+//! The steps of each verb are built in `job/plan.rs`; nothing here knows a verb.
+
+use serde::{Deserialize, Serialize};
+
+use crate::command::{Command, Verb};
+use crate::ids::{ItemId, JobId, Region, StepKey, Token};
+use crate::moment::Moment;
+use crate::workload::{Action, Observation, ReplicationState, Role};
+
+pub mod plan;
+
+/// Version of the plans in this program. A job of another version is stuck, and the others go on.
+pub const KIND_VERSION: u32 = 1;
+
+/// One thing that a step does.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", tag = "does")]
+pub enum Does {
+    /// Gives an order to a region's agent.
+    Order {
+        /// Which region.
+        region: Region,
+        /// Under which token.
+        token: Token,
+        /// What.
+        action: Action,
+    },
+    /// Changes the item's own record, in one transaction with the journal.
+    Record {
+        /// Which change.
+        milestone: Milestone,
+    },
+    /// Nothing: only the verification matters.
+    Wait,
+}
+
+/// A change of the item that a job brings about; the executor makes the event from it and what it observes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Milestone {
+    /// [`crate::lifecycle::Event::Created`].
+    Created,
+    /// The item's record is removed.
+    Removed,
+    /// [`crate::lifecycle::Event::Seeded`].
+    Seeded,
+    /// [`crate::lifecycle::Event::ProtectUndone`].
+    ProtectUndone,
+    /// [`crate::lifecycle::Event::Disabled`].
+    Disabled,
+    /// [`crate::lifecycle::Event::DrillOpened`].
+    DrillOpened,
+    /// [`crate::lifecycle::Event::DrillCleaned`].
+    DrillCleaned,
+    /// [`crate::lifecycle::Event::SourceStopped`]: by the agent's acknowledgement if the fence step succeeded, else by
+    /// the operator's word.
+    SourceStopped,
+    /// [`crate::lifecycle::Event::FailoverUndone`].
+    FailoverUndone,
+    /// [`crate::lifecycle::Event::Promoted`].
+    Promoted,
+    /// [`crate::lifecycle::Event::PointChanged`].
+    PointChanged,
+    /// [`crate::lifecycle::Event::Committed`].
+    Committed,
+    /// [`crate::lifecycle::Event::Reprotected`].
+    Reprotected,
+    /// [`crate::lifecycle::Event::ReprotectUndone`].
+    ReprotectUndone,
+    /// [`crate::lifecycle::Event::DivergenceDropped`].
+    DivergenceDropped,
+}
+
+/// What must be seen before a step counts as done.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", tag = "expect")]
+pub enum Expect {
+    /// Nothing to see (records; their transaction is the proof).
+    Nothing,
+    /// The region has this role under at least this token; active also means ready.
+    Role {
+        /// Where.
+        region: Region,
+        /// Which role.
+        role: Role,
+        /// At least this token.
+        token: Token,
+    },
+    /// The region no longer knows the item.
+    Gone {
+        /// Where.
+        region: Region,
+    },
+    /// The region replicates to the target, in whatever state.
+    Replicating {
+        /// Where.
+        region: Region,
+    },
+    /// The region replicates no longer.
+    NotReplicating {
+        /// Where.
+        region: Region,
+    },
+    /// The first copy or the delta is over: every write is sent as it happens.
+    Streaming {
+        /// Where.
+        region: Region,
+    },
+    /// At least one recovery point is offered.
+    PointOffered {
+        /// Where.
+        region: Region,
+        /// This name, if given.
+        name: Option<String>,
+    },
+    /// The target durably has everything that the source accepted.
+    Drained {
+        /// The fenced source.
+        source: Region,
+        /// The target.
+        target: Region,
+    },
+    /// A test failover is open.
+    DrillOpen {
+        /// Where.
+        region: Region,
+    },
+    /// No test failover is open.
+    DrillGone {
+        /// Where.
+        region: Region,
+    },
+    /// The region serves a chosen point, not yet committed.
+    Promoted {
+        /// Where.
+        region: Region,
+        /// Under this token.
+        token: Token,
+    },
+    /// The promotion is accepted (folding may go on).
+    Committed {
+        /// Where.
+        region: Region,
+    },
+    /// No divergent layer is kept.
+    DivergenceGone {
+        /// Where.
+        region: Region,
+    },
+}
+
+impl Expect {
+    /// The regions to observe for the verdict, in the order that [`Expect::holds`] takes them.
+    #[must_use]
+    pub fn regions(&self) -> Vec<&Region> {
+        match self {
+            Self::Nothing => Vec::new(),
+            Self::Role { region, .. }
+            | Self::Gone { region }
+            | Self::Replicating { region }
+            | Self::NotReplicating { region }
+            | Self::Streaming { region }
+            | Self::PointOffered { region, .. }
+            | Self::DrillOpen { region }
+            | Self::DrillGone { region }
+            | Self::Promoted { region, .. }
+            | Self::Committed { region }
+            | Self::DivergenceGone { region } => vec![region],
+            Self::Drained { source, target } => vec![source, target],
+        }
+    }
+
+    /// Whether what was seen is what was expected. `seen[i]` belongs to `regions()[i]`; `None`: the region does not know
+    /// the item.
+    #[must_use]
+    pub fn holds(&self, seen: &[Option<Observation>]) -> bool {
+        let first = seen.first().and_then(Option::as_ref);
+        match self {
+            Self::Nothing => true,
+            Self::Gone { .. } => first.is_none(),
+            Self::Role { role, token, .. } => first.is_some_and(|seen| {
+                seen.role == *role && seen.token >= *token && (*role != Role::Active || seen.ready)
+            }),
+            Self::Replicating { .. } => first.is_some_and(|seen| seen.replication.is_some()),
+            Self::NotReplicating { .. } => first.is_none_or(|seen| seen.replication.is_none()),
+            Self::Streaming { .. } => first
+                .and_then(|seen| seen.replication.as_ref())
+                .is_some_and(|replication| replication.state == ReplicationState::Streaming),
+            Self::PointOffered { name, .. } => first
+                .is_some_and(|seen| seen.points.iter().any(|point| name.is_none() || point.name == *name)),
+            Self::Drained { .. } => match seen {
+                [Some(source), Some(target)] => {
+                    (target.watermark.epoch, target.watermark.seq)
+                        >= (source.watermark.epoch, source.watermark.seq)
+                }
+                _ => false,
+            },
+            Self::DrillOpen { .. } => first.is_some_and(|seen| seen.drill.is_some()),
+            Self::DrillGone { .. } => first.is_none_or(|seen| seen.drill.is_none()),
+            Self::Promoted { token, .. } => first.is_some_and(|seen| {
+                seen.role == Role::Active && seen.ready && seen.token >= *token && seen.promotion.is_some()
+            }),
+            Self::Committed { .. } => {
+                first.is_some_and(|seen| seen.role == Role::Active && seen.ready && seen.promotion.is_none())
+            }
+            Self::DivergenceGone { .. } => first.is_none_or(|seen| seen.divergence.is_none()),
+        }
+    }
+}
+
+/// An effect and its proof.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Act {
+    /// What is done.
+    pub does: Does,
+    /// What must be seen then.
+    pub expect: Expect,
+}
+
+/// One step of a job.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Step {
+    /// Short name, unique in the plan: part of the effect's key.
+    pub name: String,
+    /// The effect and its proof.
+    pub act: Act,
+    /// Takes it back; `None`: nothing to take back.
+    pub undo: Option<Act>,
+    /// How long one attempt's verification may take; `None`: as long as it takes (cancel ends it).
+    pub timeout_seconds: Option<u32>,
+    /// How often the step is tried before it has failed.
+    pub attempts_max: u32,
+    /// Share of the progress bar.
+    pub weight: u32,
+    /// From the start of this step on there is no way back.
+    pub no_return: bool,
+    /// A failure is noted and the job goes on (asking a dead source to fence itself, with the operator's word in hand).
+    pub may_fail: bool,
+}
+
+/// Which half of a step.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Half {
+    /// Forward.
+    Do,
+    /// Backward.
+    Undo,
+}
+
+/// Where a job stands.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", tag = "state")]
+pub enum JobState {
+    /// Going forward.
+    Running,
+    /// Going backward after a failure or a cancel.
+    Unwinding {
+        /// Why.
+        why: String,
+        /// A person asked for it.
+        cancelled: bool,
+    },
+    /// Cannot go on by itself: retry, skip or abandon.
+    Stuck {
+        /// Why.
+        why: String,
+    },
+    /// Done and verified.
+    Succeeded,
+    /// Failed, and what it had done was taken back, except for the residue.
+    Failed {
+        /// Why.
+        why: String,
+        /// Undo steps that could not be verified; empty: clean.
+        residue: Vec<String>,
+    },
+    /// Cancelled, and what it had done was taken back, except for the residue.
+    Cancelled {
+        /// Undo steps that could not be verified; empty: clean.
+        residue: Vec<String>,
+    },
+    /// Given up by a person while stuck; nothing was taken back.
+    Abandoned {
+        /// The reason given.
+        why: String,
+    },
+}
+
+impl JobState {
+    /// No executor will touch it again.
+    #[must_use]
+    pub fn is_terminal(&self) -> bool {
+        matches!(
+            self,
+            Self::Succeeded | Self::Failed { .. } | Self::Cancelled { .. } | Self::Abandoned { .. }
+        )
+    }
+    /// The word shown to people.
+    #[must_use]
+    pub fn as_str(&self) -> &'static str {
+        match self {
+            Self::Running => "running",
+            Self::Unwinding { .. } => "unwinding",
+            Self::Stuck { .. } => "stuck",
+            Self::Succeeded => "succeeded",
+            Self::Failed { .. } => "failed",
+            Self::Cancelled { .. } => "cancelled",
+            Self::Abandoned { .. } => "abandoned",
+        }
+    }
+}
+
+/// One operation under way: the record `jobs/ID`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Job {
+    /// Its name; sorts by age.
+    pub id: JobId,
+    /// The item it is about.
+    pub item: ItemId,
+    /// What was asked.
+    pub command: Command,
+    /// Who asked.
+    pub asked_by: String,
+    /// Version of the plan's making.
+    pub kind_version: u32,
+    /// All steps, fixed when the job was made: a newer program goes on with the old plan.
+    pub steps: Vec<Step>,
+    /// Recorded in the transaction that turns the job around (revoking a failover's epoch before the old region is told).
+    pub on_turn: Option<Milestone>,
+    /// Recorded in the transaction that ends the unwinding.
+    pub on_unwound: Option<Milestone>,
+    /// Where it stands.
+    #[serde(flatten)]
+    pub state: JobState,
+    /// Index of the present step; when unwinding, of the step being undone.
+    pub cursor: usize,
+    /// Attempts begun at the present step and half.
+    pub attempt: u32,
+    /// The effect of the present attempt has been started (recorded before it is done).
+    pub started: bool,
+    /// What went wrong so far, for people.
+    pub notes: Vec<String>,
+    /// Undo steps that failed so far.
+    pub residue: Vec<String>,
+    /// Steps whose failure was allowed and noted, or that a person skipped.
+    pub skipped: Vec<String>,
+    /// When it was made.
+    pub created_at: Moment,
+    /// When it last changed.
+    pub updated_at: Moment,
+    /// Which executor may act.
+    pub executor: Option<String>,
+    /// Raised at each claim; every later write compares it.
+    pub executor_epoch: u64,
+    /// Journal records so far.
+    pub log_len: u64,
+}
+
+/// What an executor must do next.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Next {
+    /// Record [`Happened::Started`] first.
+    Start {
+        /// Which step.
+        step: usize,
+        /// Which half.
+        half: Half,
+    },
+    /// Perform the effect (again, after a crash) under the key, then verify.
+    Perform {
+        /// Which step.
+        step: usize,
+        /// Which half.
+        half: Half,
+        /// The effect and its proof.
+        act: Act,
+        /// The effect's idempotency key.
+        key: StepKey,
+    },
+    /// Nothing: terminal, or stuck until a person speaks.
+    Rest,
+}
+
+/// A journal record.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", tag = "happened")]
+pub enum Happened {
+    /// An executor took the job.
+    Claimed {
+        /// Who.
+        executor: String,
+    },
+    /// The effect of a step is about to be performed.
+    Started {
+        /// Which step.
+        step: String,
+        /// Which half.
+        half: Half,
+        /// Which attempt, from 1.
+        attempt: u32,
+    },
+    /// The effect was performed and seen.
+    Verified {
+        /// Which step.
+        step: String,
+        /// Which half.
+        half: Half,
+    },
+    /// An attempt failed.
+    AttemptFailed {
+        /// Which step.
+        step: String,
+        /// Which half.
+        half: Half,
+        /// What went wrong.
+        what: String,
+        /// Another attempt cannot help.
+        fatal: bool,
+    },
+    /// A person asked to cancel.
+    CancelAsked {
+        /// Who.
+        who: String,
+    },
+    /// A person wants a stuck step tried again.
+    Retry {
+        /// Who.
+        who: String,
+    },
+    /// A person says that the stuck step need not be done.
+    Skip {
+        /// Who.
+        who: String,
+        /// Why.
+        reason: String,
+    },
+    /// A person gives the stuck job up.
+    Abandon {
+        /// Who.
+        who: String,
+        /// Why.
+        reason: String,
+    },
+    /// The plan is of a version that this program does not know.
+    UnknownVersion,
+}
+
+/// A job verb that does not fit. Nothing was changed.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum JobRefusal {
+    /// It has ended.
+    #[error("job {job} has ended ({state}): there is nothing to {verb}")]
+    Ended {
+        /// Which.
+        job: JobId,
+        /// How.
+        state: &'static str,
+        /// What was asked.
+        verb: &'static str,
+    },
+    /// Cancel after the point of no return.
+    #[error("job {job} is past its point of no return (step {step}): let it end, then run failback")]
+    PastNoReturn {
+        /// Which.
+        job: JobId,
+        /// The step.
+        step: String,
+    },
+    /// Retry, skip or abandon of a job that is not stuck.
+    #[error("job {job} is {state}, not stuck: {verb} is for stuck jobs")]
+    NotStuck {
+        /// Which.
+        job: JobId,
+        /// How it stands.
+        state: &'static str,
+        /// What was asked.
+        verb: &'static str,
+    },
+    /// A record that does not fit the state: a defect, or an executor that lost its claim.
+    #[error("job {job}: {what} does not fit its state")]
+    Unexpected {
+        /// Which.
+        job: JobId,
+        /// The record.
+        what: String,
+    },
+}
+
+impl Job {
+    /// The verb it carries out.
+    #[must_use]
+    pub fn verb(&self) -> Verb {
+        self.command.verb()
+    }
+
+    /// The step whose start passed the point of no return, if it was passed.
+    #[must_use]
+    pub fn past_no_return(&self) -> Option<&Step> {
+        let begun = if self.started || self.attempt > 0 { self.cursor + 1 } else { self.cursor };
+        self.steps.iter().take(begun).find(|step| step.no_return)
+    }
+
+    /// What must be done now.
+    #[must_use]
+    pub fn next(&self) -> Next {
+        let half = match self.state {
+            JobState::Running => Half::Do,
+            JobState::Unwinding { .. } => Half::Undo,
+            _ => return Next::Rest,
+        };
+        let Some(step) = self.steps.get(self.cursor) else { return Next::Rest };
+        let act = match half {
+            Half::Do => Some(&step.act),
+            Half::Undo => step.undo.as_ref(),
+        };
+        let Some(act) = act else { return Next::Rest };
+        if !self.started {
+            return Next::Start { step: self.cursor, half };
+        }
+        Next::Perform { step: self.cursor, half, act: act.clone(), key: self.key(step, half) }
+    }
+
+    fn key(&self, step: &Step, half: Half) -> StepKey {
+        let half = match half {
+            Half::Do => "do",
+            Half::Undo => "undo",
+        };
+        StepKey(format!("{}/{}/{half}", self.id, step.name))
+    }
+
+    /// Done share, 0 to 1, by the weights of verified steps.
+    #[must_use]
+    pub fn progress(&self) -> f64 {
+        let weight = |steps: &[Step]| steps.iter().map(|step| f64::from(step.weight)).sum::<f64>();
+        if self.state == JobState::Succeeded {
+            return 1.0;
+        }
+        let all = weight(&self.steps);
+        if all == 0.0 { 0.0 } else { weight(self.steps.get(..self.cursor).unwrap_or(&self.steps)) / all }
+    }
+
+    /// Folds one journal record. Returns the job and the milestone, if any, that must be recorded in the same transaction.
+    ///
+    /// # Errors
+    /// A [`JobRefusal`]; nothing is to be stored then.
+    pub fn apply(&self, happened: &Happened, now: Moment) -> Result<(Self, Option<Milestone>), JobRefusal> {
+        let mut next = self.clone();
+        next.updated_at = now;
+        next.log_len += 1;
+        let milestone = match happened {
+            Happened::Claimed { executor } => {
+                self.check_open("claim")?;
+                next.executor = Some(executor.clone());
+                next.executor_epoch += 1;
+                None
+            }
+            Happened::Started { step, half, .. } => {
+                self.check_present(step, *half, happened)?;
+                next.started = true;
+                next.attempt += 1;
+                None
+            }
+            Happened::Verified { step, half } => {
+                self.check_present(step, *half, happened)?;
+                next.verified(*half)
+            }
+            Happened::AttemptFailed { step, half, what, fatal } => {
+                self.check_present(step, *half, happened)?;
+                next.attempt_failed(*half, what, *fatal)
+            }
+            Happened::CancelAsked { who } => {
+                self.check_cancel()?;
+                next.notes.push(format!("cancel asked by {who}"));
+                next.turn(format!("cancelled by {who}"), true)
+            }
+            Happened::Retry { who } => {
+                self.check_stuck("retry")?;
+                next.notes.push(format!("retry asked by {who}"));
+                next.begin_step();
+                next.state = JobState::Running;
+                None
+            }
+            Happened::Skip { who, reason } => {
+                self.check_stuck("skip")?;
+                let name = next.step_name();
+                next.notes.push(format!("step {name} skipped by {who}: {reason}"));
+                next.skipped.push(name);
+                next.state = JobState::Running;
+                next.advance()
+            }
+            Happened::Abandon { who, reason } => {
+                self.check_stuck("abandon")?;
+                next.notes.push(format!("abandoned by {who}: {reason}"));
+                next.state = JobState::Abandoned { why: reason.clone() };
+                None
+            }
+            Happened::UnknownVersion => {
+                self.check_open("go on with")?;
+                next.state = JobState::Stuck {
+                    why: format!(
+                        "this program does not know plan version {}: upgrade it, or abandon the job",
+                        self.kind_version
+                    ),
+                };
+                None
+            }
+        };
+        Ok((next, milestone))
+    }
+
+    fn step_name(&self) -> String {
+        self.steps.get(self.cursor).map_or_else(String::new, |step| step.name.clone())
+    }
+
+    fn check_open(&self, verb: &'static str) -> Result<(), JobRefusal> {
+        if self.state.is_terminal() {
+            return Err(JobRefusal::Ended { job: self.id.clone(), state: self.state.as_str(), verb });
+        }
+        Ok(())
+    }
+
+    fn check_stuck(&self, verb: &'static str) -> Result<(), JobRefusal> {
+        self.check_open(verb)?;
+        match self.state {
+            JobState::Stuck { .. } => Ok(()),
+            _ => Err(JobRefusal::NotStuck { job: self.id.clone(), state: self.state.as_str(), verb }),
+        }
+    }
+
+    fn check_cancel(&self) -> Result<(), JobRefusal> {
+        self.check_open("cancel")?;
+        if let Some(step) = self.past_no_return() {
+            return Err(JobRefusal::PastNoReturn { job: self.id.clone(), step: step.name.clone() });
+        }
+        if matches!(self.state, JobState::Unwinding { .. }) {
+            return Err(JobRefusal::Unexpected {
+                job: self.id.clone(),
+                what: "cancel of a job that is already unwinding".into(),
+            });
+        }
+        Ok(())
+    }
+
+    fn check_present(&self, step: &str, half: Half, happened: &Happened) -> Result<(), JobRefusal> {
+        let expected = match self.next() {
+            Next::Start { half, .. } => matches!(happened, Happened::Started { .. }).then_some(half),
+            Next::Perform { half, .. } => (!matches!(happened, Happened::Started { .. })).then_some(half),
+            Next::Rest => None,
+        };
+        if expected == Some(half) && self.step_name() == step {
+            return Ok(());
+        }
+        Err(JobRefusal::Unexpected { job: self.id.clone(), what: format!("{half:?} of step {step}") })
+    }
+
+    fn begin_step(&mut self) {
+        self.attempt = 0;
+        self.started = false;
+    }
+
+    fn verified(&mut self, half: Half) -> Option<Milestone> {
+        let step = &self.steps[self.cursor];
+        let does = match half {
+            Half::Do => Some(&step.act.does),
+            Half::Undo => step.undo.as_ref().map(|undo| &undo.does),
+        };
+        let milestone = match does {
+            Some(Does::Record { milestone }) => Some(*milestone),
+            _ => None,
+        };
+        match half {
+            Half::Do => {
+                let ended = self.advance();
+                debug_assert!(ended.is_none(), "going forward ends without a milestone of its own");
+                milestone
+            }
+            Half::Undo => milestone.or(self.back()),
+        }
+    }
+
+    fn advance(&mut self) -> Option<Milestone> {
+        self.cursor += 1;
+        self.begin_step();
+        if self.cursor >= self.steps.len() {
+            self.state = JobState::Succeeded;
+        }
+        None
+    }
+
+    fn attempt_failed(&mut self, half: Half, what: &str, fatal: bool) -> Option<Milestone> {
+        self.started = false;
+        let step = &self.steps[self.cursor];
+        let name = step.name.clone();
+        self.notes.push(format!("{name}, attempt {}: {what}", self.attempt));
+        if !fatal && self.attempt < step.attempts_max {
+            return None;
+        }
+        if half == Half::Undo {
+            self.residue.push(format!("{name}: {what}"));
+            return self.back();
+        }
+        if step.may_fail {
+            self.skipped.push(name);
+            return self.advance();
+        }
+        let why = format!("step {name} failed: {what}");
+        // `attempt` is above 0 here, so the present step counts as begun.
+        if self.past_no_return().is_some() {
+            self.state = JobState::Stuck { why };
+            return None;
+        }
+        self.turn(why, false)
+    }
+
+    /// Turns around: the present step is undone too if it was begun.
+    fn turn(&mut self, why: String, cancelled: bool) -> Option<Milestone> {
+        let begun = self.started || self.attempt > 0;
+        self.state = JobState::Unwinding { why, cancelled };
+        if !begun {
+            self.begin_step();
+            let ended = self.back();
+            return self.on_turn.or(ended);
+        }
+        self.begin_step();
+        let ended = self.skip_to_undo();
+        self.on_turn.or(ended)
+    }
+
+    /// Goes one step back, over steps that have nothing to undo.
+    fn back(&mut self) -> Option<Milestone> {
+        if self.cursor == 0 {
+            return self.unwound();
+        }
+        self.cursor -= 1;
+        self.begin_step();
+        self.skip_to_undo()
+    }
+
+    fn skip_to_undo(&mut self) -> Option<Milestone> {
+        while self.steps.get(self.cursor).is_none_or(|step| step.undo.is_none()) {
+            if self.cursor == 0 {
+                return self.unwound();
+            }
+            self.cursor -= 1;
+        }
+        None
+    }
+
+    fn unwound(&mut self) -> Option<Milestone> {
+        let residue = std::mem::take(&mut self.residue);
+        self.begin_step();
+        self.state = match std::mem::replace(&mut self.state, JobState::Running) {
+            JobState::Unwinding { cancelled: true, .. } => JobState::Cancelled { residue },
+            JobState::Unwinding { why, .. } => JobState::Failed { why, residue },
+            other => other,
+        };
+        self.on_unwound
+    }
+}
+
+#[cfg(test)]
+mod tests;
