@@ -1,1 +1,23 @@
-//! Store.
+//! The room that remembers: every implementation of the port [`farshore_core::store`].
+//!
+//! Read in this order: [`rules`] (what every store refuses, and how long it remembers changes), [`watch`] (how a
+//! watch follows a change log without gaps), [`mem`] (the shortest complete store), [`redb`] (the embedded one: one
+//! file, one process), [`dump`] (the file as a person reads it), [`conformance`] (what all stores must do).
+//!
+//! Must always hold: a commit that returned is durable; the revision rises by exactly one with each commit; a watch
+//! misses nothing or says so; a damaged file is named, never changed, and never served.
+
+pub mod rules;
+
+pub mod watch;
+
+pub mod mem;
+
+pub mod redb;
+
+pub mod dump;
+
+pub mod conformance;
+
+pub use mem::MemStore;
+pub use redb::{OpenError, RedbStore};

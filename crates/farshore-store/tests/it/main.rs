@@ -1,0 +1,3 @@
+//! One binary for all that tests the stores from outside.
+
+mod conformance;
