@@ -346,7 +346,9 @@ impl Item {
         {
             verbs.insert(0, Verb::Failback);
         }
-        if self.divergence.is_some() && !matches!(self.phase, Phase::FailedOver | Phase::FailingOver { .. }) {
+        if self.divergence.is_some()
+            && matches!(self.phase, Phase::Protected { .. } | Phase::Committed | Phase::Reprotecting)
+        {
             verbs.push(Verb::DropDivergence);
         }
         verbs
@@ -452,6 +454,8 @@ impl Item {
                 next.phase = Phase::Unprotected;
                 if *event != Event::Created {
                     next.target = None;
+                    // The region that kept them moves them aside; nothing offers them any longer.
+                    next.divergence = None;
                 }
             }
             (Phase::Seeding, Event::Seeded) | (Phase::Reprotecting, Event::Reprotected) => {
@@ -515,7 +519,6 @@ impl Item {
         let from = std::mem::replace(&mut self.source, to.clone());
         self.target = Some(from.clone());
         self.phase = Phase::FailedOver;
-        self.divergence = None;
         self.failover = Some(FailoverReport {
             planned,
             from,
