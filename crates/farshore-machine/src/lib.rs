@@ -11,4 +11,5 @@
 
 pub mod disk;
 pub mod record;
+pub mod replica;
 pub mod sink;
