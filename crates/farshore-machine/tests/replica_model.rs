@@ -18,9 +18,9 @@ const SIZES: [usize; 2] = [3 * 4096 + 777, 200_001];
 
 fn options() -> Options {
     let retention = Retention {
-        keep: Duration::from_secs(40),
-        keep_all: Duration::from_secs(10),
-        then_every: Duration::from_secs(5),
+        keep: Duration::from_secs(12),
+        keep_all: Duration::from_secs(4),
+        then_every: Duration::from_secs(3),
     };
     Options { segment_bytes: 20_000, retention }
 }

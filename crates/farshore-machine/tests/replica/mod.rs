@@ -3,6 +3,7 @@
 #![allow(unreachable_pub, reason = "a module of a test binary has nobody to be reached by")]
 
 use std::io;
+use std::os::unix::fs::FileExt;
 use std::sync::{Arc, Mutex};
 
 use farshore_core::ids::Epoch;
@@ -176,4 +177,59 @@ impl Source {
 
 fn pattern(fill: u8, i: usize) -> u8 {
     fill.wrapping_add(u8::try_from(i % 251).unwrap()) | 1
+}
+
+/// A disk in a file, for what must outlive a process.
+#[derive(Debug)]
+pub struct FileDisk(std::fs::File);
+
+impl FileDisk {
+    pub fn open(path: &std::path::Path, size: usize) -> Arc<dyn Disk> {
+        let file =
+            std::fs::File::options().read(true).write(true).create(true).truncate(false).open(path).unwrap();
+        file.set_len(size as u64).unwrap();
+        Arc::new(Self(file))
+    }
+}
+
+impl Disk for FileDisk {
+    fn size(&self) -> u64 {
+        self.0.metadata().unwrap().len()
+    }
+    fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()> {
+        self.0.read_exact_at(buf, offset)
+    }
+    fn write_at(&self, buf: &[u8], offset: u64) -> io::Result<()> {
+        self.0.write_all_at(buf, offset)
+    }
+    fn trim(&self, offset: u64, len: u64) -> io::Result<()> {
+        self.0.write_all_at(&vec![0; usize::try_from(len).unwrap()], offset)
+    }
+    fn zero(&self, offset: u64, len: u64, _: bool) -> io::Result<()> {
+        self.trim(offset, len)
+    }
+    fn sync(&self) -> io::Result<()> {
+        self.0.sync_data()
+    }
+    fn extents(&self, _: u64, len: u64, _: usize) -> io::Result<Vec<Extent>> {
+        Ok(vec![Extent { len, kind: ExtentKind::Data }])
+    }
+}
+
+/// The n-th write of a source whose whole history follows from the number.
+pub fn numbered_write(source: &mut Source) -> Record {
+    let n = source.head.seq + 1;
+    let mixed = usize::try_from(n.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 20).unwrap();
+    let kind = if mixed.is_multiple_of(5) { 1 + u8::try_from(mixed / 5 % 2).unwrap() } else { 0 };
+    let fill = u8::try_from(n % 256).unwrap();
+    source.write(mixed % 2, mixed / 64, 1 + mixed / 7 % 9000, kind, fill)
+}
+
+/// A source after `seq` numbered writes.
+pub fn source_at(sizes: &[usize], seq: u64) -> Source {
+    let mut source = Source::new(sizes);
+    while source.head.seq < seq {
+        let _ = numbered_write(&mut source);
+    }
+    source
 }

@@ -1,0 +1,196 @@
+//! Flipped bits and torn tails: found, or harmless, and never served.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on may stop")]
+
+mod replica;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use farshore_core::workload::{PointChoice, PointKind};
+use farshore_machine::disk::Disk;
+use farshore_machine::replica::{Options, Replica, ReplicaError};
+use farshore_machine::sink::Sink;
+use proptest::prelude::*;
+use replica::{Bytes, MemDisk, Source, assert_same, contents, empty, handles, numbered_write, source_at};
+
+const SIZES: [usize; 2] = [3 * 4096 + 777, 90_001];
+
+fn options() -> Options {
+    Options { segment_bytes: 30_000, ..Options::default() }
+}
+
+/// A replica with some segments and points, everything acknowledged.
+fn filled(dir: &Path) -> (Vec<MemDisk>, Source, Vec<(String, Bytes)>, Replica) {
+    let base = empty(&SIZES);
+    let replica = Replica::create(dir, handles(&base), options()).unwrap();
+    let mut source = Source::new(&SIZES);
+    let mut points = Vec::new();
+    replica.begin_catch_up(source.head).unwrap();
+    replica.end_catch_up(source.head).unwrap();
+    for n in 0..40 {
+        if n == 25 {
+            // Three writes come by a catch-up.
+            for _ in 0..3 {
+                let _ = numbered_write(&mut source);
+            }
+            replica.begin_catch_up(source.head).unwrap();
+            replica.blocks(&source.all_blocks(65_536)).unwrap();
+            replica.end_catch_up(source.head).unwrap();
+        }
+        replica.append(&[numbered_write(&mut source)]).unwrap();
+        if n % 5 == 4 {
+            replica.point(source.head, source.head.at, PointKind::Crash, None).unwrap();
+            points.push((source.head.seq.to_string(), source.disks.clone()));
+        }
+    }
+    replica.sync().unwrap();
+    (base, source, points, replica)
+}
+
+fn copy_tree(from: &Path, to: &Path) {
+    fs::create_dir_all(to).unwrap();
+    for entry in fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        let target = to.join(entry.file_name());
+        if entry.file_type().unwrap().is_dir() {
+            copy_tree(&entry.path(), &target);
+        } else {
+            fs::copy(entry.path(), target).unwrap();
+        }
+    }
+}
+
+fn journal_files(dir: &Path) -> Vec<PathBuf> {
+    let mut files: Vec<PathBuf> =
+        fs::read_dir(dir.join("journal")).unwrap().map(|entry| entry.unwrap().path()).collect();
+    files.push(dir.join("replica.json"));
+    files.sort();
+    files
+}
+
+/// Everything that can be read is right; says whether something could not be read.
+fn check_readable(disks: &[Arc<dyn Disk>], want: &Bytes, what: &str) -> bool {
+    let mut refused = false;
+    for (disk, want) in disks.iter().zip(want) {
+        for (n, want) in want.chunks(1000).enumerate() {
+            let mut got = vec![0; want.len()];
+            match disk.read_at(&mut got, n as u64 * 1000) {
+                Ok(()) => assert_eq!(got, want, "{what}: wrong bytes were served at {}", n * 1000),
+                Err(error) => {
+                    assert_eq!(error.kind(), std::io::ErrorKind::InvalidData, "{error}");
+                    refused = true;
+                }
+            }
+        }
+    }
+    refused
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 300, ..ProptestConfig::default() })]
+
+    #[test]
+    fn a_flipped_bit_is_found_or_harmless(file in any::<prop::sample::Index>(), bit in any::<prop::sample::Index>()) {
+        let dir = tempfile::tempdir().unwrap();
+        let (base, source, points, replica) = filled(&dir.path().join("good"));
+        drop(replica);
+        let bad = dir.path().join("bad");
+        copy_tree(&dir.path().join("good"), &bad);
+        let files = journal_files(&bad);
+        let file = &files[file.index(files.len())];
+        let mut bytes = fs::read(file).unwrap();
+        let bit = bit.index(bytes.len() * 8);
+        bytes[bit / 8] ^= 1 << (bit % 8);
+        fs::write(file, bytes).unwrap();
+        let what = format!("bit {bit} of {}", file.file_name().unwrap().display());
+
+        let replica = match Replica::open(&bad, handles(&base), options()) {
+            Ok(replica) => replica,
+            Err(error) => {
+                prop_assert!(matches!(error, ReplicaError::Damaged { .. }), "{}: {}", what, error);
+                return Ok(());
+            }
+        };
+        let mut all_is_well = true;
+        for point in replica.points() {
+            let want = &points.iter().find(|(seq, _)| *seq == point.watermark.seq.to_string()).unwrap().1;
+            let drill = replica.test_failover(&PointChoice::Id(point.id)).unwrap();
+            all_is_well &= !check_readable(&drill.disks(), want, &what);
+        }
+        match replica.test_failover(&PointChoice::Latest) {
+            Ok(drill) => {
+                prop_assert_eq!(drill.point().watermark.seq, source.head.seq, "{}", &what);
+                all_is_well &= !check_readable(&drill.disks(), &source.disks, &what);
+            }
+            Err(_) => all_is_well = false,
+        }
+        if all_is_well {
+            prop_assert_eq!(replica.points().len(), points.len(), "{}: a point is missing", what);
+        } else {
+            prop_assert!(replica.status().damaged.is_some(), "{}: the status must tell", what);
+        }
+    }
+
+    #[test]
+    fn a_torn_tail_is_cut_and_nothing_acknowledged_is_lost(
+        unacknowledged in 0usize..6,
+        cut in any::<prop::sample::Index>(),
+        garbage in proptest::collection::vec(any::<u8>(), 0..200),
+    ) {
+        let dir = tempfile::tempdir().unwrap();
+        let (base, mut source, _, replica) = filled(dir.path());
+        let acknowledged = source.head.seq;
+        let file = journal_files(dir.path()).into_iter().rfind(|file| {
+            file.extension().is_some_and(|extension| extension == "fsj")
+        }).unwrap();
+        let safe = fs::metadata(&file).unwrap().len();
+        for _ in 0..unacknowledged {
+            replica.append(&[numbered_write(&mut source)]).unwrap();
+        }
+        drop(replica);
+        let torn: Vec<u8> = fs::read(&file).unwrap();
+        let tail = torn.len() - usize::try_from(safe).unwrap();
+        let keep = torn.len() - if tail == 0 { 0 } else { cut.index(tail) };
+        let newest = journal_files(dir.path()).into_iter().rfind(|file| {
+            file.extension().is_some_and(|extension| extension == "fsj")
+        });
+        prop_assume!(newest.as_ref() == Some(&file));
+        fs::write(&file, [&torn[..keep], &garbage].concat()).unwrap();
+
+        let replica = Replica::open(dir.path(), handles(&base), options()).unwrap();
+        prop_assert_eq!(replica.status().damaged, None);
+        let durable = replica.resume().unwrap().durable.unwrap().seq;
+        prop_assert!((acknowledged..=source.head.seq).contains(&durable));
+        let want = source_at(&SIZES, durable);
+        let drill = replica.test_failover(&PointChoice::Latest).unwrap();
+        assert_same(&contents(&drill.disks()), &want.disks, "a prefix");
+        let mut source = want;
+        replica.append(&[numbered_write(&mut source)]).unwrap();
+        replica.sync().unwrap();
+        let drill = replica.test_failover(&PointChoice::Latest).unwrap();
+        assert_same(&contents(&drill.disks()), &source.disks, "appended after the cut");
+    }
+}
+
+#[test]
+fn a_tail_that_was_acknowledged_and_is_gone_is_damage() {
+    let dir = tempfile::tempdir().unwrap();
+    let (base, _, points, replica) = filled(dir.path());
+    drop(replica);
+    let files = journal_files(dir.path());
+    let file = files.iter().rfind(|file| file.extension().is_some_and(|e| e == "fsj")).unwrap();
+    let len = fs::metadata(file).unwrap().len();
+    fs::File::options().write(true).open(file).unwrap().set_len(len - 9).unwrap();
+    let replica = Replica::open(dir.path(), handles(&base), options()).unwrap();
+    let told = replica.status().damaged.unwrap();
+    assert!(told.contains("seg-") && told.contains("stay usable"), "{told}");
+    assert!(replica.points().len() >= points.len() - 1);
+    assert!(replica.append(&[]).is_err());
+    assert!(replica.choose(&PointChoice::Latest).is_err());
+    let newest = replica.choose(&PointChoice::LatestProcessed).unwrap();
+    let promoted = replica.promote(&PointChoice::LatestProcessed).unwrap();
+    let want = &points.iter().find(|(seq, _)| *seq == newest.watermark.seq.to_string()).unwrap().1;
+    assert_same(&contents(&promoted.disks()), want, "before the damage");
+}
