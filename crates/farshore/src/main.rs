@@ -1,2 +1,2 @@
-//! Farshore.
+//! Farshore: disaster recovery for people who run their own regions. All of it is in the library.
 fn main() {}

@@ -1,0 +1,3 @@
+//! The one binary, as a library: everything that needs sockets, processes or the store meets here.
+//!
+//! The rooms below know nothing of each other; this crate puts them together.
