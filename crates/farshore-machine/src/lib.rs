@@ -13,3 +13,5 @@ pub mod disk;
 pub mod record;
 pub mod replica;
 pub mod sink;
+pub mod source;
+pub mod wire;
