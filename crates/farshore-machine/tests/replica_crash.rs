@@ -111,6 +111,55 @@ fn assert_written(got: &Bytes, seq: u64) {
     assert_same(got, &want, "written before the kill");
 }
 
+/// Appends to a journal that may not grow beyond the limit set for this process.
+#[test]
+fn child_fills_the_disk() {
+    let Some(dir) = child_dir() else { return };
+    let base = replica::empty(&SIZES);
+    let replica = Replica::create(&dir, replica::handles(&base), Options::default()).unwrap();
+    replica.begin_catch_up(Default::default()).unwrap();
+    replica.end_catch_up(Default::default()).unwrap();
+    let mut source = Source::new(&SIZES);
+    let mut point = None;
+    let before = loop {
+        let before = source.clone();
+        if let Err(error) = replica.append(&[numbered_write(&mut source)]) {
+            assert_eq!(error.kind(), std::io::ErrorKind::FileTooLarge, "{error}");
+            break before;
+        }
+        if source.head.seq == 10 {
+            replica.point(source.head, source.head.at, PointKind::Crash, None).unwrap();
+            point = Some(source.disks.clone());
+        }
+    };
+    assert_eq!(replica.sync().unwrap(), before.head, "only what was appended is acknowledged");
+    let latest = replica.test_failover(&PointChoice::Latest).unwrap();
+    assert_same(&contents(&latest.disks()), &before.disks, "before the disk was full");
+    let earlier = replica.test_failover(&PointChoice::LatestProcessed).unwrap();
+    assert_same(&contents(&earlier.disks()), &point.unwrap(), "an earlier point");
+    drop((latest, earlier, replica));
+    let replica = Replica::open(&dir, replica::handles(&base), Options::default()).unwrap();
+    assert_eq!(replica.resume().unwrap().durable, Some(before.head));
+    assert_eq!(replica.status().damaged, None);
+}
+
+#[test]
+fn a_full_disk_costs_nothing_that_was_there() {
+    if child_dir().is_some() {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    // A limit on the size of files, its signal ignored: a write beyond it fails as on a full disk, after a part of it.
+    let status = Command::new("bash")
+        .args(["-c", "trap '' XFSZ; ulimit -f 400; exec \"$0\" child_fills_the_disk --exact"])
+        .arg(std::env::current_exe().unwrap())
+        .env(CHILD, dir.path().join("replica"))
+        .stdout(Stdio::null())
+        .status()
+        .unwrap();
+    assert!(status.success(), "{status}");
+}
+
 #[test]
 fn killed_while_appending_serving_and_folding() {
     if child_dir().is_some() {

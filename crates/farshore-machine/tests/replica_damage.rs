@@ -6,7 +6,7 @@ mod replica;
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use farshore_core::workload::{PointChoice, PointKind};
 use farshore_machine::disk::Disk;
@@ -88,16 +88,26 @@ fn check_readable(disks: &[Arc<dyn Disk>], want: &Bytes, what: &str) -> bool {
     refused
 }
 
+/// A finished journal: its directory, disks, source and points.
+type Filled = (tempfile::TempDir, Vec<MemDisk>, Source, Vec<(String, Bytes)>);
+
+/// Made once: each case works on a copy of its own.
+static GOOD: LazyLock<Filled> = LazyLock::new(|| {
+    let dir = tempfile::tempdir().unwrap();
+    let (base, source, points, replica) = filled(dir.path());
+    drop(replica);
+    (dir, base, source, points)
+});
+
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 300, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 200, ..ProptestConfig::default() })]
 
     #[test]
     fn a_flipped_bit_is_found_or_harmless(file in any::<prop::sample::Index>(), bit in any::<prop::sample::Index>()) {
         let dir = tempfile::tempdir().unwrap();
-        let (base, source, points, replica) = filled(&dir.path().join("good"));
-        drop(replica);
+        let (good, base, source, points) = &*GOOD;
         let bad = dir.path().join("bad");
-        copy_tree(&dir.path().join("good"), &bad);
+        copy_tree(good.path(), &bad);
         let files = journal_files(&bad);
         let file = &files[file.index(files.len())];
         let mut bytes = fs::read(file).unwrap();
@@ -106,7 +116,7 @@ proptest! {
         fs::write(file, bytes).unwrap();
         let what = format!("bit {bit} of {}", file.file_name().unwrap().display());
 
-        let replica = match Replica::open(&bad, handles(&base), options()) {
+        let replica = match Replica::open(&bad, handles(base), options()) {
             Ok(replica) => replica,
             Err(error) => {
                 prop_assert!(matches!(error, ReplicaError::Damaged { .. }), "{}: {}", what, error);
@@ -140,8 +150,11 @@ proptest! {
         garbage in proptest::collection::vec(any::<u8>(), 0..200),
     ) {
         let dir = tempfile::tempdir().unwrap();
-        let (base, mut source, _, replica) = filled(dir.path());
+        let (good, base, source, _) = &*GOOD;
+        let mut source = source.clone();
         let acknowledged = source.head.seq;
+        copy_tree(good.path(), dir.path());
+        let replica = Replica::open(dir.path(), handles(base), options()).unwrap();
         let file = journal_files(dir.path()).into_iter().rfind(|file| {
             file.extension().is_some_and(|extension| extension == "fsj")
         }).unwrap();
@@ -159,7 +172,7 @@ proptest! {
         prop_assume!(newest.as_ref() == Some(&file));
         fs::write(&file, [&torn[..keep], &garbage].concat()).unwrap();
 
-        let replica = Replica::open(dir.path(), handles(&base), options()).unwrap();
+        let replica = Replica::open(dir.path(), handles(base), options()).unwrap();
         prop_assert_eq!(replica.status().damaged, None);
         let durable = replica.resume().unwrap().durable.unwrap().seq;
         prop_assert!((acknowledged..=source.head.seq).contains(&durable));

@@ -154,6 +154,7 @@ impl World {
             want[0][3..1002].fill(0xdd);
             assert_same(&contents(&disks), &want, "a drill's own writes");
             drill.clean_up().unwrap();
+            assert!(disks[0].read_at(&mut [0], 0).is_err(), "a cleaned-up drill serves nothing");
         }
     }
 

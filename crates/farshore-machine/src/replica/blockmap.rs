@@ -150,14 +150,20 @@ impl BlockMap {
         Ok(())
     }
 
+    /// Whether all flushes so far went well. After one that did not, nothing is known of what it should have kept.
+    pub(super) fn check(&self) -> io::Result<()> {
+        if self.changes.lock().unwrap_or_else(PoisonError::into_inner).failed {
+            return Err(io::Error::other("an earlier flush failed: what is on the disk is unknown"));
+        }
+        Ok(())
+    }
+
     /// Makes everything durable: what `sync_data` syncs, then the bits that were set before this call.
     pub(super) fn flush(&self, sync_data: impl FnOnce() -> io::Result<()>) -> io::Result<()> {
         let _one_at_a_time = self.flushing.lock().unwrap_or_else(PoisonError::into_inner);
+        self.check()?;
         let words: Vec<(usize, u64)> = {
             let mut changes = self.changes.lock().unwrap_or_else(PoisonError::into_inner);
-            if changes.failed {
-                return Err(io::Error::other("an earlier flush failed: what is on the disk is unknown"));
-            }
             let words = std::mem::take(&mut changes.unflushed);
             words.into_iter().map(|word| (word, self.words[word].load(Ordering::Acquire))).collect()
         };

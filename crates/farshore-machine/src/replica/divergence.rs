@@ -61,7 +61,7 @@ impl Keeping {
             }
             at = until;
         }
-        if saved { kept.flush() } else { Ok(()) }
+        if saved { kept.flush() } else { kept.map.check() }
     }
 }
 

@@ -60,8 +60,9 @@ impl Drill {
         &self.point
     }
 
-    /// Removes the copy; its disks must no longer be served. Repeated it changes nothing.
+    /// Removes the copy; its disks give errors from now on. Repeated it changes nothing.
     pub fn clean_up(&self) -> Result<(), ReplicaError> {
+        self.disks.iter().for_each(|disk| disk.close());
         remove(&self.dir).map_err(ReplicaError::io("remove the drill in", &self.dir))?;
         if !self.is_over.swap(true, Ordering::AcqRel) {
             self.holds.fetch_sub(1, Ordering::AcqRel);

@@ -17,7 +17,7 @@ use super::segment::{
     Slot, Trailer, checksums, stored_len,
 };
 use super::shelf::{Shelf, read_up_to};
-use super::state::sync_dir;
+use super::state::{make_dir, sync_dir};
 
 /// Staged bytes that are written out at once: large enough for the disk, small enough for memory.
 const STAGED_MAX: usize = 4 * 1024 * 1024;
@@ -96,7 +96,7 @@ pub(super) struct Found {
 impl Journal {
     /// Makes an empty journal; the position before its first entry is `before`.
     pub(super) fn create(dir: &Path, segment_bytes: u64, before: Watermark) -> io::Result<Self> {
-        std::fs::create_dir_all(dir)?;
+        make_dir(dir)?;
         let synced_file = open_synced(dir)?;
         sync_dir(dir)?;
         Ok(Self {

@@ -5,6 +5,7 @@
 //! away and only the base is left. A block never changes its content by moving down, so readers need no lock.
 
 use std::io;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 use super::blockmap::BlockMap;
@@ -50,6 +51,7 @@ pub(super) struct Layered {
     shelf: Arc<Shelf>,
     sheets: RwLock<Sheets>,
     locks: Vec<Mutex<()>>,
+    is_closed: AtomicBool,
 }
 
 /// Which sheet holds a run of bytes.
@@ -108,7 +110,14 @@ impl Layered {
             shelf,
             sheets: RwLock::new(sheets),
             locks: (0..LOCKS).map(|_| Mutex::new(())).collect(),
+            is_closed: AtomicBool::new(false),
         }
+    }
+
+    /// Ends all use: whoever still holds the disk gets errors, not the bytes of a base that has moved on.
+    pub(super) fn close(&self) {
+        self.is_closed.store(true, Ordering::Release);
+        drop(self.sheets.write().unwrap_or_else(PoisonError::into_inner));
     }
 
     /// Replaces the sheets; waits for running calls.
@@ -213,6 +222,9 @@ impl Layered {
     }
 
     fn check(&self, offset: u64, len: u64) -> io::Result<()> {
+        if self.is_closed.load(Ordering::Acquire) {
+            return Err(io::Error::new(io::ErrorKind::NotConnected, "the test failover was cleaned up"));
+        }
         if offset.checked_add(len).is_some_and(|end| end <= self.size()) {
             return Ok(());
         }
@@ -284,11 +296,11 @@ impl Layered {
         len: u64,
         base: impl Fn(&dyn Disk, u64, u64) -> io::Result<()>,
     ) -> io::Result<()> {
+        let sheets = self.sheets.read().unwrap_or_else(PoisonError::into_inner);
         self.check(offset, len)?;
         if len == 0 {
             return Ok(());
         }
-        let sheets = self.sheets.read().unwrap_or_else(PoisonError::into_inner);
         if let Sheets::Base = *sheets {
             return base(&*self.base, offset, len);
         }
@@ -321,17 +333,17 @@ impl Disk for Layered {
     }
 
     fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()> {
-        self.check(offset, buf.len() as u64)?;
         let sheets = self.sheets.read().unwrap_or_else(PoisonError::into_inner);
+        self.check(offset, buf.len() as u64)?;
         self.read_from(&sheets, buf, offset)
     }
 
     fn write_at(&self, buf: &[u8], offset: u64) -> io::Result<()> {
+        let sheets = self.sheets.read().unwrap_or_else(PoisonError::into_inner);
         self.check(offset, buf.len() as u64)?;
         if buf.is_empty() {
             return Ok(());
         }
-        let sheets = self.sheets.read().unwrap_or_else(PoisonError::into_inner);
         if let Sheets::Base = *sheets {
             return self.base.write_at(buf, offset);
         }
@@ -352,8 +364,8 @@ impl Disk for Layered {
     }
 
     fn extents(&self, offset: u64, len: u64, max: usize) -> io::Result<Vec<Extent>> {
-        self.check(offset, len)?;
         let sheets = self.sheets.read().unwrap_or_else(PoisonError::into_inner);
+        self.check(offset, len)?;
         let mut extents: Vec<Extent> = Vec::new();
         let end = offset + len;
         let mut at = offset;

@@ -172,11 +172,12 @@ impl Promoted {
         }
         let received = core.received_after(chosen.until)?;
         state::store(&received_path(&self.0.dir), &pack(&received))?;
+        let maps = done_maps(&self.0.dir, &self.0.disks)?;
         let mut committed = core.state.clone();
         committed.phase = Phase::Committed(chosen);
         committed.store(&self.0.dir)?;
         core.state = committed;
-        for (disk, done) in self.0.layered.iter().zip(done_maps(&self.0.dir, &self.0.disks)?) {
+        for (disk, done) in self.0.layered.iter().zip(maps) {
             if let Sheets::Layer { view, layer } = disk.sheets() {
                 disk.swap(Sheets::Folding { view, layer, done });
             }
@@ -356,7 +357,7 @@ fn layer_dir(dir: &Path, until: Place) -> PathBuf {
 
 fn done_maps(dir: &Path, disks: &[Arc<Keeping>]) -> io::Result<Vec<Arc<BlockMap>>> {
     let dir = dir.join("fold");
-    std::fs::create_dir_all(&dir)?;
+    state::make_dir(&dir)?;
     let open = |(number, disk): (usize, &Arc<Keeping>)| {
         BlockMap::open(&dir.join(format!("disk-{number}.raw")), disk.size(), BLOCK).map(Arc::new)
     };

@@ -100,6 +100,8 @@ impl Sink for Replica {
         if core.state.phase == Phase::Virgin {
             return self.0.end_seed(&mut core, at);
         }
+        let last = core.journal.last();
+        let at = if at.seq >= last.seq { at } else { last };
         let staged = core.stage_mark(EntryKind::EndCatchUp, at, &[]);
         core.settle_staged(staged)?;
         core.stream = Stream::Whole;

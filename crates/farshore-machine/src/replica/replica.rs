@@ -139,7 +139,7 @@ impl Replica {
             return Err(ReplicaError::WrongState(text));
         }
         let io = |what| ReplicaError::io(what, dir);
-        std::fs::create_dir_all(dir).map_err(io("make"))?;
+        state::make_dir(dir).map_err(io("make"))?;
         // What a directory without a state holds was never finished, or belongs to an earlier life.
         for leftover in ["journal", "layers", "fold", "diverged", "drill", "own.json", "received.json"] {
             state::remove(&dir.join(leftover)).map_err(io("clear"))?;

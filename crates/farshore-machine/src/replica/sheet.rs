@@ -10,6 +10,7 @@ use std::path::Path;
 use rustix::fs::{FallocateFlags, SeekFrom, fallocate, seek};
 
 use super::blockmap::BlockMap;
+use super::state::{make_dir, sync_dir};
 use crate::disk::{Extent, ExtentKind};
 
 /// The file and its map.
@@ -22,11 +23,11 @@ pub(super) struct Sheet {
 impl Sheet {
     /// Opens or makes `dir/disk-N.raw` and its map.
     pub(super) fn open(dir: &Path, disk: usize, size: u64, block: u64) -> io::Result<Self> {
-        fs::create_dir_all(dir)?;
+        make_dir(dir)?;
         let path = dir.join(format!("disk-{disk}.raw"));
         let file = open_sparse(&path, size)?;
         let map = BlockMap::open(&path, size, block)?;
-        super::state::sync_dir(dir)?;
+        sync_dir(dir)?;
         Ok(Self { file, map })
     }
 

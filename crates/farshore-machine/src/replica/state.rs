@@ -140,6 +140,12 @@ pub(super) fn store<T: Serialize>(path: &Path, value: &T) -> io::Result<()> {
     sync_dir(path.parent().unwrap_or(Path::new(".")))
 }
 
+/// Makes a directory with its parents and makes their names durable, two levels up: deeper the replica never builds.
+pub(super) fn make_dir(dir: &Path) -> io::Result<()> {
+    fs::create_dir_all(dir)?;
+    dir.ancestors().skip(1).take(2).filter(|parent| parent.is_dir()).try_for_each(sync_dir)
+}
+
 /// Makes names in a directory durable.
 pub(super) fn sync_dir(dir: &Path) -> io::Result<()> {
     File::open(dir)?.sync_all()
