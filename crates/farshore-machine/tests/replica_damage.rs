@@ -70,19 +70,24 @@ fn journal_files(dir: &Path) -> Vec<PathBuf> {
     files
 }
 
-/// Everything that can be read is right; says whether something could not be read.
+/// Everything that can be read is right; says whether something could not be read. Once in small steps, which take parts
+/// of entries, and once in large ones, which take entries as a whole.
 fn check_readable(disks: &[Arc<dyn Disk>], want: &Bytes, what: &str) -> bool {
     let mut refused = false;
-    for (disk, want) in disks.iter().zip(want) {
-        for (n, want) in want.chunks(1000).enumerate() {
+    for (step, (disk, want)) in
+        [1000, usize::MAX].into_iter().flat_map(|step| disks.iter().zip(want).map(move |pair| (step, pair)))
+    {
+        let mut at = 0;
+        for want in want.chunks(step) {
             let mut got = vec![0; want.len()];
-            match disk.read_at(&mut got, n as u64 * 1000) {
-                Ok(()) => assert_eq!(got, want, "{what}: wrong bytes were served at {}", n * 1000),
+            match disk.read_at(&mut got, at) {
+                Ok(()) => assert!(got == want, "{what}: wrong bytes were served at {at}"),
                 Err(error) => {
                     assert_eq!(error.kind(), std::io::ErrorKind::InvalidData, "{error}");
                     refused = true;
                 }
             }
+            at += want.len() as u64;
         }
     }
     refused
@@ -206,4 +211,37 @@ fn a_tail_that_was_acknowledged_and_is_gone_is_damage() {
     let promoted = replica.promote(&PointChoice::LatestProcessed).unwrap();
     let want = &points.iter().find(|(seq, _)| *seq == newest.watermark.seq.to_string()).unwrap().1;
     assert_same(&contents(&promoted.disks()), want, "before the damage");
+}
+
+#[test]
+fn a_payload_that_is_read_as_a_whole_or_in_part_is_checked() {
+    for len in [4096, 200_000] {
+        let dir = tempfile::tempdir().unwrap();
+        let base = empty(&[300_000]);
+        let replica = Replica::create(dir.path(), handles(&base), Options::default()).unwrap();
+        let mut source = Source::new(&[300_000]);
+        replica.begin_catch_up(source.head).unwrap();
+        replica.end_catch_up(source.head).unwrap();
+        replica.append(&[source.write(0, 8192, len, 0, 5)]).unwrap();
+        replica.sync().unwrap();
+        let file = journal_files(dir.path()).into_iter().find(|file| file.extension().is_some()).unwrap();
+        let mut bytes = fs::read(&file).unwrap();
+        let middle = bytes.len() - len / 2;
+        bytes[middle] ^= 0x10;
+        fs::write(&file, bytes).unwrap();
+        let drill = replica.test_failover(&PointChoice::Latest).unwrap();
+        let disk = &drill.disks()[0];
+        let damaged_at = 8192 + len as u64 / 2;
+        for (offset, size) in [(8192, len), (damaged_at - 8, 16), (0, 300_000)] {
+            let error = disk.read_at(&mut vec![0; size], offset).unwrap_err();
+            assert_eq!(error.kind(), std::io::ErrorKind::InvalidData, "{len}: {error}");
+        }
+        assert!(replica.status().damaged.is_some());
+        disk.read_at(&mut [0; 512], 0).unwrap();
+        if len > 65_536 {
+            let mut start = [0; 512];
+            disk.read_at(&mut start, 8192).unwrap();
+            assert_eq!(start, source.disks[0][8192..8704], "another chunk of the same write is good");
+        }
+    }
 }
