@@ -112,3 +112,6 @@ async fn read<T: Send + 'static>(
         Err(_) => Err(ReadError::Unavailable("the runtime is shutting down".into())),
     }
 }
+
+#[cfg(test)]
+mod tests;

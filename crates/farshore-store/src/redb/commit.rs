@@ -96,6 +96,14 @@ impl Shared {
         self.head.borrow().revision
     }
 
+    /// Lets the disk refuse to do one thing until the file is opened again.
+    #[cfg(test)]
+    pub(crate) fn inject(&self, doing: &'static str, kind: std::io::ErrorKind) {
+        if let State::Open { faults, .. } = &*lock(&self.state) {
+            *lock(&faults.injected) = Some((doing, kind));
+        }
+    }
+
     fn fault(&self) -> Option<Fault> {
         match &*lock(&self.state) {
             State::Open { faults, .. } => faults.first(),

@@ -20,26 +20,47 @@ pub(crate) enum Fault {
 
 /// Where a [`Tracked`] file leaves its first [`Fault`].
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Faults(Arc<Mutex<Option<Fault>>>);
+pub(crate) struct Faults {
+    first: Arc<Mutex<Option<Fault>>>,
+    /// What the disk does not want to do any longer.
+    #[cfg(test)]
+    pub(crate) injected: Arc<Mutex<Option<(&'static str, io::ErrorKind)>>>,
+}
 
 impl Faults {
     /// The first fault, if there was one.
     pub(crate) fn first(&self) -> Option<Fault> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.first.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    fn note<T>(&self, doing: &str, result: io::Result<T>) -> io::Result<T> {
+    fn attempt<T>(&self, doing: &str, what: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
+        let result = self.injected(doing).and_then(|()| what());
         if let Err(error) = &result {
             let text = format!("{doing}: {error}");
             let space = is_no_space(error) && doing != SYNCING;
             let fault = if space { Fault::NoSpace(text) } else { Fault::Broken(text) };
-            self.0.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(fault);
+            self.first.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(fault);
         }
         result
     }
+
+    #[cfg(test)]
+    fn injected(&self, doing: &str) -> io::Result<()> {
+        match *self.injected.lock().unwrap_or_else(PoisonError::into_inner) {
+            Some((refused, kind)) if refused == doing => Err(kind.into()),
+            _ => Ok(()),
+        }
+    }
+
+    #[cfg(not(test))]
+    fn injected(&self, _doing: &str) -> io::Result<()> {
+        Ok(())
+    }
 }
 
-const SYNCING: &str = "syncing";
+const GROWING: &str = "growing";
+pub(crate) const WRITING: &str = "writing";
+pub(crate) const SYNCING: &str = "syncing";
 
 fn is_no_space(error: &io::Error) -> bool {
     matches!(
@@ -69,13 +90,13 @@ impl<F: StorageBackend> StorageBackend for Tracked<F> {
         self.file.read(offset, out)
     }
     fn set_len(&self, len: u64) -> io::Result<()> {
-        self.faults.note("growing", self.file.set_len(len))
+        self.faults.attempt(GROWING, || self.file.set_len(len))
     }
     fn sync_data(&self) -> io::Result<()> {
-        self.faults.note(SYNCING, self.file.sync_data())
+        self.faults.attempt(SYNCING, || self.file.sync_data())
     }
     fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
-        self.faults.note("writing", self.file.write(offset, data))
+        self.faults.attempt(WRITING, || self.file.write(offset, data))
     }
     fn close(&self) -> io::Result<()> {
         self.file.close()

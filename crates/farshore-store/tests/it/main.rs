@@ -1,3 +1,9 @@
 //! One binary for all that tests the stores from outside.
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed; helpers here are tests, too")]
+
 mod conformance;
+mod crash;
+mod damage;
+mod dump;
+mod model;
