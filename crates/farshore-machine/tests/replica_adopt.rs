@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use farshore_core::moment::Moment;
 use farshore_core::workload::{Loss, PointChoice, PointKind, Watermark};
-use farshore_machine::record::Range;
+use farshore_machine::record::{Op, Range};
 use farshore_machine::replica::{
     DivergenceInfo, Opened, Options, Promoted, Replica, ReplicaError, Retention, open_any,
 };
@@ -149,26 +149,63 @@ fn a_clean_old_source_streams_on_at_once() {
 }
 
 #[test]
-fn an_interrupted_seed_starts_again_and_leaves_nothing_behind() {
+fn a_seed_empties_the_disks_once_and_goes_on_after_a_cut() {
     let dir = tempfile::tempdir().unwrap();
-    let base = empty(&SIZES);
+    let base: Vec<MemDisk> = SIZES.iter().map(|&size| MemDisk::new(vec![0x99; size])).collect();
     let replica = Replica::create(dir.path(), handles(&base), options()).unwrap();
-    let stale = source_at(&SIZES, 30);
-    assert!(replica.append(&[numbered_write(&mut stale.clone())]).is_err(), "a seed must begin first");
-    replica.begin_catch_up(stale.head).unwrap();
-    replica.blocks(&stale.all_blocks(65_536)).unwrap();
+    let mut source = source_at(&SIZES, 30);
+    assert!(replica.append(&[numbered_write(&mut source.clone())]).is_err(), "a seed must begin first");
+    assert!(!replica.resume().unwrap().catching_up);
+    replica.begin_catch_up(source.head).unwrap();
+    // A seed need not send what is zero.
+    let mut blocks = source.all_blocks(4096);
+    blocks.retain(|block| matches!(block.op, Op::Write(_)));
+    let (first, rest) = blocks.split_at(blocks.len() / 2);
+    let (second, third) = rest.split_at(rest.len() / 2);
+    replica.blocks(first).unwrap();
+    // The source's outbox was full: the seed is begun again, wider, in the same session.
+    replica.begin_catch_up(source.head).unwrap();
+    replica.blocks(second).unwrap();
     replica.sync().unwrap();
     drop(replica);
     let replica = Replica::open(dir.path(), handles(&base), options()).unwrap();
-    assert_eq!(replica.resume().unwrap().durable, None);
+    let resume = replica.resume().unwrap();
+    assert_eq!((resume.durable, resume.catching_up), (None, true));
     assert!(replica.choose(&PointChoice::Latest).is_err());
-    let mut source = Source::new(&SIZES);
     replica.begin_catch_up(source.head).unwrap();
+    replica.blocks(third).unwrap();
     replica.append(&[numbered_write(&mut source)]).unwrap();
     replica.end_catch_up(source.head).unwrap();
     replica.sync().unwrap();
     let drill = replica.test_failover(&PointChoice::Latest).unwrap();
-    assert_same(&contents(&drill.disks()), &source.disks, "only the second seed");
+    assert_same(&contents(&drill.disks()), &source.disks, "all parts of the seed");
+}
+
+#[test]
+fn a_catch_up_that_is_widened_keeps_what_came_before() {
+    let dir = tempfile::tempdir().unwrap();
+    let base = empty(&SIZES);
+    let replica = Replica::create(dir.path(), handles(&base), options()).unwrap();
+    let mut source = Source::new(&SIZES);
+    replica.begin_catch_up(source.head).unwrap();
+    replica.end_catch_up(source.head).unwrap();
+    let before = replica.sync().unwrap();
+    source = source_at(&SIZES, 10);
+    replica.begin_catch_up(source.head).unwrap();
+    let blocks = source.all_blocks(4096);
+    let (first, rest) = blocks.split_at(blocks.len() / 2);
+    replica.blocks(first).unwrap();
+    let lost = source.write(0, 0, 100, 0, 9);
+    replica.begin_catch_up(source.head).unwrap();
+    let again = source.block(usize::from(lost.disk), 0, 4096);
+    replica.blocks(&[again]).unwrap();
+    replica.blocks(rest).unwrap();
+    assert_eq!(replica.choose(&PointChoice::Latest).unwrap().watermark, before, "the last whole moment");
+    replica.append(&[numbered_write(&mut source)]).unwrap();
+    replica.end_catch_up(source.head).unwrap();
+    assert_eq!(replica.sync().unwrap(), source.head);
+    let drill = replica.test_failover(&PointChoice::Latest).unwrap();
+    assert_same(&contents(&drill.disks()), &source.disks, "everything");
 }
 
 #[test]

@@ -68,7 +68,7 @@ pub enum Opened {
 pub fn open_any(dir: &Path, disks: Vec<Arc<dyn Disk>>, options: Options) -> Result<Opened, ReplicaError> {
     let state = state::State::load(dir)?;
     match state.phase {
-        state::Phase::Virgin | state::Phase::Following => {
+        state::Phase::Virgin { .. } | state::Phase::Following => {
             Replica::open(dir, disks, options).map(Opened::Replica)
         }
         state::Phase::Plain(chosen) if state.divergence.is_none() => {

@@ -71,7 +71,7 @@ impl Promoted {
     /// Opens a directory that was promoted, after a restart. A committed one goes on folding.
     pub fn open(dir: &Path, disks: Vec<Arc<dyn Disk>>, options: Options) -> Result<Self, ReplicaError> {
         let recovered = recover(dir, disks, &options)?;
-        if matches!(recovered.state.phase, Phase::Virgin | Phase::Following) {
+        if matches!(recovered.state.phase, Phase::Virgin { .. } | Phase::Following) {
             let text = format!("the replica in {} was not promoted: open it as a replica", dir.display());
             return Err(ReplicaError::WrongState(text));
         }
@@ -281,7 +281,7 @@ impl Core {
     fn chosen(&self) -> &Chosen {
         match &self.state.phase {
             Phase::Promoted(chosen) | Phase::Committed(chosen) | Phase::Plain(chosen) => chosen,
-            Phase::Virgin | Phase::Following => unreachable!("checked when it was opened"),
+            Phase::Virgin { .. } | Phase::Following => unreachable!("checked when it was opened"),
         }
     }
 

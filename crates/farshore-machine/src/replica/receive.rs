@@ -10,7 +10,7 @@ use super::journal::{Draft, SyncFailed};
 use super::points::{Offered, PointNote};
 use super::recover::Stream;
 use super::replica::{Core, Inner, Replica, forget_own, promoted_already};
-use super::segment::EntryKind;
+use super::segment::{EntryKind, Place};
 use super::state::Phase;
 use crate::disk::Disk;
 use crate::record::{BLOCK, Block, Op, Record};
@@ -23,8 +23,8 @@ impl Sink for Replica {
     fn resume(&self) -> io::Result<Resume> {
         let core = self.0.core();
         core.check_receives()?;
-        if core.state.phase == Phase::Virgin {
-            return Ok(Resume { durable: None, catching_up: false, diverged: Vec::new() });
+        if let Phase::Virgin { seeding } = core.state.phase {
+            return Ok(Resume { durable: None, catching_up: seeding, diverged: Vec::new() });
         }
         Ok(Resume {
             durable: Some(core.durable),
@@ -45,7 +45,7 @@ impl Sink for Replica {
         for record in records {
             self.0.check_range(record.disk, record.offset, record.len, &record.op)?;
         }
-        if core.state.phase == Phase::Virgin {
+        if core.state.is_virgin() {
             return self.0.seed_records(&mut core, records);
         }
         let appended = core.append(records);
@@ -55,20 +55,13 @@ impl Sink for Replica {
     fn begin_catch_up(&self, _from: Watermark) -> io::Result<()> {
         let mut core = self.0.core();
         core.check_receives()?;
-        if core.state.phase == Phase::Virgin {
-            // What an interrupted seed left must not shine through: a seed need not send what is zero.
-            for disk in &self.0.disks {
-                disk.trim(0, disk.size())?;
-            }
-        } else {
-            let (last, end) = (core.journal.last(), core.journal.end());
-            let staged = core.stage_mark(EntryKind::BeginCatchUp, last, &[]);
-            core.settle_staged(staged)?;
-            core.stream = core.stream.begin(last, end);
-            return Ok(());
+        if core.state.is_virgin() {
+            return self.0.begin_seed(&mut core);
         }
-        core.seeded = Watermark::default();
-        core.stream = core.stream.begin(Watermark::default(), Default::default());
+        let (last, end) = (core.journal.last(), core.journal.end());
+        let staged = core.stage_mark(EntryKind::BeginCatchUp, last, &[]);
+        core.settle_staged(staged)?;
+        core.stream = core.stream.begin(last, end);
         Ok(())
     }
 
@@ -81,7 +74,7 @@ impl Sink for Replica {
         if !matches!(core.stream, Stream::Broken { begun: true, .. }) {
             return Err(invalid("blocks came outside of a catch-up: begin one first".to_owned()));
         }
-        if core.state.phase == Phase::Virgin {
+        if core.state.is_virgin() {
             return blocks.iter().try_fold(0, |sum, block| Ok(sum + self.0.seed_block(block)?));
         }
         if core.head.is_none() {
@@ -97,7 +90,7 @@ impl Sink for Replica {
         if !matches!(core.stream, Stream::Broken { begun: true, .. }) {
             return Err(invalid("a catch-up ended that was not begun".to_owned()));
         }
-        if core.state.phase == Phase::Virgin {
+        if core.state.is_virgin() {
             return self.0.end_seed(&mut core, at);
         }
         let last = core.journal.last();
@@ -150,7 +143,7 @@ impl Inner {
         let (file, end, last, is_virgin) = {
             let core = self.core();
             core.check_alive()?;
-            let is_virgin = core.state.phase == Phase::Virgin;
+            let is_virgin = core.state.is_virgin();
             let last = if is_virgin { core.seeded } else { core.journal.last() };
             (core.journal.unsynced_file(), core.journal.end(), last, is_virgin)
         };
@@ -192,6 +185,24 @@ impl Inner {
             }
             _ => Ok(()),
         }
+    }
+
+    /// Empties the disks the first time, because a seed need not send what is zero. Later beginnings widen the seed or go
+    /// on with it after a cut: what came before stays.
+    fn begin_seed(&self, core: &mut Core) -> io::Result<()> {
+        if core.state.phase == (Phase::Virgin { seeding: false }) {
+            for disk in &self.disks {
+                disk.trim(0, disk.size())?;
+                disk.sync()?;
+            }
+            let mut state = core.state.clone();
+            state.phase = Phase::Virgin { seeding: true };
+            state.store(&self.dir)?;
+            core.state = state;
+        }
+        core.seeded = Watermark::default();
+        core.stream = core.stream.begin(Watermark::default(), Place::default());
+        Ok(())
     }
 
     fn seed_records(&self, core: &mut Core, records: &[Record]) -> io::Result<()> {
@@ -328,12 +339,7 @@ impl Core {
         Ok(())
     }
 
-    fn stage_mark(
-        &mut self,
-        kind: EntryKind,
-        watermark: Watermark,
-        data: &[u8],
-    ) -> io::Result<super::segment::Place> {
+    fn stage_mark(&mut self, kind: EntryKind, watermark: Watermark, data: &[u8]) -> io::Result<Place> {
         self.journal.stage(&Draft { kind, watermark, disk: 0, offset: 0, len: 0, data })
     }
 

@@ -106,7 +106,7 @@ impl Replica {
     /// Makes a replica that has received nothing. What is on `disks` is of no interest and goes away with the seed.
     pub fn create(dir: &Path, disks: Vec<Arc<dyn Disk>>, options: Options) -> Result<Self, ReplicaError> {
         let sizes = disks.iter().map(|disk| disk.size()).collect();
-        let state = State::new(sizes, Phase::Virgin, Watermark::default(), false);
+        let state = State::new(sizes, Phase::Virgin { seeding: false }, Watermark::default(), false);
         Self::make(dir, disks, options, state, Vec::new())
     }
 
@@ -158,7 +158,7 @@ impl Replica {
     /// what was acknowledged does not prevent opening: the status says so, and only points before it are offered.
     pub fn open(dir: &Path, disks: Vec<Arc<dyn Disk>>, options: Options) -> Result<Self, ReplicaError> {
         let mut recovered = recover(dir, disks, &options)?;
-        if !matches!(recovered.state.phase, Phase::Virgin | Phase::Following) {
+        if !matches!(recovered.state.phase, Phase::Virgin { .. } | Phase::Following) {
             let text = format!("the replica in {} was promoted: open it as promoted", dir.display());
             return Err(ReplicaError::WrongState(text));
         }
@@ -334,7 +334,7 @@ impl Core {
 
     fn choose(&self, choice: &PointChoice) -> Result<Offered, ReplicaError> {
         let latest = match (&self.state.phase, self.damaged_at) {
-            (Phase::Virgin, _) => None,
+            (Phase::Virgin { .. }, _) => None,
             (_, Some(_)) if *choice == PointChoice::Latest => return Err(self.damage()),
             (_, Some(_)) => None,
             _ => self.stream.latest(self.durable, self.durable_end),

@@ -30,7 +30,10 @@ pub struct DivergenceInfo {
 #[serde(rename_all = "kebab-case")]
 pub(super) enum Phase {
     /// Nothing consistent was ever received; a seed goes straight to the disks.
-    Virgin,
+    Virgin {
+        /// The disks were emptied and a seed has begun: a part of it may be there.
+        seeding: bool,
+    },
     /// Receives.
     Following,
     /// Served at a point; the choice can still be changed.
@@ -98,6 +101,11 @@ impl State {
     /// Replaces the state of `dir`; durable on return.
     pub(super) fn store(&self, dir: &Path) -> io::Result<()> {
         store(&path(dir), self)
+    }
+
+    /// Whether nothing consistent was ever received.
+    pub(super) fn is_virgin(&self) -> bool {
+        matches!(self.phase, Phase::Virgin { .. })
     }
 
     /// Whether `dir` holds a replica.
