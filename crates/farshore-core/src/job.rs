@@ -7,6 +7,8 @@
 //!
 //! The steps of each verb are built in `job/plan.rs`; nothing here knows a verb.
 
+use std::fmt;
+
 use serde::{Deserialize, Serialize};
 
 use crate::command::{Command, Verb};
@@ -154,6 +156,39 @@ pub enum Expect {
         /// Where.
         region: Region,
     },
+}
+
+impl fmt::Display for Expect {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Nothing => f.write_str("nothing"),
+            Self::Role { region, role, token } => {
+                let role = match role {
+                    Role::Active => "active",
+                    Role::Unconfirmed => "waiting to be confirmed",
+                    Role::Fenced => "fenced",
+                    Role::Target => "a target",
+                };
+                write!(f, "{region} {role} under token {token}")
+            }
+            Self::Gone { region } => write!(f, "{region} without the item"),
+            Self::Replicating { region } => write!(f, "{region} replicating"),
+            Self::NotReplicating { region } => write!(f, "{region} not replicating"),
+            Self::Streaming { region } => write!(f, "{region} streaming every write"),
+            Self::PointOffered { region, name: None } => write!(f, "a recovery point in {region}"),
+            Self::PointOffered { region, name: Some(name) } => {
+                write!(f, "the recovery point {name:?} in {region}")
+            }
+            Self::Drained { source, target } => write!(f, "all writes of {source} in {target}"),
+            Self::DrillOpen { region } => write!(f, "an open test failover in {region}"),
+            Self::DrillGone { region } => write!(f, "no test failover in {region}"),
+            Self::Promoted { region, token } => {
+                write!(f, "{region} serving a recovery point under token {token}")
+            }
+            Self::Committed { region } => write!(f, "{region} serving what was accepted"),
+            Self::DivergenceGone { region } => write!(f, "no divergent writes kept in {region}"),
+        }
+    }
 }
 
 impl Expect {
@@ -348,7 +383,8 @@ pub struct Job {
     pub started: bool,
     /// What went wrong so far, for people.
     pub notes: Vec<String>,
-    /// Undo steps that failed so far.
+    /// Undo steps that failed so far. Has its own name in the record: an ended job's state has a `residue` beside it.
+    #[serde(rename = "residue_so_far")]
     pub residue: Vec<String>,
     /// Steps whose failure was allowed and noted, or that a person skipped.
     pub skipped: Vec<String>,
@@ -584,7 +620,9 @@ impl Job {
             Happened::Retry { who } => {
                 self.check_stuck("retry")?;
                 next.notes.push(format!("retry asked by {who}"));
-                next.begin_step();
+                next.started = false;
+                // A step that was begun stays begun: a retry must not bring back the way home.
+                next.attempt = next.attempt.min(1);
                 next.state = JobState::Running;
                 None
             }

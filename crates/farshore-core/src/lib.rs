@@ -6,7 +6,7 @@
 //!
 //! Read in this order: [`ids`] and [`moment`] (the words), [`lifecycle`] (the life of an item), [`command`] (what
 //! people ask for), [`job`] (how a wish becomes durable steps), [`fencing`] (the arithmetic of waiting),
-//! [`workload`] (what every kind can do), [`store`] (what remembers).
+//! [`reconcile`] (what is mended without being asked), [`workload`] (what every kind can do), [`store`] (what remembers).
 //!
 //! Must always hold: this crate does not depend on tokio, and `clippy.toml` beside it bans clocks and I/O.
 
@@ -17,5 +17,6 @@ pub mod ids;
 pub mod job;
 pub mod lifecycle;
 pub mod moment;
+pub mod reconcile;
 pub mod store;
 pub mod workload;

@@ -388,9 +388,9 @@ impl Item {
                 if *planned && *point != PointChoice::Latest {
                     return Err(Refusal::PlannedWithPoint { item: self.id.clone() });
                 }
-                next.revoke(*planned, now);
+                next.revoke(*planned, point, now);
             }
-            Command::Failback => next.revoke(true, now),
+            Command::Failback => next.revoke(true, &PointChoice::Latest, now),
             Command::Delete => next.phase = Phase::Deleting,
             Command::Reprotect => next.phase = Phase::Reprotecting,
             // The others change the state only when they have been done.
@@ -421,11 +421,14 @@ impl Item {
         }
     }
 
-    fn revoke(&mut self, planned: bool, now: Moment) {
-        // A failover that was abandoned after its point of no return goes on from there.
-        let stage = match self.phase {
-            Phase::FailingOver { stage, .. } => stage,
-            _ => Stage::Revoking,
+    fn revoke(&mut self, planned: bool, point: &PointChoice, now: Moment) {
+        // A failover that was abandoned after its point of no return goes on from there. Whether the source was drained
+        // was decided then; an old point loses writes all the same.
+        let (stage, planned) = match self.phase {
+            Phase::FailingOver { stage: Stage::Promoting, planned } => {
+                (Stage::Promoting, planned && *point == PointChoice::Latest)
+            }
+            _ => (Stage::Revoking, planned),
         };
         let earlier = self.failing.take();
         let drill = match &self.phase {
@@ -509,7 +512,10 @@ impl Item {
             failing.proof = Some(proof.clone());
         }
         if matches!(proof, StopProof::OperatorsWord { .. }) {
-            self.words.push(proof.clone());
+            // A failover that goes on brings its earlier word along.
+            if !self.words.contains(proof) {
+                self.words.push(proof.clone());
+            }
         }
     }
 
@@ -535,7 +541,12 @@ impl Item {
     }
 
     fn diverged(&mut self, kept: &KeptDivergence) {
-        self.divergence = Some(kept.clone());
+        let nothing = kept.divergence.loss.writes == 0 && kept.divergence.endpoints.is_empty();
+        if !nothing {
+            self.divergence = Some(kept.clone());
+        } else if self.divergence.as_ref().is_some_and(|earlier| earlier.region == kept.region) {
+            self.divergence = None;
+        }
         if let Some(report) = &mut self.failover
             && report.from == kept.region
             && report.promotion.point.watermark == kept.divergence.after

@@ -256,7 +256,10 @@ impl Maker<'_> {
         promote.weight = 3;
         steps.push(promote);
         steps.push(Step::record(Milestone::Promoted));
-        Ok(Plan { steps, on_turn: Some(Milestone::FailoverUndone), ..Plan::default() })
+        // After the point of no return there is nothing to undo: cancelled before it has done anything, a failover that
+        // goes on leaves the item as it found it.
+        let revoking = matches!(self.item.phase, Phase::FailingOver { stage: Stage::Revoking, .. });
+        Ok(Plan { steps, on_turn: revoking.then_some(Milestone::FailoverUndone), ..Plan::default() })
     }
 
     /// Asks the source to stop. Its undo grants it the epoch after the revoked one, which [`Milestone::FailoverUndone`] has

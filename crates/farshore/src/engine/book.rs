@@ -1,0 +1,230 @@
+//! The store as the engine knows it: typed reads, and transactions that carry their audit entry.
+//!
+//! Must always hold: the audit chain has no gaps and no forks, because every entry is written only if its number is
+//! still free, in the transaction of the act that it tells of.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use farshore_core::ids::{ItemId, JobId, Region};
+use farshore_core::job::Job;
+use farshore_core::lifecycle::Item;
+use farshore_core::store::{
+    Change, CommitError, Compare, Entry, ReadError, Revision, Store, Transaction, Write,
+};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use tokio::sync::Mutex;
+
+use super::now;
+use super::records::{
+    AUDIT, AuditEntry, AuditLine, DIRECTORY, DirectoryRecord, ITEMS, ItemJob, JOBS, LogEntry, Meta, REGIONS,
+    RegionRecord, audit_key, directory_key, item_job_key, job_key, log_prefix, no_previous, own_key,
+};
+
+/// A transaction that meets another writer of the audit chain is tried again this often; each time it has moved on by
+/// at least one entry of somebody else.
+const AUDIT_ATTEMPTS_MAX: u32 = 50;
+/// How often a transaction with an unknown outcome is looked up and, if it did not happen, tried again.
+const UNKNOWN_ATTEMPTS_MAX: u32 = 5;
+/// Between those.
+const UNKNOWN_PAUSE: Duration = Duration::from_millis(200);
+
+/// A decoded value and when it was last written.
+#[derive(Debug, Clone)]
+pub(crate) struct At<T> {
+    pub(crate) value: T,
+    pub(crate) revision: Revision,
+}
+
+/// The end of the audit chain, as far as this process knows.
+#[derive(Debug, Clone)]
+struct Head {
+    number: u64,
+    hash: String,
+}
+
+/// Typed access to the store.
+#[derive(Debug)]
+pub(crate) struct Book {
+    store: Arc<dyn Store>,
+    /// Held while a transaction with an audit entry is committed, so that one process does not race itself.
+    head: Mutex<Option<Head>>,
+}
+
+impl Book {
+    pub(crate) fn new(store: Arc<dyn Store>) -> Self {
+        Self { store, head: Mutex::new(None) }
+    }
+
+    pub(crate) fn store(&self) -> &Arc<dyn Store> {
+        &self.store
+    }
+
+    pub(crate) async fn read<T: DeserializeOwned>(&self, key: &str) -> Result<Option<At<T>>, ReadError> {
+        self.store.get(key).await?.map(|entry| decode(&entry)).transpose()
+    }
+
+    pub(crate) async fn meta(&self) -> Result<Option<At<Meta>>, ReadError> {
+        self.read(super::records::META).await
+    }
+
+    pub(crate) async fn item(&self, id: &ItemId) -> Result<Option<At<Item>>, ReadError> {
+        self.read(&own_key(id)).await
+    }
+
+    pub(crate) async fn items(&self) -> Result<Vec<Item>, ReadError> {
+        let (entries, _) = self.store.list(ITEMS).await?;
+        let own = entries.iter().filter(|entry| entry.key.ends_with("/own"));
+        own.map(|entry| decode(entry).map(|at| at.value)).collect()
+    }
+
+    pub(crate) async fn item_job(&self, id: &ItemId) -> Result<Option<JobId>, ReadError> {
+        let at: Option<At<ItemJob>> = self.read(&item_job_key(id)).await?;
+        Ok(at.map(|at| at.value.job))
+    }
+
+    pub(crate) async fn job(&self, id: &JobId) -> Result<Option<At<Job>>, ReadError> {
+        self.read(&job_key(id)).await
+    }
+
+    /// All jobs, oldest first; one that cannot be read is given as its error, and the others go on.
+    pub(crate) async fn jobs(&self) -> Result<Vec<(JobId, Result<Job, ReadError>)>, ReadError> {
+        let (entries, _) = self.store.list(JOBS).await?;
+        let jobs = entries.iter().filter_map(|entry| {
+            let id = entry.key.strip_prefix(JOBS)?;
+            (!id.contains('/')).then(|| (JobId(id.to_owned()), decode(entry).map(|at| at.value)))
+        });
+        Ok(jobs.collect())
+    }
+
+    pub(crate) async fn job_log(&self, id: &JobId) -> Result<Vec<LogEntry>, ReadError> {
+        self.values(&log_prefix(id)).await
+    }
+
+    pub(crate) async fn regions(&self) -> Result<Vec<RegionRecord>, ReadError> {
+        self.values(REGIONS).await
+    }
+
+    pub(crate) async fn region(&self, region: &Region) -> Result<Option<RegionRecord>, ReadError> {
+        Ok(self.regions().await?.into_iter().find(|record| record.name == *region))
+    }
+
+    pub(crate) async fn directory(&self, name: &str) -> Result<Option<DirectoryRecord>, ReadError> {
+        Ok(self.read(&directory_key(name)).await?.map(|at| at.value))
+    }
+
+    pub(crate) async fn directory_all(&self) -> Result<Vec<DirectoryRecord>, ReadError> {
+        self.values(DIRECTORY).await
+    }
+
+    pub(crate) async fn audit(&self) -> Result<Vec<AuditEntry>, ReadError> {
+        self.values(AUDIT).await
+    }
+
+    async fn values<T: DeserializeOwned>(&self, prefix: &str) -> Result<Vec<T>, ReadError> {
+        let (entries, _) = self.store.list(prefix).await?;
+        entries.iter().map(|entry| decode(entry).map(|at| at.value)).collect()
+    }
+
+    /// Commits `transaction` with its audit entry, if any. On return it is durable. A conflict is never one of the
+    /// audit chain: those are tried again here.
+    pub(crate) async fn commit(
+        &self,
+        transaction: Transaction,
+        audit: Option<AuditLine>,
+    ) -> Result<Revision, CommitError> {
+        let Some(line) = audit else { return self.commit_known(transaction).await };
+        let mut head = self.head.lock().await;
+        for _ in 0..AUDIT_ATTEMPTS_MAX {
+            let at = match head.take() {
+                Some(head) => head,
+                None => {
+                    self.find_head().await.map_err(|error| CommitError::Unavailable(error.to_string()))?
+                }
+            };
+            let number = at.number + 1;
+            let entry = AuditEntry::chained(line.clone(), &at.hash, now());
+            let mut with_audit = transaction.clone();
+            with_audit.compares.push(Compare::Absent(audit_key(number)));
+            with_audit.writes.push(put(audit_key(number), &entry)?);
+            match self.commit_known(with_audit).await {
+                Ok(revision) => {
+                    *head = Some(Head { number, hash: entry.hash });
+                    return Ok(revision);
+                }
+                Err(CommitError::Conflict { key }) if key == audit_key(number) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Err(CommitError::Unavailable("the audit chain is written by too many others at once".to_owned()))
+    }
+
+    async fn find_head(&self) -> Result<Head, ReadError> {
+        let (entries, _) = self.store.list(AUDIT).await?;
+        let Some(last) = entries.last() else { return Ok(Head { number: 0, hash: no_previous() }) };
+        let entry: At<AuditEntry> = decode(last)?;
+        let number = last
+            .key
+            .strip_prefix(AUDIT)
+            .and_then(|number| number.parse().ok())
+            .ok_or_else(|| ReadError::Damaged(format!("{} is no key of an audit entry", last.key)))?;
+        Ok(Head { number, hash: entry.value.hash })
+    }
+
+    /// Commits, and finds out what happened when the store does not know.
+    async fn commit_known(&self, transaction: Transaction) -> Result<Revision, CommitError> {
+        let mut last = String::new();
+        for _ in 0..UNKNOWN_ATTEMPTS_MAX {
+            match self.store.commit(transaction.clone()).await {
+                Err(CommitError::Unknown(what)) => last = what,
+                known => return known,
+            }
+            tokio::time::sleep(UNKNOWN_PAUSE).await;
+            if let Ok(Some(revision)) = self.happened(&transaction).await {
+                return Ok(revision);
+            }
+        }
+        Err(CommitError::Unknown(last))
+    }
+
+    /// Whether the transaction's first value is in the store. Each of the engine's values is written by one
+    /// transaction only: it holds the time and a counter.
+    async fn happened(&self, transaction: &Transaction) -> Result<Option<Revision>, ReadError> {
+        let first = transaction.writes.iter().find_map(|write| match write {
+            Write::Put(key, value) => Some((key, value)),
+            Write::Delete(_) => None,
+        });
+        let Some((key, value)) = first else { return Ok(None) };
+        let entry = self.store.get(key).await?;
+        Ok(entry.filter(|entry| entry.value == *value).map(|entry| entry.revision))
+    }
+}
+
+/// The job that a change in the store is about, if it is about a job's own record.
+#[must_use]
+pub fn changed_job(change: &Change) -> Option<JobId> {
+    let key = match change {
+        Change::Put(entry) => &entry.key,
+        Change::Deleted { key, .. } => key,
+    };
+    let id = key.strip_prefix(JOBS)?;
+    (!id.contains('/')).then(|| JobId(id.to_owned()))
+}
+
+pub(crate) fn put<T: Serialize>(key: String, value: &T) -> Result<Write, CommitError> {
+    let bytes = serde_json::to_vec(value)
+        .map_err(|error| CommitError::Invalid(format!("{key} cannot be written as JSON: {error}")))?;
+    Ok(Write::Put(key, bytes))
+}
+
+fn decode<T: DeserializeOwned>(entry: &Entry) -> Result<At<T>, ReadError> {
+    let value = serde_json::from_slice(&entry.value).map_err(|error| {
+        ReadError::Damaged(format!(
+            "the record {} does not read as what it should be ({error}): look at it with farshore store dump, and \
+             restore the store from a backup or upgrade this program",
+            entry.key
+        ))
+    })?;
+    Ok(At { value, revision: entry.revision })
+}

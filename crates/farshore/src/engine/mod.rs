@@ -1,0 +1,447 @@
+//! The engine: takes what people ask for, makes jobs of it, and carries them out through the region agents.
+//!
+//! Read in this order: [`records`] (what is in the store), `book` (typed reads and audited transactions), `submit`
+//! (checks before anything changes, and the transaction that makes a job), `steer` (cancel, retry, skip, abandon),
+//! `journal` (writes what happened), `milestone` (what the item becomes by it), `executor` (drives a job), `health` (watches the regions
+//! and mends what no job does).
+//!
+//! Must always hold: an item changes only in the transaction that also writes the job's journal, the directory and the
+//! audit entry; an effect is ordered only after its start is durable; only the observation of an effect proves it.
+
+mod book;
+mod executor;
+mod gates;
+mod health;
+mod journal;
+mod milestone;
+pub mod records;
+mod steer;
+mod submit;
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use farshore_core::agents::Agents;
+use farshore_core::command::{Command, Verb};
+use farshore_core::ids::{ItemId, JobId, Region};
+use farshore_core::job::Job;
+use farshore_core::lifecycle::Item;
+use farshore_core::moment::Moment;
+use farshore_core::store::{CommitError, Compare, ReadError, Revision, Store, Transaction, Watch};
+use farshore_core::workload::{Observation, StepError};
+use tokio::task::JoinSet;
+
+pub use book::changed_job;
+use book::{Book, put};
+pub use records::{AuditEntry, DirectoryRecord, LogEntry, Meta, RegionRecord, directory_name};
+
+/// Called at each named node of a job's way; `true` stops its executor there, as a crash would.
+pub type CrashAt = Arc<dyn Fn(&str) -> bool + Send + Sync>;
+
+/// How the engine runs.
+#[derive(Clone)]
+pub struct Options {
+    /// Who executes, in job records. One for each start of a process.
+    pub executor: String,
+    /// How often each region is asked.
+    pub health_every: Duration,
+    /// A region that has not answered a look by then does not answer.
+    pub observe_deadline: Duration,
+    /// The same for an order; longer than the agent's own deadline.
+    pub act_deadline: Duration,
+    /// First pause between two looks at an effect.
+    pub poll_first: Duration,
+    /// Longest pause between two looks.
+    pub poll_max: Duration,
+    /// Pause before the second attempt of a step; doubled for each one more.
+    pub retry_first: Duration,
+    /// Longest pause between two attempts.
+    pub retry_max: Duration,
+    /// Jobs under way at a time. Failovers do not count: they never wait for anything else.
+    pub jobs_max: usize,
+    /// How long a directory answer may be kept.
+    pub directory_ttl_seconds: u32,
+    /// For tests of crashes.
+    pub crash_at: Option<CrashAt>,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            executor: ulid::Ulid::generate().to_string(),
+            health_every: Duration::from_secs(1),
+            observe_deadline: Duration::from_secs(2),
+            act_deadline: Duration::from_secs(25),
+            poll_first: Duration::from_millis(100),
+            poll_max: Duration::from_millis(500),
+            retry_first: Duration::from_millis(500),
+            retry_max: Duration::from_secs(8),
+            jobs_max: 32,
+            directory_ttl_seconds: 5,
+            crash_at: None,
+        }
+    }
+}
+
+impl fmt::Debug for Options {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Options").field("executor", &self.executor).finish_non_exhaustive()
+    }
+}
+
+/// What the health loop last saw of an item in a region.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Seen {
+    /// What the region knew when it last answered; `None`: it did not know the item, or has never answered.
+    pub observation: Option<Observation>,
+    /// Why the last look failed, if it did; `observation` is then older than `at`.
+    pub error: Option<String>,
+    /// When it was last looked.
+    pub at: Moment,
+}
+
+/// Whether a region answers.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RegionHealth {
+    /// It answered the last question.
+    pub reachable: bool,
+    /// Since when that is so.
+    pub since: Moment,
+    /// When it last answered, if ever.
+    pub last_seen: Option<Moment>,
+    /// Why it did not answer.
+    pub error: Option<String>,
+}
+
+/// A request that may be repeated: the same key and body make one job.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Idempotency {
+    /// Chosen by the client.
+    pub key: String,
+    /// Hash of what was asked, so that a key is not used for two different things.
+    pub body_hash: String,
+}
+
+/// What a person can say to a job.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum JobVerb {
+    /// Take back what was done; before the point of no return only.
+    Cancel,
+    /// Try the stuck step again.
+    Retry,
+    /// The stuck step need not be done.
+    Skip {
+        /// Why; audited.
+        reason: String,
+    },
+    /// Give the stuck job up; nothing is taken back.
+    Abandon {
+        /// Why; audited.
+        reason: String,
+    },
+}
+
+/// Why a request was not taken. Nothing was changed.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum SubmitError {
+    /// There is no such item or job.
+    #[error("{what}")]
+    NotFound {
+        /// What was looked for, and how to find what there is.
+        what: String,
+    },
+    /// It does not fit now.
+    #[error("{why}")]
+    Refused {
+        /// Short and stable, for programs.
+        code: &'static str,
+        /// Why, and how to mend it.
+        why: String,
+        /// What can be asked instead.
+        possible: Vec<Verb>,
+    },
+    /// Another job is under way for the item.
+    #[error(
+        "job {job} ({verb}) is under way for this item: wait for it (farshore job watch {job}) or cancel it"
+    )]
+    Busy {
+        /// Which.
+        job: JobId,
+        /// What it does.
+        verb: Verb,
+    },
+    /// It can never be right.
+    #[error("{why}")]
+    Invalid {
+        /// Why, and what would be.
+        why: String,
+    },
+    /// The key was used for something else.
+    #[error("the idempotency key {key:?} was used for another request: choose a new one")]
+    IdempotencyMismatch {
+        /// The key.
+        key: String,
+    },
+    /// The store does not answer.
+    #[error("{why}")]
+    Unavailable {
+        /// What failed.
+        why: String,
+    },
+}
+
+impl From<ReadError> for SubmitError {
+    fn from(error: ReadError) -> Self {
+        Self::Unavailable { why: error.to_string() }
+    }
+}
+
+/// Why the engine could not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The store cannot be read.
+    #[error(transparent)]
+    Read(#[from] ReadError),
+    /// The store cannot be written.
+    #[error(transparent)]
+    Commit(#[from] CommitError),
+}
+
+/// What all tasks of the engine share.
+#[derive(Debug)]
+struct Inner {
+    book: Book,
+    agents: Arc<dyn Agents>,
+    options: Options,
+    meta: Meta,
+    executors: executor::Executors,
+    health: health::Board,
+    gates: gates::Gates,
+    tasks: Mutex<JoinSet<()>>,
+}
+
+impl Inner {
+    fn tasks(&self) -> MutexGuard<'_, JoinSet<()>> {
+        // A JoinSet is whole after any panic in between.
+        self.tasks.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Runs `task` until it ends or the engine is shut down.
+    fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
+        let mut tasks = self.tasks();
+        while tasks.try_join_next().is_some() {}
+        tasks.spawn(task);
+    }
+
+    async fn observe(&self, region: &Region, item: &ItemId) -> Result<Observation, StepError> {
+        let look = self.agents.observe(region, item);
+        tokio::time::timeout(self.options.observe_deadline, look)
+            .await
+            .unwrap_or_else(|_| Err(no_answer(region, self.options.observe_deadline)))
+    }
+}
+
+fn no_answer(region: &Region, deadline: Duration) -> StepError {
+    StepError::Retry { what: format!("region {region} did not answer within {deadline:?}") }
+}
+
+/// The control plane's engine. Clones are the same engine.
+#[derive(Debug, Clone)]
+pub struct Control {
+    inner: Arc<Inner>,
+}
+
+impl Control {
+    /// Opens the control plane on `store`: makes `meta` if it is absent, registers `regions`, asks all regions what they
+    /// know (a store that was restored from a backup shows here), and then goes on with every job under way.
+    pub async fn start(
+        store: Arc<dyn Store>,
+        agents: Arc<dyn Agents>,
+        regions: Vec<RegionRecord>,
+        options: Options,
+    ) -> Result<Self, StartError> {
+        let book = Book::new(store);
+        let meta = open_meta(&book).await?;
+        for region in regions {
+            register(&book, region).await?;
+        }
+        let inner = Arc::new(Inner {
+            book,
+            agents,
+            executors: executor::Executors::new(options.jobs_max),
+            options,
+            meta,
+            health: health::Board::default(),
+            gates: gates::Gates::default(),
+            tasks: Mutex::new(JoinSet::new()),
+        });
+        health::start(&inner).await?;
+        executor::resume_all(&inner).await?;
+        Ok(Self { inner })
+    }
+
+    /// Asks for an operation. On return its job is durable and under way.
+    ///
+    /// # Errors
+    /// Nothing was changed; the error says how to mend it.
+    pub async fn submit(
+        &self,
+        item: &ItemId,
+        command: Command,
+        who: &str,
+        idempotency: Option<Idempotency>,
+    ) -> Result<Job, SubmitError> {
+        let job = submit::submit(&self.inner, item, command, who, idempotency.as_ref()).await?;
+        executor::drive(&self.inner, &job.id);
+        Ok(job)
+    }
+
+    /// Says something to a job.
+    ///
+    /// # Errors
+    /// Nothing was changed; the error says how to mend it.
+    pub async fn steer(&self, job: &JobId, verb: JobVerb, who: &str) -> Result<Job, SubmitError> {
+        let job = steer::steer(&self.inner, job, &verb, who).await?;
+        executor::drive(&self.inner, &job.id);
+        Ok(job)
+    }
+
+    /// Which cluster this is, and which life of it.
+    #[must_use]
+    pub fn meta(&self) -> &Meta {
+        &self.inner.meta
+    }
+
+    /// One item.
+    pub async fn item(&self, id: &ItemId) -> Result<Option<Item>, ReadError> {
+        Ok(self.inner.book.item(id).await?.map(|at| at.value))
+    }
+
+    /// All items, by name.
+    pub async fn items(&self) -> Result<Vec<Item>, ReadError> {
+        self.inner.book.items().await
+    }
+
+    /// One job.
+    pub async fn job(&self, id: &JobId) -> Result<Option<Job>, ReadError> {
+        Ok(self.inner.book.job(id).await?.map(|at| at.value))
+    }
+
+    /// The jobs of an item, or all, oldest first. Records that this program cannot read are left out and logged.
+    pub async fn jobs(&self, item: Option<&ItemId>) -> Result<Vec<Job>, ReadError> {
+        let mut readable = Vec::new();
+        for (id, job) in self.inner.book.jobs().await? {
+            match job {
+                Ok(job) if item.is_none_or(|item| job.item == *item) => readable.push(job),
+                Ok(_) => {}
+                Err(error) => tracing::warn!(job = %id, %error, "a job's record is left out"),
+            }
+        }
+        Ok(readable)
+    }
+
+    /// The job under way for an item.
+    pub async fn active_job(&self, item: &ItemId) -> Result<Option<Job>, ReadError> {
+        match self.inner.book.item_job(item).await? {
+            Some(id) => self.job(&id).await,
+            None => Ok(None),
+        }
+    }
+
+    /// A job's journal.
+    pub async fn job_log(&self, id: &JobId) -> Result<Vec<LogEntry>, ReadError> {
+        self.inner.book.job_log(id).await
+    }
+
+    /// The registered regions.
+    pub async fn regions(&self) -> Result<Vec<RegionRecord>, ReadError> {
+        self.inner.book.regions().await
+    }
+
+    /// One name of the directory: `web-1.machine`.
+    pub async fn directory(&self, name: &str) -> Result<Option<DirectoryRecord>, ReadError> {
+        self.inner.book.directory(name).await
+    }
+
+    /// All names of the directory.
+    pub async fn directory_all(&self) -> Result<Vec<DirectoryRecord>, ReadError> {
+        self.inner.book.directory_all().await
+    }
+
+    /// The newest `limit` audit entries, oldest first.
+    pub async fn audit(&self, limit: usize) -> Result<Vec<AuditEntry>, ReadError> {
+        let mut entries = self.inner.book.audit().await?;
+        Ok(entries.split_off(entries.len().saturating_sub(limit)))
+    }
+
+    /// What the health loop last saw of an item, by region.
+    #[must_use]
+    pub fn seen(&self, item: &ItemId) -> BTreeMap<Region, Seen> {
+        self.inner.health.seen(item)
+    }
+
+    /// Looks now.
+    pub async fn observe(&self, region: &Region, item: &ItemId) -> Result<Observation, StepError> {
+        self.inner.observe(region, item).await
+    }
+
+    /// Which regions answer.
+    #[must_use]
+    pub fn region_health(&self) -> BTreeMap<Region, RegionHealth> {
+        self.inner.health.regions()
+    }
+
+    /// The store's present revision: watch from here to miss nothing that was read before.
+    pub async fn revision(&self) -> Result<Revision, ReadError> {
+        Ok(self.inner.book.store().list(records::META).await?.1)
+    }
+
+    /// Changes of jobs and their journals after `after`; see [`changed_job`].
+    pub async fn watch_jobs(&self, after: Revision) -> Result<Box<dyn Watch>, ReadError> {
+        self.inner.book.store().watch(records::JOBS, after).await
+    }
+
+    /// Ends all tasks. Jobs under way are gone on with at the next start.
+    pub async fn shutdown(self) {
+        let mut tasks = std::mem::take(&mut *self.inner.tasks());
+        tasks.shutdown().await;
+    }
+}
+
+async fn open_meta(book: &Book) -> Result<Meta, StartError> {
+    if let Some(meta) = book.meta().await? {
+        return Ok(meta.value);
+    }
+    let meta = Meta { cluster: ulid::Ulid::generate().to_string(), incarnation: 1 };
+    let transaction = Transaction {
+        compares: vec![Compare::Absent(records::META.to_owned())],
+        writes: vec![put(records::META.to_owned(), &meta)?],
+    };
+    match book.commit(transaction, None).await {
+        // Another control plane was first.
+        Err(CommitError::Conflict { .. }) => {}
+        other => drop(other?),
+    }
+    Ok(book.meta().await?.map_or(meta, |meta| meta.value))
+}
+
+async fn register(book: &Book, region: RegionRecord) -> Result<(), StartError> {
+    let earlier = book.region(&region.name).await?;
+    let since = earlier.as_ref().map_or(region.since, |earlier| earlier.since);
+    let region = RegionRecord { since, ..region };
+    if earlier.as_ref() == Some(&region) {
+        return Ok(());
+    }
+    let write = put(records::region_key(&region.name), &region)?;
+    book.commit(Transaction { compares: Vec::new(), writes: vec![write] }, None).await?;
+    Ok(())
+}
+
+/// The shell's clock, read once per decision and handed to the core.
+#[must_use]
+pub fn now() -> Moment {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    Moment(u64::try_from(since.as_micros()).unwrap_or(u64::MAX))
+}
