@@ -125,11 +125,12 @@ impl SourceDisk {
         self.tracked().disk.prefetch(offset, len)
     }
 
-    /// Runs of what differs from the target (`true`) and what does not; `None` while nothing is tracked.
+    /// Runs of what differs from the target (`true`) and what does not. Without a target, everything differs.
     #[must_use]
     pub fn dirty(&self, offset: u64, len: u64, max: usize) -> Option<io::Result<Vec<(u64, bool)>>> {
+        let len = len.min(self.size().saturating_sub(offset));
         if !self.shared.gate().tracking {
-            return None;
+            return Some(Ok(if len > 0 { vec![(len, true)] } else { Vec::new() }));
         }
         Some(Ok(self.shared.core().differing().describe(self.index, offset, len, max)))
     }

@@ -572,7 +572,7 @@ fn without_a_target_nothing_is_tracked() {
     let source = world.create();
     world.write(&source, 0, 0, b"x");
     source.disk(0).flush().unwrap();
-    assert!(source.disk(0).dirty(0, 10, 10).is_none());
+    assert_eq!(source.disk(0).dirty(0, 10, 10).unwrap().unwrap(), [(10, true)]);
     assert_eq!(source.watermark(), Watermark::default());
     source.replicate(world.link()).unwrap();
     eventually("drained", || source.drained());
@@ -600,4 +600,93 @@ fn a_directory_is_one_source_for_one_process_and_one_shape() {
     assert!(error.contains("600001"), "{error}");
     let again = Source::create(world.path(), world.dyn_disks(), Watermark::default(), Options::default());
     assert!(again.unwrap_err().to_string().contains("already holds"));
+}
+
+/// The real target, found by name.
+#[derive(Debug)]
+struct OneReplica(crate::replica::Replica);
+
+impl crate::wire::receiver::Sinks for OneReplica {
+    fn open(
+        &self,
+        _hello: &crate::wire::frame::Hello,
+    ) -> Result<Arc<dyn crate::sink::Sink>, crate::wire::frame::Refused> {
+        Ok(Arc::new(self.0.clone()))
+    }
+    fn check_token(&self, _item: &str, _token: Token) -> Result<(), crate::wire::frame::Refused> {
+        Ok(())
+    }
+}
+
+fn contents(disks: &[Arc<dyn Disk>]) -> Vec<Vec<u8>> {
+    let read = |disk: &Arc<dyn Disk>| {
+        let mut bytes = vec![0; disk.size() as usize];
+        disk.read_at(&mut bytes, 0).unwrap();
+        bytes
+    };
+    disks.iter().map(read).collect()
+}
+
+/// Out and home again with the real replica: seed, stream, cuts, failover, divergence, delta reprotect.
+#[test]
+fn the_real_replica_fails_over_and_takes_the_way_home() {
+    use crate::replica::{Options as ReplicaOptions, Replica};
+    use farshore_core::workload::PointChoice;
+
+    let mut world = World::new();
+    world.options.outbox_bytes = 200_000;
+    let far = tempfile::tempdir().unwrap();
+    let far_disks: Vec<Arc<dyn Disk>> = SIZES.map(|size| MemDisk::new(size) as Arc<dyn Disk>).to_vec();
+    let replica = Replica::create(&far.path().join("replica"), far_disks, ReplicaOptions::default()).unwrap();
+    world.stop_receiver();
+    let listener = TcpListener::bind(&world.address).unwrap();
+    let receiver = Receiver::start(listener, Arc::new(OneReplica(replica.clone()))).unwrap();
+    let source = world.create();
+    churn_in_three(&world, &source, 1, 30);
+    source.replicate(world.link()).unwrap();
+    for round in 2..8 {
+        churn_in_three(&world, &source, round, 40);
+        receiver.end_sessions("machine/web-1");
+    }
+    eventually("drained", || source.drained());
+    let kept = source.watermark();
+    receiver.stop();
+    // Only the old source has these.
+    churn_in_three(&world, &source, 9, 5);
+    let old = source.fence().unwrap();
+    let (loss, exact, own) = source.lost_after(kept).unwrap();
+    assert_eq!((loss.writes, loss.bytes, exact), (old.seq - kept.seq, old.bytes - kept.bytes, true));
+    source.close().unwrap();
+    drop(source);
+
+    let promoted = replica.promote(&PointChoice::Latest).unwrap();
+    assert_eq!(promoted.point().watermark, kept);
+    let home = tempfile::tempdir().unwrap();
+    let way_home = Replica::adopt(
+        &home.path().join("replica"),
+        world.dyn_disks(),
+        ReplicaOptions::default(),
+        kept,
+        own.clone(),
+        None,
+    )
+    .unwrap();
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    let receiver = Receiver::start(listener, Arc::new(OneReplica(way_home.clone()))).unwrap();
+    let served = promoted.disks();
+    let new =
+        Source::create(&far.path().join("source"), served.clone(), kept, world.options.clone()).unwrap();
+    new.serve(Token::new(1, Epoch(5)));
+    new.track().unwrap();
+    churn_in_three(&world, &new, 11, 10);
+    new.mark_dirty(&promoted.received_after_point().unwrap()).unwrap();
+    new.replicate(Link { address, full: false, token: Token::new(1, Epoch(5)), ..world.link() }).unwrap();
+    churn_in_three(&world, &new, 12, 10);
+    eventually("drained home", || new.drained());
+    let last = new.fence().unwrap();
+    assert_eq!(last.epoch, Epoch(5));
+    let back = way_home.promote(&PointChoice::Latest).unwrap();
+    assert!(contents(&back.disks()) == contents(&served), "home differs");
+    drop(receiver);
 }
