@@ -382,10 +382,11 @@ impl Source {
         };
         let behind = core.dirty.bytes() + core.remaining.bytes() + core.outbox_bytes() as u64;
         let base = core.note.base;
-        let held = link.mode == ReplicationMode::Sync && state != ReplicationState::Streaming;
-        let note = core.flow.note.clone().or_else(|| {
-            held.then(|| "flushes wait for the target (sync); stop replication to release them".to_owned())
-        });
+        let mut notes: Vec<String> = core.flow.note.iter().cloned().collect();
+        if link.mode == ReplicationMode::Sync && core.is_seeded() {
+            notes.push("flushes wait for the target (sync): stop replication to release them".to_owned());
+        }
+        let note = (!notes.is_empty()).then(|| notes.join("; "));
         Some(Replication {
             target: link.target.clone(),
             state,
