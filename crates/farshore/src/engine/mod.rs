@@ -35,7 +35,7 @@ use tokio::task::JoinSet;
 
 pub use book::changed_job;
 use book::{Book, put};
-pub use records::{AuditEntry, DirectoryRecord, LogEntry, Meta, RegionRecord, directory_name};
+pub use records::{AuditEntry, DirectoryRecord, LogEntry, Meta, RegionRecord, directory_name, sha256_hex};
 
 /// Called at each named node of a job's way; `true` stops its executor there, as a crash would.
 pub type CrashAt = Arc<dyn Fn(&str) -> bool + Send + Sync>;

@@ -1,0 +1,11 @@
+//! Tests that cross rooms: one binary, a module per theme.
+//! (`cfg(test)` is always true here; it tells the linter that helpers may unwrap too.)
+
+#[cfg(test)]
+mod engine_jobs;
+#[cfg(test)]
+mod engine_requests;
+#[cfg(test)]
+mod engine_sim;
+#[cfg(test)]
+mod engine_watch;
