@@ -43,6 +43,16 @@ pub trait Disk: Send + Sync + Debug {
     fn sync(&self) -> io::Result<()>;
     /// Describes `[offset, offset + len)` in order, at most `max` extents (then it covers a shorter range).
     fn extents(&self, offset: u64, len: u64, max: usize) -> io::Result<Vec<Extent>>;
+    /// Like [`Disk::zero`], but refuses with `Unsupported`, changing nothing, where that would take as long as writing
+    /// the zeroes.
+    fn zero_fast(&self, _offset: u64, _len: u64, _no_hole: bool) -> io::Result<()> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+    /// Like [`Disk::read_at`], but may refuse with `WouldBlock` where the bytes are not in memory; `buf` is then
+    /// undefined, and the caller repeats it with `read_at` where waiting hurts nobody.
+    fn read_nowait(&self, buf: &mut [u8], offset: u64) -> io::Result<()> {
+        self.read_at(buf, offset)
+    }
     /// Hints that the range will be read soon.
     fn prefetch(&self, _offset: u64, _len: u64) -> io::Result<()> {
         Ok(())

@@ -10,8 +10,11 @@
 //! an offered recovery point is a prefix of the sequence of writes over all disks of the machine.
 
 pub mod disk;
+pub mod nbd;
+pub mod raw;
 pub mod record;
 pub mod replica;
 pub mod sink;
 pub mod source;
 pub mod wire;
+pub mod workload;

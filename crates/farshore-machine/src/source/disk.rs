@@ -77,6 +77,11 @@ impl SourceDisk {
         self.tracked().disk.read_at(buf, offset)
     }
 
+    /// Fills `buf` if that needs no waiting; `WouldBlock` otherwise.
+    pub fn read_nowait(&self, offset: u64, buf: &mut [u8]) -> io::Result<()> {
+        self.tracked().disk.read_nowait(buf, offset)
+    }
+
     /// Writes all of `data`, which may be taken.
     pub fn write(&self, offset: u64, data: &mut Vec<u8>) -> io::Result<()> {
         if data.len() > WRITE_LEN_MAX {

@@ -335,6 +335,11 @@ impl Source {
         Log::remove(&shared.dir.join("log"))
     }
 
+    /// Stops shipping and forgets where to, but goes on tracking: what the target lacks stays known.
+    pub fn stop_shipping(&self) {
+        self.sender.stop(&mut locked(&self.sender.running));
+    }
+
     /// Cuts a recovery point after everything written so far, and returns once the target durably has it.
     pub fn mark_point(&self, kind: PointKind, name: Option<String>) -> io::Result<Watermark> {
         let until = Instant::now() + POINT_DEADLINE;
