@@ -290,6 +290,15 @@ pub enum Half {
     Undo,
 }
 
+/// Why a job goes backward.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Turned {
+    /// What went wrong, or who cancelled.
+    pub why: String,
+    /// A person asked for it.
+    pub cancelled: bool,
+}
+
 /// Where a job stands.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", tag = "state")]
@@ -307,6 +316,9 @@ pub enum JobState {
     Stuck {
         /// Why.
         why: String,
+        /// It was going backward: when it goes on, it does so in the same direction.
+        #[serde(default)]
+        turned: Option<Turned>,
     },
     /// Done and verified.
     Succeeded,
@@ -623,16 +635,21 @@ impl Job {
                 next.started = false;
                 // A step that was begun stays begun: a retry must not bring back the way home.
                 next.attempt = next.attempt.min(1);
-                next.state = JobState::Running;
+                next.unstick();
                 None
             }
             Happened::Skip { who, reason } => {
                 self.check_stuck("skip")?;
                 let name = next.step_name();
                 next.notes.push(format!("step {name} skipped by {who}: {reason}"));
-                next.skipped.push(name);
-                next.state = JobState::Running;
-                next.advance()
+                next.unstick();
+                if matches!(next.state, JobState::Unwinding { .. }) {
+                    next.residue.push(format!("{name}: skipped by {who}: {reason}"));
+                    next.back()
+                } else {
+                    next.skipped.push(name);
+                    next.advance()
+                }
             }
             Happened::Abandon { who, reason } => {
                 self.check_stuck("abandon")?;
@@ -642,12 +659,10 @@ impl Job {
             }
             Happened::UnknownVersion => {
                 self.check_open("go on with")?;
-                next.state = JobState::Stuck {
-                    why: format!(
-                        "this program does not know plan version {}: upgrade it, or abandon the job",
-                        self.kind_version
-                    ),
-                };
+                let version = self.kind_version;
+                next.stick(format!(
+                    "this program does not know plan version {version}: upgrade it, or abandon the job"
+                ));
                 None
             }
         };
@@ -678,7 +693,7 @@ impl Job {
         if let Some(step) = self.past_no_return() {
             return Err(JobRefusal::PastNoReturn { job: self.id.clone(), step: step.name.clone() });
         }
-        if matches!(self.state, JobState::Unwinding { .. }) {
+        if matches!(self.state, JobState::Unwinding { .. } | JobState::Stuck { turned: Some(_), .. }) {
             return Err(JobRefusal::Unexpected {
                 job: self.id.clone(),
                 what: "cancel of a job that is already unwinding".into(),
@@ -697,6 +712,26 @@ impl Job {
             return Ok(());
         }
         Err(JobRefusal::Unexpected { job: self.id.clone(), what: format!("{half:?} of step {step}") })
+    }
+
+    /// Stops, and remembers the direction.
+    fn stick(&mut self, why: String) {
+        let turned = match std::mem::replace(&mut self.state, JobState::Running) {
+            JobState::Unwinding { why, cancelled } => Some(Turned { why, cancelled }),
+            JobState::Stuck { turned, .. } => turned,
+            _ => None,
+        };
+        self.state = JobState::Stuck { why, turned };
+    }
+
+    /// Goes on in the direction it had.
+    fn unstick(&mut self) {
+        self.state = match std::mem::replace(&mut self.state, JobState::Running) {
+            JobState::Stuck { turned: Some(Turned { why, cancelled }), .. } => {
+                JobState::Unwinding { why, cancelled }
+            }
+            _ => JobState::Running,
+        };
     }
 
     fn begin_step(&mut self) {
@@ -752,7 +787,7 @@ impl Job {
         let why = format!("step {name} failed: {what}");
         // `attempt` is above 0 here, so the present step counts as begun.
         if self.past_no_return().is_some() {
-            self.state = JobState::Stuck { why };
+            self.stick(why);
             return None;
         }
         self.turn(why, false)

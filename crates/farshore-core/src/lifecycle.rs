@@ -485,7 +485,10 @@ impl Item {
             (Phase::FailedOver, Event::PointChanged { promotion }) => {
                 let report = next.failover.as_mut().ok_or_else(|| self.unexpected(event))?;
                 report.promotion = promotion.clone();
-                report.loss_final = None;
+                // Another point has another loss, which only the old source can tell; after a drain its end is known.
+                let nothing_lost = report.planned && promotion.at_failover == Loss::default();
+                report.loss_final = nothing_lost.then(Loss::default);
+                report.exact = nothing_lost;
             }
             (Phase::FailedOver, Event::Committed) => next.phase = Phase::Committed,
             (Phase::Reprotecting, Event::ReprotectUndone) => next.phase = Phase::Committed,
