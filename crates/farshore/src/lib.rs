@@ -2,6 +2,8 @@
 //!
 //! The rooms below know nothing of each other; this crate puts them together.
 //!
-//! Read in this order: [`engine`] (jobs, and what watches over the regions).
+//! Read in this order: [`engine`] (jobs, and what watches over the regions), [`api`] (HTTP).
 
 pub mod engine;
+
+pub mod api;

@@ -1,0 +1,116 @@
+//! Request bodies: JSON of a bounded length, whose errors name the field.
+
+use axum::body::to_bytes;
+use axum::extract::{FromRequest, Request};
+use axum::http::{HeaderMap, StatusCode, header::CONTENT_TYPE};
+use serde::de::DeserializeOwned;
+
+use super::problem::Problem;
+use crate::engine::Idempotency;
+use crate::engine::records::sha256_hex;
+
+/// Longest request body: a machine with a hundred disks fits many times.
+pub(super) const BODY_LEN_MAX: usize = 64 * 1024;
+/// The header that makes a POST repeatable.
+pub(super) const IDEMPOTENCY_KEY: &str = "idempotency-key";
+
+/// What was asked, parsed, and the key under which it may be repeated.
+#[derive(Debug)]
+pub(super) struct Asked<T> {
+    pub(super) body: T,
+    pub(super) idempotency: Option<Idempotency>,
+}
+
+impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Asked<T> {
+    type Rejection = Problem;
+
+    async fn from_request(request: Request, _: &S) -> Result<Self, Problem> {
+        let (parts, body) = request.into_parts();
+        let bytes = to_bytes(body, BODY_LEN_MAX).await.map_err(|_| too_large())?;
+        if !bytes.is_empty() {
+            check_content_type(&parts.headers)?;
+        }
+        let idempotency = idempotency(&parts.headers, parts.method.as_str(), parts.uri.path(), &bytes)?;
+        // No body means no parameters.
+        let text: &[u8] = if bytes.is_empty() { b"{}" } else { &bytes };
+        Ok(Self { body: parse(text)?, idempotency })
+    }
+}
+
+fn too_large() -> Problem {
+    let detail = format!("a request body has at most {BODY_LEN_MAX} bytes");
+    Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "too-large", detail)
+}
+
+fn check_content_type(headers: &HeaderMap) -> Result<(), Problem> {
+    let sent = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or("none");
+    let media = sent.split(';').next().unwrap_or_default().trim();
+    if media.eq_ignore_ascii_case("application/json") {
+        return Ok(());
+    }
+    let detail = format!("the content type is {sent}: send application/json");
+    Err(Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "not-json", detail))
+}
+
+fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Problem> {
+    let mut json = serde_json::Deserializer::from_slice(bytes);
+    let value: T = serde_path_to_error::deserialize(&mut json).map_err(|error| {
+        let at = error.path().to_string();
+        let what = error.into_inner();
+        Problem::invalid(match at.as_str() {
+            "." => format!("the body is not what this route takes: {what}"),
+            _ => format!("{at}: {what}"),
+        })
+    })?;
+    json.end().map_err(|error| Problem::invalid(format!("after the body: {error}")))?;
+    Ok(value)
+}
+
+fn idempotency(
+    headers: &HeaderMap,
+    method: &str,
+    path: &str,
+    body: &[u8],
+) -> Result<Option<Idempotency>, Problem> {
+    let Some(key) = headers.get(IDEMPOTENCY_KEY) else { return Ok(None) };
+    let key = key.to_str().map_err(|_| Problem::invalid("the idempotency key is not ASCII"))?;
+    let mut asked = format!("{method} {path}\n").into_bytes();
+    asked.extend_from_slice(body);
+    Ok(Some(Idempotency { key: key.to_owned(), body_hash: sha256_hex(&asked) }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::api::views::{CreateRequest, FailoverRequest};
+
+    fn detail<T: DeserializeOwned + std::fmt::Debug>(text: &str) -> String {
+        parse::<T>(text.as_bytes()).unwrap_err().detail
+    }
+
+    #[test]
+    fn an_error_names_the_field() {
+        assert_eq!(
+            detail::<FailoverRequest>(r#"{"planned": 3}"#),
+            "planned: invalid type: integer `3`, expected a boolean at line 1 column 13"
+        );
+        let unknown = detail::<FailoverRequest>(r#"{"plannd": true}"#);
+        assert!(
+            unknown.starts_with("plannd: unknown field `plannd`, expected one of `planned`"),
+            "{unknown}"
+        );
+        assert!(detail::<CreateRequest>(r#"{"kind":"machine"}"#).contains("missing field `name`"));
+        assert!(detail::<FailoverRequest>("{").contains("EOF"));
+        assert!(detail::<FailoverRequest>("{} {}").contains("after the body"));
+    }
+
+    #[test]
+    fn a_key_belongs_to_one_path_and_body() {
+        let mut headers = HeaderMap::new();
+        headers.insert(IDEMPOTENCY_KEY, "k".parse().unwrap());
+        let hash = |path, body: &[u8]| idempotency(&headers, "POST", path, body).unwrap().unwrap().body_hash;
+        assert_eq!(hash("/a", b"{}"), hash("/a", b"{}"));
+        assert_ne!(hash("/a", b"{}"), hash("/b", b"{}"));
+        assert_ne!(hash("/a", b"{}"), hash("/a", b"{\"x\":1}"));
+    }
+}

@@ -1,0 +1,206 @@
+//! Items: make, look, remove.
+
+use axum::Json;
+use axum::extract::{Path, State};
+use farshore_core::command::Command;
+use farshore_core::ids::{ItemId, Region};
+use farshore_core::job::Job;
+use farshore_core::lifecycle::{Item, Phase, Stage};
+use farshore_core::workload::Observation;
+use std::collections::BTreeMap;
+
+use super::body::Asked;
+use super::problem::{Problem, Refusals};
+use super::verbs::Accepted;
+use super::views::{
+    CreateRequest, DrillView, ItemView, JobBrief, JobView, NoParameters, PointsBrief, PointsView, SeenView,
+    proof_text,
+};
+use super::{ApiState, health};
+use crate::engine::{Control, Seen};
+
+/// All items, by name.
+#[utoipa::path(get, path = "/api/v1/items", tag = "items", responses((status = 200, body = Vec<ItemView>), Refusals))]
+pub(super) async fn list(State(state): State<ApiState>) -> Result<Json<Vec<ItemView>>, Problem> {
+    Ok(Json(views(&state.control).await?))
+}
+
+/// All items as clients see them.
+pub(super) async fn views(control: &Control) -> Result<Vec<ItemView>, Problem> {
+    let mut views = Vec::new();
+    for item in control.items().await? {
+        let job = control.active_job(&item.id).await?;
+        views.push(view(control, &item, job.as_ref()));
+    }
+    Ok(views)
+}
+
+/// One item.
+#[utoipa::path(get, path = "/api/v1/items/{kind}/{name}", tag = "items",
+    params(("kind" = String, Path), ("name" = String, Path)),
+    responses((status = 200, body = ItemView), Refusals))]
+pub(super) async fn show(
+    State(state): State<ApiState>,
+    Path((kind, name)): Path<(String, String)>,
+) -> Result<Json<ItemView>, Problem> {
+    let item = find(&state.control, &kind, &name).await?;
+    let job = state.control.active_job(&item.id).await?;
+    Ok(Json(view(&state.control, &item, job.as_ref())))
+}
+
+/// Makes an item.
+#[utoipa::path(post, path = "/api/v1/items", tag = "items", request_body = CreateRequest,
+    params(("Idempotency-Key" = Option<String>, Header)),
+    responses((status = 202, body = JobView, headers(("Location" = String))), Refusals))]
+pub(super) async fn create(
+    State(state): State<ApiState>,
+    asked: Asked<CreateRequest>,
+) -> Result<Accepted, Problem> {
+    let CreateRequest { kind, name, region, spec, on_control_loss } = asked.body;
+    let id = ItemId::parse(&format!("{kind}/{name}"))?;
+    let region = Region::parse(&region)?;
+    let command = Command::Create { region, spec, on_control_loss: on_control_loss.into() };
+    super::verbs::submit(&state, &id, command, asked.idempotency).await
+}
+
+/// Removes an item and what was made for it. Disks that an operator brought are left in place.
+#[utoipa::path(delete, path = "/api/v1/items/{kind}/{name}", tag = "items",
+    params(("kind" = String, Path), ("name" = String, Path), ("Idempotency-Key" = Option<String>, Header)),
+    responses((status = 202, body = JobView, headers(("Location" = String))), Refusals))]
+pub(super) async fn delete(
+    State(state): State<ApiState>,
+    Path((kind, name)): Path<(String, String)>,
+    asked: Asked<NoParameters>,
+) -> Result<Accepted, Problem> {
+    let id = ItemId::parse(&format!("{kind}/{name}"))?;
+    super::verbs::submit(&state, &id, Command::Delete, asked.idempotency).await
+}
+
+/// What the item can be brought back to, oldest first.
+#[utoipa::path(get, path = "/api/v1/items/{kind}/{name}/points", tag = "items",
+    params(("kind" = String, Path), ("name" = String, Path)),
+    responses((status = 200, body = PointsView), Refusals))]
+pub(super) async fn points(
+    State(state): State<ApiState>,
+    Path((kind, name)): Path<(String, String)>,
+) -> Result<Json<PointsView>, Problem> {
+    let item = find(&state.control, &kind, &name).await?;
+    let Some(region) = points_region(&item) else { return Ok(Json(PointsView::default())) };
+    // Asked now: a point may be a second old. What was last seen is better than nothing.
+    let now = state.control.observe(region, &item.id).await.ok();
+    let seen = now.or_else(|| state.control.seen(&item.id).remove(region)?.observation);
+    let points = seen.map(|seen| seen.points).unwrap_or_default();
+    let points = points.iter().map(Into::into).collect();
+    Ok(Json(PointsView { region: Some(region.to_string()), points }))
+}
+
+/// The item of this name, or which ones there are.
+pub(super) async fn find(control: &Control, kind: &str, name: &str) -> Result<Item, Problem> {
+    let id = ItemId::parse(&format!("{kind}/{name}"))?;
+    if let Some(item) = control.item(&id).await? {
+        return Ok(item);
+    }
+    let items = control.items().await?;
+    let known = known("item", "items", items.iter().map(|item| item.id.to_string()));
+    Err(Problem::not_found(format!("there is no {id}; {known}")))
+}
+
+/// `there are the items a, b`, for errors.
+pub(super) fn known(one: &str, many: &str, names: impl Iterator<Item = String>) -> String {
+    /// What fits on a line or two.
+    const NAMES_SHOWN_MAX: usize = 10;
+    let names: Vec<String> = names.collect();
+    match names.as_slice() {
+        [] => format!("there is no {one} yet"),
+        [only] => format!("there is {only}"),
+        _ if names.len() > NAMES_SHOWN_MAX => {
+            format!("there are {} {many}: {}, ...", names.len(), names[..NAMES_SHOWN_MAX].join(", "))
+        }
+        _ => format!("there are {}", names.join(", ")),
+    }
+}
+
+/// Where recovery points are offered: at the target; after a failover, where it is served, until commit.
+fn points_region(item: &Item) -> Option<&Region> {
+    match item.phase {
+        Phase::FailedOver => Some(&item.source),
+        _ => item.target.as_ref(),
+    }
+}
+
+/// An item as clients see it.
+pub(super) fn view(control: &Control, item: &Item, job: Option<&Job>) -> ItemView {
+    let seen = control.seen(&item.id);
+    let health = health::of_item(item, job, &seen, &control.region_health(), crate::engine::now());
+    let observed = |region: Option<&Region>| observation(&seen, region);
+    let source = observed(Some(&item.source));
+    let points = observed(points_region(item)).map(|seen| seen.points.as_slice().into());
+    ItemView {
+        id: item.id.to_string(),
+        kind: item.id.kind.to_string(),
+        name: item.id.name.to_string(),
+        phase: item.phase.as_str().to_owned(),
+        phase_note: phase_note(item),
+        home: item.home.to_string(),
+        source: item.source.to_string(),
+        target: item.target.as_ref().map(ToString::to_string),
+        epoch: item.epoch.0,
+        mode: item.mode.into(),
+        on_control_loss: item.on_control_loss.into(),
+        next_actions: match job {
+            Some(_) => Vec::new(),
+            None => item.next_actions().iter().map(ToString::to_string).collect(),
+        },
+        job: job.map(|job| brief(control, item, job)),
+        health,
+        replication: source.and_then(|seen| seen.replication.as_ref()).map(Into::into),
+        endpoints: source.map(|seen| seen.endpoints.iter().map(Into::into).collect()).unwrap_or_default(),
+        points: points.unwrap_or_else(PointsBrief::default),
+        drill: drill(item, &seen),
+        divergence: item.divergence.as_ref().map(Into::into),
+        failover: item.failover.as_ref().map(Into::into),
+        operators_words: item.words.iter().map(proof_text).collect(),
+        regions: seen.iter().map(|(region, seen)| seen_view(region, seen)).collect(),
+        created_at: item.created_at.to_string(),
+    }
+}
+
+fn brief(control: &Control, item: &Item, job: &Job) -> JobBrief {
+    let JobView { progress, .. } = super::jobs::view(control, Some(item), job);
+    JobBrief { progress, ..job.into() }
+}
+
+fn observation<'a>(seen: &'a BTreeMap<Region, Seen>, region: Option<&Region>) -> Option<&'a Observation> {
+    seen.get(region?)?.observation.as_ref()
+}
+
+fn drill(item: &Item, seen: &BTreeMap<Region, Seen>) -> Option<DrillView> {
+    let target = item.target.as_ref()?;
+    let drill = observation(seen, Some(target))?.drill.as_ref()?;
+    Some(DrillView::new(target.to_string(), drill))
+}
+
+fn phase_note(item: &Item) -> Option<String> {
+    match &item.phase {
+        Phase::NeedsUser { why } => Some(why.clone()),
+        Phase::Protected { drill: Some(point) } => Some(format!("a test failover at {point} is open")),
+        Phase::FailingOver { planned, stage } => {
+            let kind = if *planned { "planned" } else { "unplanned" };
+            let stage = match stage {
+                Stage::Revoking => "the source is being stopped; it can still be cancelled",
+                Stage::Promoting => "the target is being opened; there is no way back",
+            };
+            Some(format!("{kind}: {stage}"))
+        }
+        _ => None,
+    }
+}
+
+fn seen_view(region: &Region, seen: &Seen) -> SeenView {
+    SeenView {
+        region: region.to_string(),
+        observation: seen.observation.as_ref().map(Into::into),
+        error: seen.error.clone(),
+        at: seen.at.to_string(),
+    }
+}

@@ -1,0 +1,175 @@
+//! The HTTP interface of the control plane. Whatever the CLI can do, it does through here.
+//!
+//! Read in this order: [`views`] (what goes over the wire), `problem` (errors), `auth`, `body` (what is checked before
+//! a route runs), then a file per resource: `items`, `verbs`, `jobs`, `events`, `regions`, `status`, `names`, `audit`,
+//! `service`; `health` gives the verdicts that `status` and `items` show.
+//!
+//! Must always hold: a route exists if and only if it is in the OpenAPI document (both come from the same annotation);
+//! a request that is refused changes nothing; no answer holds the token.
+
+#![expect(
+    clippy::result_large_err,
+    reason = "a refusal is rare and goes straight to the wire: boxing it buys nothing"
+)]
+
+pub mod views;
+
+mod audit;
+mod auth;
+mod body;
+mod events;
+mod health;
+mod items;
+mod jobs;
+mod names;
+mod problem;
+mod regions;
+mod service;
+mod status;
+mod verbs;
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::extract::Request;
+use axum::http::StatusCode;
+use axum::http::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderValue};
+use axum::middleware::{self, Next};
+use axum::response::{IntoResponse, Response};
+use utoipa::OpenApi;
+use utoipa::openapi::OpenApi as Document;
+use utoipa::openapi::security::{Http, HttpAuthScheme, SecurityScheme};
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+
+pub use problem::{PROBLEM_JSON, Problem};
+
+use crate::engine::Control;
+
+/// Who asked, in jobs and the audit: there is one token, so there is one name.
+const OPERATOR: &str = "operator";
+
+/// What every route has at hand.
+#[derive(Debug, Clone)]
+struct ApiState {
+    control: Control,
+    token: auth::TokenHash,
+    /// The OpenAPI document, as it is sent.
+    document: Arc<str>,
+    /// Answers to job verbs under an idempotency key.
+    steered: Arc<jobs::Steered>,
+}
+
+#[derive(OpenApi)]
+#[openapi(
+    info(
+        title = "Farshore",
+        description = "Disaster recovery for people who run their own regions. What takes time answers 202 with \
+                       the job's address; every error is a problem detail (RFC 9457); every POST may carry an \
+                       Idempotency-Key.",
+        license(name = "Apache-2.0 OR MIT")
+    ),
+    security(("token" = []))
+)]
+struct Described;
+
+/// The whole interface, for whoever has `token`.
+pub fn router(control: Control, token: &str) -> Router {
+    let (open, described) = open_routes().split_for_parts();
+    let (guarded, document) = guarded_routes().split_for_parts();
+    let document = finished(described.merge_from(document));
+    // Maps with text keys, text and numbers only: this cannot fail.
+    let document = document.to_json().unwrap_or_default();
+    let state = ApiState {
+        control,
+        token: auth::TokenHash::of(token),
+        document: document.into(),
+        steered: Arc::default(),
+    };
+    let guard = middleware::from_fn_with_state(state.clone(), auth::require_token);
+    let guarded = guarded.fallback(no_route).method_not_allowed_fallback(no_method).layer(guard);
+    let open = open.method_not_allowed_fallback(no_method);
+    open.fallback_service(guarded.with_state(state.clone()))
+        .with_state(state)
+        .layer(middleware::from_fn(say_where))
+}
+
+/// The OpenAPI document of [`router`].
+#[must_use]
+pub fn document() -> Document {
+    finished(open_routes().into_openapi().merge_from(guarded_routes().into_openapi()))
+}
+
+fn finished(mut document: Document) -> Document {
+    let token = SecurityScheme::Http(Http::new(HttpAuthScheme::Bearer));
+    document.components.get_or_insert_default().add_security_scheme("token", token);
+    document
+}
+
+/// What needs no token: says nothing about any item.
+fn open_routes() -> OpenApiRouter<ApiState> {
+    OpenApiRouter::with_openapi(Described::openapi())
+        .routes(routes!(service::livez))
+        .routes(routes!(service::readyz))
+        .routes(routes!(service::openapi))
+}
+
+fn guarded_routes() -> OpenApiRouter<ApiState> {
+    OpenApiRouter::new()
+        .routes(routes!(items::list, items::create))
+        .routes(routes!(items::show, items::delete))
+        .routes(routes!(items::points))
+        .routes(routes!(verbs::protect))
+        .routes(routes!(verbs::disable))
+        .routes(routes!(verbs::failover))
+        .routes(routes!(verbs::test_failover))
+        .routes(routes!(verbs::clean_up))
+        .routes(routes!(verbs::change_point))
+        .routes(routes!(verbs::commit))
+        .routes(routes!(verbs::reprotect))
+        .routes(routes!(verbs::failback))
+        .routes(routes!(verbs::mark_point))
+        .routes(routes!(verbs::drop_divergence))
+        .routes(routes!(jobs::list))
+        .routes(routes!(jobs::show))
+        .routes(routes!(jobs::log))
+        .routes(routes!(events::events))
+        .routes(routes!(jobs::cancel))
+        .routes(routes!(jobs::retry))
+        .routes(routes!(jobs::skip))
+        .routes(routes!(jobs::abandon))
+        .routes(routes!(regions::list))
+        .routes(routes!(regions::show))
+        .routes(routes!(status::status))
+        .routes(routes!(names::list))
+        .routes(routes!(names::show))
+        .routes(routes!(audit::list))
+        .routes(routes!(service::version))
+        .routes(routes!(service::metrics))
+}
+
+async fn no_route() -> Problem {
+    Problem::not_found("there is no such route: /api/v1/openapi.json lists them all")
+}
+
+async fn no_method(request: Request) -> Problem {
+    let detail = format!(
+        "{} is not possible here: /api/v1/openapi.json lists what is, and the Allow header names it",
+        request.method()
+    );
+    Problem::new(StatusCode::METHOD_NOT_ALLOWED, "method", detail)
+}
+
+/// Puts the path into problems.
+async fn say_where(request: Request, next: Next) -> Response {
+    let path = request.uri().path().to_owned();
+    let response = next.run(request).await;
+    let Some(problem) = response.extensions().get::<Problem>().cloned() else { return response };
+    let (mut parts, _) = response.into_parts();
+    parts.headers.remove(CONTENT_LENGTH);
+    let mut whole = axum::Json(Problem { instance: Some(path), ..problem }).into_response();
+    parts.headers.insert(CONTENT_TYPE, HeaderValue::from_static(PROBLEM_JSON));
+    *whole.status_mut() = parts.status;
+    *whole.headers_mut() = parts.headers;
+    whole
+}

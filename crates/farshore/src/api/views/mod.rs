@@ -1,0 +1,22 @@
+//! What goes over the wire, shared by the API and the CLI. Fields are only ever added.
+//!
+//! Read in this order: [`item`], [`job`], [`place`] (regions, status, directory, audit), [`ask`] (what clients send).
+//! Moments are RFC 3339 in UTC; bytes are bytes.
+
+mod ask;
+mod item;
+mod job;
+mod place;
+
+pub use ask::{
+    ChangePointRequest, CreateRequest, FailoverRequest, MarkPointRequest, NoParameters, OnControlLossWord,
+    ProtectRequest, ReasonRequest, ReplicationWord, TestFailoverRequest,
+};
+pub use item::{
+    DivergenceView, DrillView, EndpointView, FailoverView, HealthState, HealthView, ItemView, JobBrief,
+    LossView, ObservationView, PointView, PointsBrief, PointsView, ReplicationView, RpoView, SeenView,
+    WatermarkView,
+};
+pub(in crate::api) use item::{proof_text, role_word};
+pub use job::{BytesView, JobView, LogView, StepView};
+pub use place::{AuditView, BannerView, DirectoryView, RegionItemView, RegionView, StatusView, VersionView};
