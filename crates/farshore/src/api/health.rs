@@ -122,7 +122,7 @@ impl Look<'_> {
 
     fn stuck(&self) -> Option<HealthView> {
         let job = self.job?;
-        let JobState::Stuck { why } = &job.state else { return None };
+        let JobState::Stuck { why, .. } = &job.state else { return None };
         unhealthy(
             format!("its {} is stuck: {why}", job.verb()),
             format!("mend it, then farshore job retry {} (or skip, or abandon)", job.id),

@@ -107,7 +107,7 @@ impl From<&Job> for JobBrief {
 fn reason(state: &JobState) -> (Option<String>, Vec<String>) {
     match state {
         JobState::Running | JobState::Succeeded => (None, Vec::new()),
-        JobState::Unwinding { why, .. } | JobState::Stuck { why } | JobState::Abandoned { why } => {
+        JobState::Unwinding { why, .. } | JobState::Stuck { why, .. } | JobState::Abandoned { why } => {
             (Some(why.clone()), Vec::new())
         }
         JobState::Failed { why, residue } => (Some(why.clone()), residue.clone()),
