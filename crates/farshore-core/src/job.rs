@@ -587,7 +587,8 @@ impl Job {
     /// Done share, 0 to 1, by the weights of verified steps.
     #[must_use]
     pub fn progress(&self) -> f64 {
-        let weight = |steps: &[Step]| steps.iter().map(|step| f64::from(step.weight)).sum::<f64>();
+        // An empty sum of floats is minus zero, which people would see.
+        let weight = |steps: &[Step]| steps.iter().fold(0.0, |sum, step| sum + f64::from(step.weight));
         if self.state == JobState::Succeeded {
             return 1.0;
         }

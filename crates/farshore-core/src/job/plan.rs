@@ -359,3 +359,5 @@ impl Maker<'_> {
         Plan { steps, ..Plan::default() }
     }
 }
+#[cfg(test)]
+mod tests;
