@@ -3,12 +3,13 @@
 //! A pure function of one look; called about once a second for each item and region. One thing at a time: what is still
 //! wrong is seen at the next look.
 //!
-//! Must always hold: nothing here gives the right to write to a region that is not the item's source, and nothing here
-//! acts on an item whose store may be older than its agents.
+//! Must always hold: nothing here gives the right to write to a region that is not the item's source, except to a target
+//! that was promoted under the present token after the source had stopped; and nothing here acts on an item whose store
+//! may be older than its agents.
 
 use crate::command::Verb;
 use crate::ids::{Region, Token};
-use crate::lifecycle::{Event, FailoverReport, Item, KeptDivergence, Phase};
+use crate::lifecycle::{Event, FailoverReport, Item, KeptDivergence, Phase, Stage};
 use crate::workload::{Action, Divergence, Loss, Observation, Role, Watermark};
 
 /// One look at one region.
@@ -105,6 +106,9 @@ impl View<'_> {
             return Some(Mend::Record(event));
         }
         match self.item.phase {
+            Phase::FailingOver { stage: Stage::Promoting, .. } if self.promoted_and_restarted() => {
+                self.order("serve", Action::Serve)
+            }
             Phase::FailedOver | Phase::Committed
                 if !matches!(self.job, Some(Verb::Reprotect | Verb::Disable)) =>
             {
@@ -115,6 +119,14 @@ impl View<'_> {
             }
             _ => None,
         }
+    }
+
+    /// The promotion was done, and then the region restarted before the job saw it: a repeated order changes nothing there.
+    fn promoted_and_restarted(&self) -> bool {
+        self.item.target.as_ref() == Some(self.region)
+            && self.seen.role == Role::Unconfirmed
+            && self.seen.token == self.token()
+            && self.seen.promotion.is_some()
     }
 
     fn writes(&self) -> bool {
@@ -150,7 +162,9 @@ impl View<'_> {
         match &self.seen.divergence {
             Some(seen) if seen.after == after => {
                 let recorded = self.item.divergence.as_ref().filter(|kept| kept.region == *self.region);
-                let known = recorded.is_some_and(|kept| same(&kept.divergence, seen));
+                // That nothing was lost is told by the report alone: nothing is kept.
+                let nothing = seen.loss.writes == 0 && seen.endpoints.is_empty();
+                let known = nothing || recorded.is_some_and(|kept| same(&kept.divergence, seen));
                 (!known || report.loss_final.is_none()).then(|| kept(seen.clone()))
             }
             Some(_) => None,

@@ -314,7 +314,8 @@ impl Maker<'_> {
                     attempts_max: 1,
                     ..Step::new("fence-old-source", self.order(old, fence), self.role(old, Role::Fenced))
                 },
-                Step::new("follow", self.order(old, follow), self.role(old, Role::Target)),
+                // The old region may still be folding an earlier commit: however long that takes.
+                Step::new("follow", self.order(old, follow), self.role(old, Role::Target)).patient(2),
                 self.replicate(source, old, self.item.mode)?,
                 Step::new("delta", Does::Wait, Expect::Streaming { region: source.clone() }).patient(20),
                 Step::new(

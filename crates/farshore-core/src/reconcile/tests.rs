@@ -5,7 +5,7 @@ use serde_json::json;
 use super::*;
 use crate::fencing::OnControlLoss;
 use crate::ids::{Epoch, ItemId};
-use crate::lifecycle::{Stage, StopProof};
+use crate::lifecycle::StopProof;
 use crate::moment::Moment;
 use crate::workload::{Point, PointKind, Promotion};
 
@@ -211,6 +211,25 @@ fn a_token_that_the_store_never_gave_is_told_once() {
     let old = Token::new(1, Epoch(5));
     assert!(ahead_of_store(&item, 2, &region(PARIS), old).is_some());
     assert!(ahead_of_store(&item, 2, &region(PARIS), Token::new(1, Epoch(4))).is_none());
+}
+
+#[test]
+fn a_target_that_restarted_after_its_promotion_is_confirmed_once_the_source_has_stopped() {
+    let promotion = moved(PROTECTED).failover.map(|report| report.promotion);
+    let promoted = |epoch| Observation { promotion: promotion.clone(), ..seen(Role::Unconfirmed, epoch) };
+    let item = |stage| at_home(failing(stage));
+    check(&item(Stage::Promoting), Some(Verb::Failover), OSLO, &promoted(4), None, "serve");
+    check(&item(Stage::Promoting), Some(Verb::Failover), OSLO, &promoted(3), None, "-");
+    check(&item(Stage::Revoking), Some(Verb::Failover), OSLO, &promoted(4), None, "-");
+    check(&item(Stage::Promoting), None, OSLO, &seen(Role::Unconfirmed, 4), None, "-");
+}
+
+#[test]
+fn that_nothing_was_lost_is_recorded_once() {
+    let mut item = moved(Phase::FailedOver);
+    check(&item, None, PARIS, &with_divergence(Role::Fenced, 10, 0), None, "lost 0");
+    item.failover.as_mut().unwrap().loss_final = Some(Loss::default());
+    check(&item, None, PARIS, &with_divergence(Role::Fenced, 10, 0), None, "-");
 }
 
 /// Whatever is seen, the right to write is given to the item's source only, and every order carries the present token.

@@ -9,8 +9,9 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use farshore_core::command::Verb;
 use farshore_core::ids::JobId;
-use farshore_core::job::{Half, Happened, Job, JobState, KIND_VERSION, Next};
+use farshore_core::job::{Half, Happened, Job, KIND_VERSION, Next};
 use farshore_core::store::ReadError;
 use farshore_core::workload::Observation;
 use tokio::sync::{Notify, Semaphore};
@@ -18,7 +19,6 @@ use tokio::sync::{Notify, Semaphore};
 use super::Inner;
 use super::book::At;
 use super::journal::{RecordError, record};
-use farshore_core::command::Verb;
 
 /// Pause before a store that does not answer is asked again.
 const STORE_PAUSE: Duration = Duration::from_secs(1);
@@ -169,8 +169,6 @@ impl Driver<'_> {
             }
             let happened = match job.value.kind_version {
                 KIND_VERSION => Happened::Claimed { executor: self.inner.options.executor.clone() },
-                // A program that knows the version goes on with the way back as soon as it is started.
-                _ if job.value.state != JobState::Running => return Err(Stop::Rest),
                 _ => Happened::UnknownVersion,
             };
             match self.record_once(&job, &happened, None).await? {

@@ -10,7 +10,7 @@ use farshore_core::job::{Job, JobState, KIND_VERSION};
 use farshore_core::lifecycle::{Item, Phase, Refusal, Stage};
 use farshore_core::moment::Moment;
 use farshore_core::store::{CommitError, Compare, Revision, Transaction};
-use farshore_core::workload::{Observation, Point, PointChoice, StepError};
+use farshore_core::workload::{Observation, Point, PointChoice, Role, StepError};
 
 use super::book::{At, put};
 use super::records::{
@@ -272,11 +272,7 @@ impl Request<'_> {
             Command::MarkPoint { name } => self.check_mark(item, name).await?,
             Command::CleanUp => drop(self.look(target(item)?).await?),
             Command::Commit | Command::Disable => drop(self.look(&item.source).await?),
-            Command::DropDivergence => {
-                if let Some(kept) = &item.divergence {
-                    self.look(&kept.region).await?;
-                }
-            }
+            Command::DropDivergence => self.check_drop(item).await?,
             // A region that is gone for good must not keep an item alive: its step can be skipped.
             Command::Create { .. } | Command::Delete => {}
         }
@@ -336,6 +332,24 @@ impl Request<'_> {
             Err(error) => return Err(unreachable(old, &error)),
         }
         drop(self.look(&item.source).await?);
+        Ok(())
+    }
+
+    /// Until the old source follows again, the lost writes are a part of all that it has.
+    async fn check_drop(&self, item: &Item) -> Result<(), SubmitError> {
+        let Some(kept) = &item.divergence else { return Ok(()) };
+        let seen = self.look(&kept.region).await?;
+        let served = item.failover.as_ref().map(|report| report.promotion.point.watermark);
+        if seen.role == Role::Fenced && served == Some(kept.divergence.after) {
+            return Err(SubmitError::Refused {
+                code: "not-reprotected",
+                why: format!(
+                    "region {} does not follow yet: reprotect {} first, then drop the writes that it alone has",
+                    kept.region, self.id
+                ),
+                possible: vec![Verb::Reprotect],
+            });
+        }
         Ok(())
     }
 

@@ -60,7 +60,7 @@ fn cases(verb: Verb) -> Vec<Case> {
             lost_writes: 7,
             ..Case::new(
                 verb.as_str(),
-                &[create(), protect(), failover(), Command::Commit],
+                &[create(), protect(), failover(), Command::Commit, Command::Reprotect],
                 Command::DropDivergence,
             )
         }],

@@ -1,6 +1,6 @@
 //! What is taken and what is refused, and what people say to jobs under way.
 
-use farshore::engine::{Control, Idempotency, JobVerb, SubmitError, sha256_hex};
+use farshore::engine::{Control, Idempotency, JobVerb, Options, SubmitError, sha256_hex};
 use farshore_core::command::{Command, Verb};
 use farshore_core::fencing::OnControlLoss;
 use farshore_core::ids::{ItemId, JobId};
@@ -115,6 +115,23 @@ async fn a_source_that_answers_is_fenced_whatever_the_operator_says() {
     let item = bench.item(&control).await;
     assert_eq!(item.words, Vec::new(), "its own word is better");
     assert_eq!(item.failover.unwrap().proof, StopProof::Acknowledged);
+    control.shutdown().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn lost_writes_are_dropped_only_after_their_region_follows() {
+    let bench = Bench::new();
+    let control = bench.control(Options::default()).await;
+    bench.play(&control, &[create(), protect()]).await;
+    bench.sim.set_link_down(true);
+    bench.sim.write(&bench.item, 3);
+    bench.play(&control, &[failover(), Command::Commit]).await;
+    bench.sim.set_link_down(false);
+    bench.until(&control, |item| item.divergence.is_some()).await;
+    let error = control.submit(&bench.item, Command::DropDivergence, "ann", None).await.unwrap_err();
+    assert!(matches!(error, SubmitError::Refused { code: "not-reprotected", .. }), "{error}");
+    bench.play(&control, &[Command::Reprotect, Command::DropDivergence]).await;
+    assert_eq!(bench.item(&control).await.divergence, None);
     control.shutdown().await;
 }
 

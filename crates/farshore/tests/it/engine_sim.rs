@@ -310,15 +310,11 @@ impl Copy {
             return Err(StepError::Fatal { what: "it follows already".to_owned() });
         }
         self.role = Role::Fenced;
-        self.divergence = lost_after.filter(|after| after.seq < self.watermark.seq).map(|after| Divergence {
+        self.divergence = lost_after.map(|after| Divergence {
             after,
-            loss: Loss {
-                writes: self.watermark.seq - after.seq,
-                bytes: self.watermark.bytes - after.bytes,
-                seconds: 1.1,
-            },
+            loss: loss(self.watermark.seq - after.seq, self.watermark.bytes - after.bytes),
             exact: true,
-            endpoints: vec![Endpoint { name: "root".to_owned(), uri: "nbd://lost/root".to_owned() }],
+            endpoints: kept_at(self.watermark.seq - after.seq),
         });
         Ok(())
     }
@@ -327,11 +323,13 @@ impl Copy {
         let point = self.choose(choice)?;
         self.role = Role::Active;
         self.drill = None;
+        let last = self.watermark;
+        let (writes, bytes) = (last.seq - point.watermark.seq, last.bytes - point.watermark.bytes);
         self.promotion = Some(Promotion {
             point,
-            source_last_known: self.watermark,
+            source_last_known: last,
             source_last_seen: Moment(1),
-            at_failover: Loss::default(),
+            at_failover: loss(writes, bytes),
         });
         Ok(())
     }
@@ -344,6 +342,16 @@ impl Copy {
         };
         found.cloned().ok_or_else(|| StepError::Fatal { what: format!("no point {choice:?}") })
     }
+}
+
+fn loss(writes: u64, bytes: u64) -> Loss {
+    Loss { writes, bytes, seconds: if writes > 0 { 1.1 } else { 0.0 } }
+}
+
+/// Nothing is offered where nothing was lost.
+fn kept_at(writes: u64) -> Vec<Endpoint> {
+    let endpoint = Endpoint { name: "root".to_owned(), uri: "nbd://lost/root".to_owned() };
+    if writes > 0 { vec![endpoint] } else { Vec::new() }
 }
 
 fn point_at(watermark: Watermark, name: Option<&str>) -> Point {

@@ -136,3 +136,30 @@ async fn a_silent_region_is_shown_with_what_it_last_said() {
     assert!(seen_well(), "the last observation stays: {seen:?}");
     control.shutdown().await;
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_target_that_restarts_in_the_middle_of_its_promotion_serves_all_the_same() {
+    let bench = Bench::new();
+    let control = bench.control(Options::default()).await;
+    bench.play(&control, &[create(), protect()]).await;
+    control.shutdown().await;
+    let died = std::sync::Arc::new(tokio::sync::Notify::new());
+    let tell = std::sync::Arc::clone(&died);
+    let crash_at: farshore::engine::CrashAt = std::sync::Arc::new(move |node: &str| {
+        let die = node.contains("/promote/after-act");
+        if die {
+            tell.notify_one();
+        }
+        die
+    });
+    let control = bench.control(Options { crash_at: Some(crash_at), ..Options::default() }).await;
+    let job = control.submit(&bench.item, failover(), "ann", None).await.unwrap();
+    died.notified().await;
+    control.shutdown().await;
+    bench.sim.change("oslo", &bench.item, |copy| copy.role = Role::Unconfirmed);
+    let control = bench.control(Options::default()).await;
+    let job = crate::engine_sim::rested(&control, &job.id).await;
+    assert_eq!(job.state, farshore_core::job::JobState::Succeeded, "{:?}", job.notes);
+    assert_eq!(bench.sim.copy("oslo", &bench.item).unwrap().role, Role::Active);
+    control.shutdown().await;
+}
