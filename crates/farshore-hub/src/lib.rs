@@ -1,1 +1,12 @@
-//! Device hubs.
+//! The room of device hubs: identities, twins and telemetry of devices, kept in two regions and merged on the way home.
+//!
+//! What lives here first is what the merge stands on: the order of changes made in regions that could not see each other.
+//!
+//! Read in this order: [`clock`] (an order of events that agrees with cause and, nearly, with the wall),
+//! [`versions`] (what a region has seen, and which of two changes knew of the other).
+//!
+//! Must always hold: the order is the same in every region; merging is commutative, associative and idempotent; an
+//! operation that was seen is never applied twice.
+
+pub mod clock;
+pub mod versions;

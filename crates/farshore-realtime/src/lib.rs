@@ -1,1 +1,7 @@
-//! Real-time hubs.
+//! The room of real-time hubs: publish/subscribe over WebSocket, kept up through the loss of a region by negotiation.
+//!
+//! Read in this order: [`negotiate`] (which endpoint a client is sent to).
+//!
+//! Must always hold: nobody is sent to a secondary while the primary is healthy.
+
+pub mod negotiate;
