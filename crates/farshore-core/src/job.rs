@@ -532,6 +532,14 @@ pub enum JobRefusal {
         /// What was asked.
         verb: &'static str,
     },
+    /// Skip of a step that was never tried.
+    #[error("step {step} of job {job} was never tried: retry the job, or abandon it")]
+    NotTried {
+        /// Which.
+        job: JobId,
+        /// The step.
+        step: String,
+    },
     /// A record that does not fit the state: a defect, or an executor that lost its claim.
     #[error("job {job}: {what} does not fit its state")]
     Unexpected {
@@ -640,7 +648,7 @@ impl Job {
                 None
             }
             Happened::Skip { who, reason } => {
-                self.check_stuck("skip")?;
+                self.check_skip()?;
                 let name = next.step_name();
                 next.notes.push(format!("step {name} skipped by {who}: {reason}"));
                 next.unstick();
@@ -687,6 +695,15 @@ impl Job {
             JobState::Stuck { .. } => Ok(()),
             _ => Err(JobRefusal::NotStuck { job: self.id.clone(), state: self.state.as_str(), verb }),
         }
+    }
+
+    /// A step that was never tried has nothing to take back, and nobody knows yet that it cannot be done.
+    fn check_skip(&self) -> Result<(), JobRefusal> {
+        self.check_stuck("skip")?;
+        if self.started || self.attempt > 0 {
+            return Ok(());
+        }
+        Err(JobRefusal::NotTried { job: self.id.clone(), step: self.step_name() })
     }
 
     fn check_cancel(&self) -> Result<(), JobRefusal> {

@@ -80,6 +80,7 @@ fn refused(refusal: &JobRefusal) -> SubmitError {
         JobRefusal::Ended { .. } => "job-ended",
         JobRefusal::PastNoReturn { .. } => "past-no-return",
         JobRefusal::NotStuck { .. } => "not-stuck",
+        JobRefusal::NotTried { .. } => "not-tried",
         JobRefusal::Unexpected { .. } => "unexpected",
     };
     SubmitError::Refused { code, why: refusal.to_string(), possible: Vec::new() }
