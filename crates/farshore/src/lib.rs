@@ -2,8 +2,14 @@
 //!
 //! The rooms below know nothing of each other; this crate puts them together.
 //!
-//! Read in this order: [`engine`] (jobs, and what watches over the regions), [`api`] (HTTP).
+//! Read in this order: [`engine`] (jobs, and what watches over the regions), [`agent`] (how it reaches workloads),
+//! [`api`] (how people reach it), [`config`] and [`node`] (the composition root), [`up`] (regions on one machine),
+//! [`demo`] (all of it, against a real disaster).
 
-pub mod engine;
-
+pub mod agent;
 pub mod api;
+pub mod config;
+pub mod demo;
+pub mod engine;
+pub mod node;
+pub mod up;

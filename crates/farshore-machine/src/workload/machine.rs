@@ -357,7 +357,6 @@ impl Machine {
         let source = Source::create(&source_dir, promoted.disks(), start, self.around.source.clone())
             .map_err(fatal)?;
         source.track().map_err(fatal)?;
-        source.mark_dirty(&promoted.received_after_point().map_err(fatal)?).map_err(fatal)?;
         self.card = card;
         self.keep_card()?;
         self.body = Body::Source { source, promoted: Some(promoted) };
@@ -385,7 +384,6 @@ impl Machine {
         self.withdraw("");
         let changed = promoted.change_point(point).map_err(fatal);
         if changed.is_ok() {
-            source.mark_dirty(&promoted.received_after_point().map_err(fatal)?).map_err(fatal)?;
             let point = promoted.point();
             let at_failover = loss_between(promotion.source_last_known, point.watermark);
             self.card.promotion = Some(Promotion { point, at_failover, ..promotion });
@@ -399,9 +397,12 @@ impl Machine {
         if self.card.promotion.is_none() {
             return Ok(());
         }
-        let Body::Source { promoted: Some(promoted), .. } = &self.body else {
+        let Body::Source { source, promoted: Some(promoted) } = &self.body else {
             return Err(fatal(format!("{} was not failed over: there is nothing to commit", self.card.item)));
         };
+        // What had arrived here after the point is not served, but the old source has it: a part of the way home. Before
+        // the commit the point may still change, and with it this part.
+        source.mark_dirty(&promoted.received_after_point().map_err(fatal)?).map_err(fatal)?;
         promoted.commit().map_err(fatal)?;
         self.card.promotion = None;
         self.keep_card()

@@ -61,7 +61,7 @@ impl Board {
         regions.insert(region.clone(), RegionHealth { reachable, since, last_seen, error });
     }
 
-    fn note(&self, item: &ItemId, region: &Region, look: &Result<Observation, StepError>) {
+    pub(super) fn note(&self, item: &ItemId, region: &Region, look: &Result<Observation, StepError>) {
         let mut seen = lock(&self.seen);
         let regions = seen.entry(item.clone()).or_default();
         let (observation, error) = match look {
@@ -165,7 +165,6 @@ async fn check_ahead(inner: &Inner, region: &Region, id: &ItemId, token: Token) 
 
 async fn look(inner: &Inner, region: &Region, id: ItemId) {
     let look = inner.observe(region, &id).await;
-    inner.health.note(&id, region, &look);
     let Ok(seen) = look else { return };
     if let Err(error) = mend(inner, region, &id, &seen).await {
         tracing::warn!(item = %id, %region, %error, "what was seen is looked at again later");

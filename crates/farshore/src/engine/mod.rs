@@ -235,11 +235,14 @@ impl Inner {
         tasks.spawn(task);
     }
 
+    /// Looks, and lets everybody who asks know what was seen: after a job has ended, what it brought about is on the board.
     async fn observe(&self, region: &Region, item: &ItemId) -> Result<Observation, StepError> {
         let look = self.agents.observe(region, item);
-        tokio::time::timeout(self.options.observe_deadline, look)
+        let look = tokio::time::timeout(self.options.observe_deadline, look)
             .await
-            .unwrap_or_else(|_| Err(no_answer(region, self.options.observe_deadline)))
+            .unwrap_or_else(|_| Err(no_answer(region, self.options.observe_deadline)));
+        self.health.note(item, region, &look);
+        look
     }
 }
 

@@ -1,0 +1,24 @@
+//! The region agent: the part of a node that acts on its own region's workloads, and the way to reach it from elsewhere.
+//!
+//! Read in this order: `server` (what an agent answers), `ledger` (an order that was carried out is not carried out again),
+//! `client` (how the engine calls an agent, near or far).
+//!
+//! Must always hold: every call needs the cluster's secret and has a deadline; one item obeys one order at a time; a repeated
+//! key gets the earlier answer.
+
+mod client;
+mod ledger;
+mod server;
+
+pub use client::RegionAgents;
+pub use ledger::{Ledger, LedgerError};
+pub use server::{AgentState, router};
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use farshore_core::ids::Kind;
+use farshore_core::workload::Workload;
+
+/// The workloads of one region, by kind.
+pub type Workloads = BTreeMap<Kind, Arc<dyn Workload>>;

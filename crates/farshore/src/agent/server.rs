@@ -1,0 +1,142 @@
+//! What an agent answers: `GET /agent/v1/known`, `GET /agent/v1/observe/KIND/NAME`, `POST /agent/v1/act`.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use axum::extract::{Path, Request, State};
+use axum::http::{StatusCode, header};
+use axum::middleware::{Next, from_fn_with_state};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use axum::{Json, Router};
+use farshore_core::ids::ItemId;
+use farshore_core::workload::{Order, StepError, Workload};
+use subtle::ConstantTimeEq;
+
+use super::{Ledger, Workloads};
+
+/// Everything an agent needs.
+#[derive(Debug, Clone)]
+pub struct AgentState {
+    workloads: Arc<Workloads>,
+    ledger: Arc<Ledger>,
+    secret: Arc<str>,
+    /// One order at a time for each item.
+    turns: Arc<Mutex<HashMap<ItemId, Arc<tokio::sync::Mutex<()>>>>>,
+}
+
+impl AgentState {
+    /// An agent of these workloads; callers must know the secret.
+    #[must_use]
+    pub fn new(workloads: Workloads, ledger: Ledger, secret: &str) -> Self {
+        Self {
+            workloads: Arc::new(workloads),
+            ledger: Arc::new(ledger),
+            secret: secret.into(),
+            turns: Arc::default(),
+        }
+    }
+
+    fn workload(&self, item: &ItemId) -> Result<&Arc<dyn Workload>, StepError> {
+        self.workloads.get(&item.kind).ok_or_else(|| StepError::Fatal {
+            what: format!("this region runs no workloads of kind {}: add the role to its node", item.kind),
+        })
+    }
+
+    /// Carries out an order; a key that was carried out before is not carried out again.
+    pub async fn act(&self, order: &Order) -> Result<(), StepError> {
+        let workload = self.workload(&order.item)?;
+        let turn = {
+            let mut turns = self.turns.lock().unwrap_or_else(PoisonError::into_inner);
+            Arc::clone(turns.entry(order.item.clone()).or_default())
+        };
+        let _turn = turn.lock().await;
+        if self.ledger.has(&order.key) {
+            return Ok(());
+        }
+        workload.act(order).await?;
+        let (ledger, key) = (Arc::clone(&self.ledger), order.key.clone());
+        let kept = tokio::task::spawn_blocking(move || ledger.keep(&key)).await;
+        match kept {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(error)) => Err(StepError::Retry { what: error.to_string() }),
+            Err(error) => Err(StepError::Retry { what: error.to_string() }),
+        }
+    }
+
+    /// What this region knows of the item.
+    pub async fn observe(&self, item: &ItemId) -> Result<farshore_core::workload::Observation, StepError> {
+        self.workload(item)?.observe(item).await
+    }
+
+    /// All items of all kinds here.
+    pub async fn known(
+        &self,
+    ) -> Result<Vec<(ItemId, farshore_core::ids::Token, farshore_core::workload::Role)>, StepError> {
+        let mut known = Vec::new();
+        for workload in self.workloads.values() {
+            known.extend(workload.known().await?);
+        }
+        Ok(known)
+    }
+}
+
+/// The agent's routes.
+pub fn router(state: AgentState) -> Router {
+    Router::new()
+        .route("/agent/v1/known", get(known))
+        .route("/agent/v1/observe/{kind}/{name}", get(observe))
+        .route("/agent/v1/act", post(act))
+        .layer(from_fn_with_state(state.clone(), check_secret))
+        .with_state(state)
+}
+
+async fn check_secret(State(state): State<AgentState>, request: Request, next: Next) -> Response {
+    let given = request
+        .headers()
+        .get(header::AUTHORIZATION)
+        .and_then(|value| value.as_bytes().strip_prefix(b"Bearer "));
+    if given.is_some_and(|given| given.ct_eq(state.secret.as_bytes()).into()) {
+        return next.run(request).await;
+    }
+    let error = StepError::Fatal {
+        what: "the cluster's secret is needed: use the same secret file in all regions".into(),
+    };
+    (StatusCode::UNAUTHORIZED, Json(error)).into_response()
+}
+
+async fn known(State(state): State<AgentState>) -> Response {
+    answer(state.known().await)
+}
+
+async fn observe(State(state): State<AgentState>, Path((kind, name)): Path<(String, String)>) -> Response {
+    match ItemId::parse(&format!("{kind}/{name}")) {
+        Ok(item) => answer(state.observe(&item).await),
+        Err(error) => answer::<()>(Err(StepError::Fatal { what: error.to_string() })),
+    }
+}
+
+async fn act(State(state): State<AgentState>, Json(order): Json<Order>) -> Response {
+    // The order goes on when the caller hangs up: a half-done order is worse than an unheard answer.
+    let done = tokio::spawn(async move { state.act(&order).await }).await;
+    answer(
+        done.unwrap_or_else(|error| {
+            Err(StepError::Fatal { what: format!("a defect ended the order: {error}") })
+        }),
+    )
+}
+
+fn answer<T: serde::Serialize>(result: Result<T, StepError>) -> Response {
+    match result {
+        Ok(value) => Json(value).into_response(),
+        Err(error) => {
+            let status = match error {
+                StepError::Retry { .. } => StatusCode::SERVICE_UNAVAILABLE,
+                StepError::Fatal { .. } => StatusCode::UNPROCESSABLE_ENTITY,
+                StepError::Fenced { .. } => StatusCode::CONFLICT,
+                StepError::Unknown => StatusCode::NOT_FOUND,
+            };
+            (status, Json(error)).into_response()
+        }
+    }
+}

@@ -1,0 +1,49 @@
+//! `farshore demo`: real work, a real disaster, a report that was checked.
+//!
+//! Read in this order: `story` (the steps and what each claims), `workload` (the client and the truth), `stage` (the regions),
+//! `client` (the API), `report` (what is printed).
+//!
+//! Must always hold: nothing is reported as verified that was not read back and compared with the client's own log.
+
+mod client;
+mod report;
+mod stage;
+mod story;
+mod workload;
+
+use std::path::PathBuf;
+
+use stage::Stage;
+
+/// How the demo is played and what is printed.
+#[derive(Debug, Clone)]
+pub struct Play {
+    /// Where the regions keep their state.
+    pub data: PathBuf,
+    /// Leave the regions running at the end, and print how to reach them.
+    pub keep: bool,
+    /// JSON instead of a table.
+    pub json: bool,
+}
+
+/// Plays the demo. `Ok(true)`: every check held.
+///
+/// # Errors
+/// When the regions could not even be started; the text says why.
+pub async fn play(play: &Play) -> std::io::Result<bool> {
+    let began = std::time::Instant::now();
+    let mut stage = Stage::set(&play.data).await?;
+    let report = story::play(&mut stage, began).await;
+    stage.curtain();
+    if play.json {
+        println!("{}", serde_json::to_string_pretty(&report).map_err(std::io::Error::other)?);
+    } else {
+        print!("{}", report.table());
+    }
+    if play.keep {
+        eprintln!("{}", stage.cluster().how_to_use());
+        stage.cluster().wait_for_interrupt().await?;
+    }
+    stage.cluster().stop().await.map_err(std::io::Error::other)?;
+    Ok(report.verified)
+}

@@ -1,0 +1,177 @@
+//! What the demo found, as a table for people and as JSON for programs.
+
+use std::fmt::Write as _;
+use std::time::Duration;
+
+use serde::Serialize;
+
+/// Data lost, in numbers.
+#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize)]
+pub(super) struct Lost {
+    pub(super) writes: u64,
+    pub(super) bytes: u64,
+    pub(super) seconds: f64,
+}
+
+/// One line of the table.
+#[derive(Debug, Clone, Serialize)]
+pub(super) struct StepReport {
+    pub(super) step: &'static str,
+    pub(super) seconds: f64,
+    /// What was lost in this step, where something could be.
+    pub(super) rpo: Option<Lost>,
+    pub(super) rto_seconds: Option<f64>,
+    /// Every check of the step held. `None`: the step only prepares.
+    pub(super) verified: Option<bool>,
+    pub(super) note: String,
+}
+
+/// The three figures of a loss.
+#[derive(Debug, Clone, Default, Serialize)]
+pub(super) struct Rpo {
+    /// The bound that Farshore knew at the failover, from the source's last sign of life.
+    pub(super) at_failover: Lost,
+    /// What Farshore reported once the old source was seen again.
+    #[serde(rename = "final")]
+    pub(super) found: Lost,
+    /// What the client's own log says.
+    #[serde(rename = "true")]
+    pub(super) truth: Lost,
+}
+
+#[derive(Debug, Clone, Default, Serialize)]
+pub(super) struct DrillReport {
+    pub(super) verified: bool,
+    pub(super) records: u64,
+    pub(super) replication_paused: bool,
+}
+
+#[derive(Debug, Clone, Default, Serialize)]
+pub(super) struct FailoverSummary {
+    pub(super) rto_seconds: f64,
+    /// From the kill to the first good read, detection by the operator included.
+    pub(super) since_disaster_seconds: f64,
+    pub(super) rpo: Rpo,
+}
+
+#[derive(Debug, Clone, Default, Serialize)]
+pub(super) struct ReprotectReport {
+    pub(super) bytes_moved: u64,
+    pub(super) bytes_changed: u64,
+    pub(super) seconds: f64,
+}
+
+#[derive(Debug, Clone, Default, Serialize)]
+pub(super) struct FailbackReport {
+    pub(super) lost_writes: u64,
+    pub(super) rto_seconds: f64,
+    /// Longest time that the client waited for an answer.
+    pub(super) interruption_seconds: f64,
+}
+
+/// The whole report.
+#[derive(Debug, Clone, Default, Serialize)]
+pub(super) struct Report {
+    pub(super) verified: bool,
+    pub(super) store: &'static str,
+    pub(super) drill: DrillReport,
+    pub(super) failover: FailoverSummary,
+    pub(super) reprotect: ReprotectReport,
+    pub(super) failback: FailbackReport,
+    pub(super) steps: Vec<StepReport>,
+    pub(super) failures: Vec<String>,
+}
+
+impl Report {
+    /// A table of at most 100 columns, with what did not hold below it.
+    pub(super) fn table(&self) -> String {
+        let mut text = String::new();
+        let _ =
+            writeln!(text, "{:<34} {:>8}  {:<24} {:>8}  {:<8}", "step", "seconds", "RPO", "RTO", "verified");
+        for step in &self.steps {
+            let rpo = step.rpo.map_or_else(|| "-".to_owned(), rpo_text);
+            let rto = step.rto_seconds.map_or_else(|| "-".to_owned(), |rto| format!("{rto:.2} s"));
+            let verified = match step.verified {
+                None => "-",
+                Some(true) => "yes",
+                Some(false) => "NO",
+            };
+            let _ =
+                writeln!(text, "{:<34} {:>8.2}  {rpo:<24} {rto:>8}  {verified:<8}", step.step, step.seconds);
+            if !step.note.is_empty() {
+                let _ = writeln!(text, "    {}", step.note);
+            }
+        }
+        let _ = writeln!(text);
+        for failure in &self.failures {
+            let _ = writeln!(text, "did not hold: {failure}");
+        }
+        let verdict = if self.verified { "every check held" } else { "NOT everything held" };
+        let _ = writeln!(text, "{verdict}");
+        text
+    }
+}
+
+fn rpo_text(lost: Lost) -> String {
+    if lost.writes == 0 {
+        return "0 writes".to_owned();
+    }
+    format!("{} writes, {}, {:.2} s", lost.writes, bytes_text(lost.bytes), lost.seconds)
+}
+
+/// `3.4 MiB`.
+#[expect(clippy::cast_precision_loss, reason = "for people; one decimal is shown")]
+pub(super) fn bytes_text(bytes: u64) -> String {
+    match bytes {
+        0..1024 => format!("{bytes} B"),
+        1024..1_048_576 => format!("{:.1} KiB", bytes as f64 / 1024.0),
+        1_048_576..1_073_741_824 => format!("{:.1} MiB", bytes as f64 / 1_048_576.0),
+        _ => format!("{:.1} GiB", bytes as f64 / 1_073_741_824.0),
+    }
+}
+
+/// Seconds with three decimals, as they are reported.
+pub(super) fn seconds(duration: Duration) -> f64 {
+    (duration.as_secs_f64() * 1000.0).round() / 1000.0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_json_has_the_fields_that_programs_read() {
+        let json = serde_json::to_value(Report::default()).unwrap();
+        for pointer in [
+            "/verified",
+            "/failover/rto_seconds",
+            "/failover/rpo/at_failover/writes",
+            "/failover/rpo/final/bytes",
+            "/failover/rpo/true/seconds",
+            "/failback/lost_writes",
+            "/reprotect/bytes_moved",
+            "/reprotect/bytes_changed",
+            "/drill/verified",
+        ] {
+            assert!(json.pointer(pointer).is_some(), "{pointer}");
+        }
+    }
+
+    #[test]
+    fn the_table_says_what_did_not_hold() {
+        let step = StepReport {
+            step: "fail over to latest",
+            seconds: 1.5,
+            rpo: Some(Lost { writes: 3, bytes: 12_288, seconds: 0.25 }),
+            rto_seconds: Some(0.5),
+            verified: Some(false),
+            note: String::new(),
+        };
+        let report =
+            Report { steps: vec![step], failures: vec!["the sky is blue".into()], ..Report::default() };
+        let table = report.table();
+        assert!(table.contains("3 writes, 12.0 KiB, 0.25 s"), "{table}");
+        assert!(table.contains("NO") && table.contains("did not hold: the sky is blue"), "{table}");
+        assert!(table.lines().all(|line| line.len() <= 100), "{table}");
+    }
+}

@@ -1,0 +1,93 @@
+//! Where the demo plays: two regions as real processes, and what a person sees meanwhile.
+
+use std::io::{self, IsTerminal};
+use std::path::{Path, PathBuf};
+
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+
+use super::report::StepReport;
+use crate::up::{Cluster, ClusterOptions};
+
+/// Recovery points come this often, so that a demo of a minute has some.
+const POINT_SECONDS: u64 = 2;
+/// Steps of the machine act.
+const STEPS: u64 = 8;
+
+#[derive(Debug)]
+pub(super) struct Stage {
+    cluster: Cluster,
+    data: PathBuf,
+    bar: ProgressBar,
+}
+
+impl Stage {
+    pub(super) async fn set(data: &Path) -> io::Result<Self> {
+        let options = ClusterOptions { point_seconds: POINT_SECONDS, ..ClusterOptions::new(data) };
+        let cluster = Cluster::start(options).await.map_err(io::Error::other)?;
+        let target = if io::stderr().is_terminal() {
+            ProgressDrawTarget::stderr()
+        } else {
+            ProgressDrawTarget::hidden()
+        };
+        let style = ProgressStyle::with_template("{spinner} [{bar:24}] {pos}/{len} {msg} ({elapsed})")
+            .unwrap_or_else(|_| ProgressStyle::default_bar());
+        let bar = ProgressBar::with_draw_target(Some(STEPS), target).with_style(style);
+        bar.enable_steady_tick(std::time::Duration::from_millis(120));
+        Ok(Self { cluster, data: data.to_owned(), bar })
+    }
+
+    pub(super) fn api_url(&self) -> &str {
+        self.cluster.api_url()
+    }
+
+    pub(super) fn api_token(&self) -> &str {
+        self.cluster.token()
+    }
+
+    /// What is about to happen.
+    pub(super) fn says(&self, what: &str) {
+        if self.bar.is_hidden() {
+            eprintln!("… {what}");
+        }
+        self.bar.set_message(what.to_owned());
+    }
+
+    /// What has happened.
+    pub(super) fn did(&self, step: &StepReport) {
+        let mark = match step.verified {
+            Some(false) => "✗",
+            _ => "✓",
+        };
+        let line = format!("{mark} {} ({:.2} s) {}", step.step, step.seconds, step.note);
+        if self.bar.is_hidden() {
+            eprintln!("{line}");
+        } else {
+            self.bar.println(line);
+        }
+        self.bar.inc(1);
+    }
+
+    /// SIGKILL to every process of the region.
+    pub(super) fn kill(&mut self, region: &str) -> io::Result<()> {
+        self.cluster.kill(region)
+    }
+
+    pub(super) async fn start(&mut self, region: &str) -> io::Result<()> {
+        self.cluster.start_region(region).await.map_err(io::Error::other)
+    }
+
+    /// The raw files of the machine's disks in a region.
+    pub(super) fn disk_files(&self, region: &str) -> [PathBuf; 2] {
+        let disks = self.data.join(region).join("machines/web-1/disks");
+        [disks.join("root.raw"), disks.join("data.raw")]
+    }
+
+    /// Ends the picture; the cluster goes on.
+    pub(super) fn curtain(&self) {
+        self.bar.finish_and_clear();
+    }
+
+    pub(super) fn cluster(&mut self) -> &mut Cluster {
+        &mut self.cluster
+    }
+}

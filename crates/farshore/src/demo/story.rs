@@ -1,0 +1,442 @@
+//! The machine act: nine steps, each of which checks what it claims.
+//!
+//! The client (`workload`) writes over NBD and keeps its own log; Farshore is asked over its API; the disaster is SIGKILL.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+
+use super::client::{Broken, Client, broken, text, two_uris};
+use super::report::{Lost, Report, StepReport, bytes_text, seconds};
+use super::stage::Stage;
+use super::workload::{History, Resolver, Verdict, Writer, read_images};
+
+const ITEM: &str = "machine/web-1";
+/// Sizes that are no multiple of anything a disk is usually counted in.
+const SIZES: [u64; 2] = [48 * 1024 * 1024 + 512, 32 * 1024 * 1024 + 1536];
+/// Records that the client writes before the demo goes on to the next step.
+const RECORDS_PER_STEP: usize = 400;
+/// How long the batch runs before the disaster.
+const BATCH: Duration = Duration::from_millis(700);
+/// A delta may move this much more than what differs: the promise of the delta benchmark.
+const DELTA_OVERHEAD: f64 = 1.05;
+/// Frames of a session that moves nothing: greetings, points, signs of life.
+const SESSION_BYTES: u64 = 64 * 1024;
+/// Clocks are read at different places: the seconds of two reports may differ by this much.
+const SECONDS_APART: f64 = 0.25;
+
+pub(super) struct Story<'a> {
+    stage: &'a mut Stage,
+    api: Client,
+    report: Report,
+    began: Instant,
+    checks: Vec<(bool, String)>,
+}
+
+/// What the unplanned failover left behind for the later steps.
+struct Aftermath {
+    /// Everything the client wrote to paris.
+    before: History,
+    /// How many of its records were brought back.
+    kept: usize,
+}
+
+/// Plays all steps. The report is true in any case: a step that breaks is in it.
+pub(super) async fn play(stage: &mut Stage, began: Instant) -> Report {
+    let api = match Client::new(stage.api_url(), stage.api_token()) {
+        Ok(api) => api,
+        Err(error) => return Report { failures: vec![error.to_string()], ..Report::default() },
+    };
+    let report = Report { store: "redb", ..Report::default() };
+    let mut story = Story { stage, api, report, began, checks: Vec::new() };
+    if let Err(error) = story.steps().await {
+        story.report.failures.push(error.to_string());
+        story.end("the story broke off", None, None, &error.to_string());
+    }
+    story.report.verified = story.report.failures.is_empty()
+        && story.report.steps.iter().all(|step| step.verified != Some(false));
+    story.report
+}
+
+impl Story<'_> {
+    async fn steps(&mut self) -> Result<(), Broken> {
+        self.end("start two regions", None, None, "control plane in oslo, the recovery region");
+        let writer = self.create_and_write().await?;
+        self.protect(&writer).await?;
+        self.drill(&writer).await?;
+        let after = self.lose_paris(writer).await?;
+        self.change_point_and_commit(&after).await?;
+        let history = self.write_on(&after).await?;
+        self.paris_returns(&after, history.clone()).await?;
+        self.fail_back(history).await
+    }
+
+    fn begin(&mut self, what: &str) {
+        self.stage.says(what);
+        self.began = Instant::now();
+        self.checks.clear();
+    }
+
+    fn check(&mut self, held: bool, what: impl Into<String>) {
+        self.checks.push((held, what.into()));
+    }
+
+    fn end(&mut self, step: &'static str, rpo: Option<Lost>, rto: Option<f64>, note: &str) {
+        let verified = (!self.checks.is_empty()).then(|| self.checks.iter().all(|(held, _)| *held));
+        let failed = self.checks.iter().filter(|(held, _)| !held).map(|(_, what)| format!("{step}: {what}"));
+        self.report.failures.extend(failed);
+        self.checks.clear();
+        let line = StepReport {
+            step,
+            seconds: seconds(self.began.elapsed()),
+            rpo,
+            rto_seconds: rto,
+            verified,
+            note: note.to_owned(),
+        };
+        self.stage.did(&line);
+        self.report.steps.push(line);
+    }
+
+    /// Clients find the disks through the directory, by name.
+    fn resolver(&self) -> Resolver {
+        let (api, runtime) = (self.api.clone(), tokio::runtime::Handle::current());
+        Arc::new(move || {
+            let record = runtime.block_on(api.get("directory/web-1.machine")).ok()?;
+            two_uris(&record["endpoints"])
+        })
+    }
+
+    async fn create_and_write(&mut self) -> Result<Writer, Broken> {
+        self.begin("machine/web-1 with two disks in paris, and a client that writes to both");
+        let disks =
+            json!([{"name": "root", "size_bytes": SIZES[0]}, {"name": "data", "size_bytes": SIZES[1]}]);
+        let body = json!({"kind": "machine", "name": "web-1", "region": "paris", "spec": {"disks": disks}});
+        self.api.carry_out("items", &body).await?;
+        let writer = Writer::start(History::default(), 1, self.resolver());
+        self.wait_written(&writer, RECORDS_PER_STEP).await?;
+        self.check(true, "the client's writes are acknowledged");
+        self.end(
+            "create machine/web-1, write",
+            None,
+            None,
+            "numbered, checksummed records over NBD to both disks",
+        );
+        Ok(writer)
+    }
+
+    async fn wait_written(&self, writer: &Writer, count: usize) -> Result<(), Broken> {
+        let goal = writer.acknowledged() + count;
+        let until = Instant::now() + Duration::from_secs(120);
+        while writer.acknowledged() < goal {
+            if Instant::now() > until {
+                return Err(broken("the client got no acknowledgements for two minutes"));
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        Ok(())
+    }
+
+    async fn protect(&mut self, writer: &Writer) -> Result<(), Broken> {
+        self.begin("protect to oslo: seed, then follow every write");
+        self.api.verb(ITEM, "protect", json!({"target": "oslo"})).await?;
+        self.wait_written(writer, RECORDS_PER_STEP).await?;
+        let points = self.wait_points(3).await?;
+        self.check(points.len() >= 3, "recovery points appear");
+        let note = format!("{} recovery points, newest {}", points.len(), newest(&points)?);
+        self.end("protect to oslo", None, None, &note);
+        Ok(())
+    }
+
+    async fn wait_points(&self, count: usize) -> Result<Vec<Value>, Broken> {
+        let until = Instant::now() + Duration::from_secs(60);
+        loop {
+            let listed = self.api.get(&format!("items/{ITEM}/points")).await?;
+            let points = listed.get("points").unwrap_or(&listed).as_array().cloned().unwrap_or_default();
+            if points.len() >= count {
+                return Ok(points);
+            }
+            if Instant::now() > until {
+                return Err(broken(format!("only {} of {count} recovery points appeared", points.len())));
+            }
+            tokio::time::sleep(Duration::from_millis(200)).await;
+        }
+    }
+
+    async fn drill(&mut self, writer: &Writer) -> Result<(), Broken> {
+        self.begin("drill: test failover in isolation, the original runs on");
+        let before = writer.acknowledged();
+        self.api.verb(ITEM, "test-failover", json!({"point": "latest"})).await?;
+        let item = self.api.get(&format!("items/{ITEM}")).await?;
+        let uris =
+            two_uris(&item["drill"]["endpoints"]).ok_or_else(|| broken("the drill tells no endpoints"))?;
+        let verdict = self.verify(uris, &writer.history()).await?;
+        self.check_prefix(verdict);
+        self.check(verdict.kept >= before, "the drill has everything acknowledged before it was asked for");
+        self.wait_written(writer, RECORDS_PER_STEP).await?;
+        // Replication never paused: with the drill still open, the target gets what was written since.
+        let goal = watermark(&item, "oslo");
+        let moved = self
+            .api
+            .wait_for(ITEM, "new writes at the target while the drill is open", |item| {
+                watermark(item, "oslo") > goal + RECORDS_PER_STEP as u64 / 2
+            })
+            .await;
+        self.check(moved.is_ok(), "replication went on during the drill");
+        self.report.drill.replication_paused = moved.is_err();
+        self.api.verb(ITEM, "cleanup", Value::Null).await?;
+        let item = self.api.get(&format!("items/{ITEM}")).await?;
+        self.check(item["drill"].is_null(), "nothing is left of the drill");
+        self.report.drill.records = verdict.kept as u64;
+        self.report.drill.verified = self.checks.iter().all(|(held, _)| *held);
+        let note = format!("{} records, a prefix of the acknowledged writes; cleaned up", verdict.kept);
+        self.end("drill and clean-up", None, None, &note);
+        Ok(())
+    }
+
+    /// Reads both disks whole and compares them with what the client believes.
+    async fn verify(&self, uris: [String; 2], history: &History) -> Result<Verdict, Broken> {
+        let history = history.clone();
+        let check = move || read_images(&uris).map(|images| history.check(&images));
+        tokio::task::spawn_blocking(check).await.map_err(broken)?.map_err(broken)
+    }
+
+    fn check_prefix(&mut self, verdict: Verdict) {
+        let what = match verdict.first_wrong {
+            None => "the content is a prefix of the acknowledged writes".to_owned(),
+            Some((disk, byte)) => format!("disk {disk} is not a prefix: byte {byte} is wrong"),
+        };
+        self.check(verdict.is_prefix, what);
+    }
+
+    async fn active_uris(&self) -> Result<[String; 2], Broken> {
+        let item = self.api.get(&format!("items/{ITEM}")).await?;
+        two_uris(&item["endpoints"]).ok_or_else(|| broken(format!("no endpoints in {item}")))
+    }
+
+    async fn lose_paris(&mut self, writer: Writer) -> Result<Aftermath, Broken> {
+        self.begin("disaster: every process of paris is killed in mid-write; fail over to the latest point");
+        writer.start_batch();
+        tokio::time::sleep(BATCH).await;
+        writer.be_mortal();
+        let disaster = Instant::now();
+        self.stage.kill("paris").map_err(broken)?;
+        let before = tokio::task::spawn_blocking(move || writer.wait()).await.map_err(broken)?;
+        let asked = Instant::now();
+        let body = json!({"point": "latest", "source_is_down": true});
+        self.api.verb(ITEM, "failover", body).await?;
+        let uris = self.active_uris().await?;
+        let first = uris.clone();
+        tokio::task::spawn_blocking(move || first_read(&first[0])).await.map_err(broken)?.map_err(broken)?;
+        let (rto, since) = (seconds(asked.elapsed()), seconds(disaster.elapsed()));
+        let verdict = self.verify(uris, &before).await?;
+        self.check_prefix(verdict);
+        let (writes, bytes, lost_seconds) = before.lost_after(verdict.kept);
+        let truth = Lost { writes, bytes, seconds: lost_seconds };
+        let item = self.api.get(&format!("items/{ITEM}")).await?;
+        let bound = lost(&item["failover"]["rpo"]["at_failover"]);
+        self.check(item["source"] == "oslo", "oslo is the active region");
+        self.report.failover.rto_seconds = rto;
+        self.report.failover.since_disaster_seconds = since;
+        self.report.failover.rpo.at_failover = bound;
+        self.report.failover.rpo.truth = truth;
+        let note = format!(
+            "Farshore knows now: {} writes, {}; the client's log says: {} writes, {}",
+            bound.writes,
+            bytes_text(bound.bytes),
+            truth.writes,
+            bytes_text(truth.bytes)
+        );
+        self.end("lose paris, fail over to latest", Some(truth), Some(rto), &note);
+        Ok(Aftermath { before, kept: verdict.kept })
+    }
+
+    async fn change_point_and_commit(&mut self, after: &Aftermath) -> Result<(), Broken> {
+        self.begin("change to an older point, back to the latest, and commit");
+        let points = self.wait_points(2).await?;
+        let older = points.iter().rev().nth(1).ok_or_else(|| broken("there is no older point"))?;
+        self.api.verb(ITEM, "change-point", json!({"point": text(older, "/id")?})).await?;
+        let verdict = self.verify(self.active_uris().await?, &after.before).await?;
+        self.check_prefix(verdict);
+        self.check(verdict.kept < after.kept, "the older point is older");
+        let older_kept = verdict.kept;
+        self.api.verb(ITEM, "change-point", json!({"point": "latest"})).await?;
+        let verdict = self.verify(self.active_uris().await?, &after.before).await?;
+        self.check_prefix(verdict);
+        self.check(verdict.kept == after.kept, "the latest point has everything it had");
+        self.api.verb(ITEM, "commit", Value::Null).await?;
+        let note =
+            format!("{older_kept} records at the older point, {} at the latest; committed", after.kept);
+        self.end("change point, commit", None, None, &note);
+        Ok(())
+    }
+
+    /// The client goes on in oslo from what was brought back.
+    async fn write_on(&mut self, after: &Aftermath) -> Result<History, Broken> {
+        self.begin("the client goes on in oslo");
+        let mut history = after.before.clone();
+        history.records.truncate(after.kept);
+        let next = after.before.records.last().map_or(1, |last| last.number + 1);
+        let writer = Writer::start(history, next, self.resolver());
+        self.wait_written(&writer, RECORDS_PER_STEP).await?;
+        let history = tokio::task::spawn_blocking(move || writer.stop()).await.map_err(broken)?;
+        let verdict = self.verify(self.active_uris().await?, &history).await?;
+        self.check_prefix(verdict);
+        self.check(verdict.kept == history.records.len(), "everything acknowledged in oslo is there");
+        self.end("write on in oslo", None, None, "from the brought-back state");
+        Ok(history)
+    }
+
+    async fn paris_returns(&mut self, after: &Aftermath, history: History) -> Result<(), Broken> {
+        self.begin("paris comes back, finds out that it lost, and is reprotected");
+        self.stage.start("paris").await.map_err(broken)?;
+        let item = self
+            .api
+            .wait_for(ITEM, "the exact loss", |item| !item["failover"]["rpo"]["final"].is_null())
+            .await?;
+        let found = lost(&item["failover"]["rpo"]["final"]);
+        let truth = self.truth(after, &item).await?;
+        self.report.failover.rpo.found = found;
+        self.report.failover.rpo.truth = truth;
+        let same = found.writes == truth.writes && found.bytes == truth.bytes;
+        self.check(same, format!("the exact loss equals the truth ({found:?}, {truth:?})"));
+        let apart = (found.seconds - truth.seconds).abs();
+        self.check(apart <= SECONDS_APART, format!("the seconds of both agree (apart by {apart:.3})"));
+        let differs = self.differing_bytes().await?;
+        let reprotecting = Instant::now();
+        self.api.verb(ITEM, "reprotect", Value::Null).await?;
+        self.report.reprotect.seconds = seconds(reprotecting.elapsed());
+        let item = self.api.get(&format!("items/{ITEM}")).await?;
+        let replication = &item["replication"];
+        let moved = replication["moved_bytes"].as_u64().unwrap_or(u64::MAX);
+        let changed = replication["differed_bytes"].as_u64().unwrap_or(0);
+        self.report.reprotect.bytes_moved = moved;
+        self.report.reprotect.bytes_changed = changed;
+        self.check(changed == differs, format!("{changed} bytes were found to differ, {differs} really do"));
+        #[expect(clippy::cast_precision_loss, reason = "a comparison with five per cent of slack")]
+        let few = moved as f64 <= differs as f64 * DELTA_OVERHEAD + SESSION_BYTES as f64;
+        self.check(few, format!("{moved} bytes moved for {differs} that differ"));
+        if truth.writes > 0 {
+            let uris =
+                divergent_uris(&item).ok_or_else(|| broken("the divergent writes are not browsable"))?;
+            let verdict = self.verify(uris, &after.before).await?;
+            self.check(verdict.is_prefix, "the divergent writes are still browsable after the reprotect");
+        }
+        let verdict = self.verify(self.active_uris().await?, &history).await?;
+        self.check(verdict.is_prefix, "oslo is untouched by all this");
+        let note = format!(
+            "reported exactly: {} writes, {}; moved {} for {} that differ",
+            found.writes,
+            bytes_text(found.bytes),
+            bytes_text(moved),
+            bytes_text(differs)
+        );
+        self.end("paris returns, reprotect", Some(found), None, &note);
+        Ok(())
+    }
+
+    /// What the client lost: the acknowledged writes that were not brought back, and a write whose acknowledgement was cut
+    /// off on its way, if the old disks show that it was made. Nobody but the old disks can know that one.
+    async fn truth(&mut self, after: &Aftermath, item: &Value) -> Result<Lost, Broken> {
+        let (mut writes, mut bytes, seconds) = after.before.lost_after(after.kept);
+        let unanswered = after.before.records.last().filter(|last| last.acknowledged_at.is_none());
+        if let (Some(last), Some(uris)) = (unanswered, divergent_uris(item)) {
+            let verdict = self.verify(uris, &after.before).await?;
+            self.check(verdict.is_prefix, "the old disks hold every write of the client, in order");
+            if verdict.kept == after.before.records.len() && verdict.kept > after.kept {
+                writes += 1;
+                bytes += last.len as u64;
+            }
+        }
+        Ok(Lost { writes, bytes, seconds })
+    }
+
+    /// Bytes of 4 KiB blocks in which the old disks and the active ones differ, found by reading both whole: the old ones
+    /// from their files, behind Farshore's back.
+    async fn differing_bytes(&self) -> Result<u64, Broken> {
+        let files = self.stage.disk_files("paris");
+        let new = self.active_uris().await?;
+        let count = move || -> std::io::Result<u64> {
+            let (old, new) = ([std::fs::read(&files[0])?, std::fs::read(&files[1])?], read_images(&new)?);
+            Ok(old.iter().zip(&new).map(|(old, new)| block_difference(old, new)).sum())
+        };
+        tokio::task::spawn_blocking(count).await.map_err(broken)?.map_err(broken)
+    }
+
+    async fn fail_back(&mut self, history: History) -> Result<(), Broken> {
+        self.begin("planned failback to paris while the client writes");
+        let next = history.records.last().map_or(1, |last| last.number + 1);
+        let writer = Writer::start(history, next, self.resolver());
+        self.wait_written(&writer, RECORDS_PER_STEP).await?;
+        self.api.verb(ITEM, "failback", Value::Null).await?;
+        self.wait_written(&writer, RECORDS_PER_STEP).await?;
+        let interruption = seconds(writer.longest_interruption());
+        let history = tokio::task::spawn_blocking(move || writer.stop()).await.map_err(broken)?;
+        let item = self.api.get(&format!("items/{ITEM}")).await?;
+        self.check(item["source"] == "paris", "paris is the active region again");
+        let verdict = self.verify(self.active_uris().await?, &history).await?;
+        self.check_prefix(verdict);
+        let (lost_writes, ..) = history.lost_after(verdict.kept);
+        self.check(lost_writes == 0, format!("{lost_writes} acknowledged writes are missing"));
+        let rto = item["failover"]["rto_seconds"].as_f64().unwrap_or_default();
+        self.report.failback.lost_writes = lost_writes;
+        self.report.failback.rto_seconds = rto;
+        self.report.failback.interruption_seconds = interruption;
+        self.api.verb(ITEM, "commit", Value::Null).await?;
+        self.api.verb(ITEM, "reprotect", Value::Null).await?;
+        let item = self.api.get(&format!("items/{ITEM}")).await?;
+        self.check(
+            item["phase"] == "Protected" && item["target"] == "oslo",
+            "protected to oslo again, as at the start",
+        );
+        let note = format!("the client waited {interruption:.2} s at most; committed and reprotected");
+        self.end(
+            "planned failback, commit, reprotect",
+            Some(Lost { writes: lost_writes, ..Lost::default() }),
+            Some(rto),
+            &note,
+        );
+        Ok(())
+    }
+}
+
+fn watermark(item: &Value, region: &str) -> u64 {
+    let regions = item["regions"].as_array().cloned().unwrap_or_default();
+    regions
+        .iter()
+        .find(|seen| seen["region"] == region)
+        .and_then(|seen| {
+            seen.pointer("/observation/watermark/seq").or_else(|| seen.pointer("/watermark/seq"))
+        })
+        .and_then(Value::as_u64)
+        .unwrap_or(0)
+}
+
+fn divergent_uris(item: &Value) -> Option<[String; 2]> {
+    let kept = &item["divergence"];
+    two_uris(&kept["endpoints"]).or_else(|| two_uris(&kept["divergence"]["endpoints"]))
+}
+
+fn lost(value: &Value) -> Lost {
+    Lost {
+        writes: value["writes"].as_u64().unwrap_or_default(),
+        bytes: value["bytes"].as_u64().unwrap_or_default(),
+        seconds: value["seconds"].as_f64().unwrap_or_default(),
+    }
+}
+
+fn newest(points: &[Value]) -> Result<String, Broken> {
+    text(points.last().unwrap_or(&Value::Null), "/id")
+}
+
+fn first_read(uri: &str) -> std::io::Result<()> {
+    let mut client = farshore_machine::nbd::Client::connect(uri, Duration::from_secs(10))?;
+    client.read(0, &mut [0; 4096])?;
+    client.disconnect().map_err(std::io::Error::other)
+}
+
+fn block_difference(old: &[u8], new: &[u8]) -> u64 {
+    let differing = old.chunks(4096).zip(new.chunks(4096)).filter(|(old, new)| old != new);
+    differing.map(|(old, _)| old.len() as u64).sum()
+}

@@ -1,0 +1,433 @@
+//! `farshore up`: regions as real processes on one machine, for trying out, for the demo and for tests.
+//!
+//! The last region is the recovery region: it has the control plane. A node ends when its standard input closes, so nothing is
+//! left behind when `up` itself is killed.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Write};
+use std::net::{SocketAddr, TcpListener};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::{Duration, Instant};
+
+use farshore_core::ids::Region;
+use serde::{Deserialize, Serialize};
+use tokio::process::{Child, Command};
+
+use crate::config::{NodeConfig, NodeRole, RegionConfig, StoreConfig};
+use crate::node::{NodeReady, READY_FILE, interrupted};
+
+/// A node that is not ready by then will not be. A journal of a day is indexed in a few seconds.
+const READY_DEADLINE: Duration = Duration::from_secs(60);
+/// How often it is looked whether a node is ready.
+const LOOK_EVERY: Duration = Duration::from_millis(20);
+/// A node that is told to stop closes its disks cleanly within this.
+const STOP_DEADLINE: Duration = Duration::from_secs(30);
+/// Lines of a node's log that are shown when it did not start.
+const LOG_LINES: usize = 8;
+
+/// What a cluster on one machine consists of.
+#[derive(Debug, Clone)]
+pub struct ClusterOptions {
+    /// Where everything lives.
+    pub data: PathBuf,
+    /// The regions; the last one is the recovery region.
+    pub regions: Vec<Region>,
+    /// Seconds between recovery points, for regions that are made now.
+    pub point_seconds: u64,
+    /// The program; by default the running one.
+    pub program: Option<PathBuf>,
+}
+
+impl ClusterOptions {
+    /// Paris and oslo under `data`.
+    #[must_use]
+    pub fn new(data: &Path) -> Self {
+        let regions = ["paris", "oslo"].iter().filter_map(|name| Region::parse(name).ok()).collect();
+        Self { data: data.to_owned(), regions, point_seconds: 5, program: None }
+    }
+}
+
+/// `client.json`: how the CLI finds the API without being told.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ClientFile {
+    /// Base URL.
+    pub api: String,
+    /// File with the token.
+    pub token_file: PathBuf,
+}
+
+/// The name of [`ClientFile`]'s file in the data directory.
+pub const CLIENT_FILE: &str = "client.json";
+
+/// Why regions did not start or stop. The text names the thing and the way out.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct UpError(String);
+
+fn wrong(what: impl std::fmt::Display) -> UpError {
+    UpError(what.to_string())
+}
+
+fn at<'a>(what: &'a str, path: &'a Path) -> impl Fn(io::Error) -> UpError + 'a {
+    move |error| wrong(format!("cannot {what} {}: {error}", path.display()))
+}
+
+/// Regions that run.
+#[derive(Debug)]
+pub struct Cluster {
+    data: PathBuf,
+    program: PathBuf,
+    nodes: Vec<Node>,
+    api: String,
+    token: String,
+    token_file: PathBuf,
+    _only_one: File,
+}
+
+#[derive(Debug)]
+struct Node {
+    region: Region,
+    child: Option<Child>,
+}
+
+impl Cluster {
+    /// Starts all regions, on the directory's state if it has one, and waits until they are ready.
+    ///
+    /// # Errors
+    /// When one does not start; those that did are stopped again.
+    pub async fn start(options: ClusterOptions) -> Result<Self, UpError> {
+        let Some(recovery) = options.regions.last().cloned() else {
+            return Err(wrong("name at least one region"));
+        };
+        fs::create_dir_all(&options.data).map_err(at("use", &options.data))?;
+        let data = options.data.canonicalize().map_err(at("use", &options.data))?;
+        let only_one = lock(&data)?;
+        let token_file = data.join("token");
+        let secret_file = data.join("secret");
+        make_secret(&secret_file, "")?;
+        let token = make_secret(&token_file, "farshore-")?;
+        let program = options.program.clone().map_or_else(std::env::current_exe, Ok).map_err(wrong)?;
+        let configs = configure(&options, &data, &recovery, &secret_file, &token_file)?;
+        let api = configs
+            .iter()
+            .find(|config| config.region == recovery)
+            .map(|config| format!("http://{}", config.listen))
+            .unwrap_or_default();
+        let nodes =
+            configs.iter().map(|config| Node { region: config.region.clone(), child: None }).collect();
+        let mut cluster = Self { data, program, nodes, api, token, token_file, _only_one: only_one };
+        let regions: Vec<Region> = cluster.nodes.iter().map(|node| node.region.clone()).collect();
+        for region in &regions {
+            cluster.spawn(region)?;
+        }
+        for region in &regions {
+            cluster.wait_ready(region).await?;
+        }
+        cluster.wait_api().await?;
+        let client = ClientFile { api: cluster.api.clone(), token_file: cluster.token_file.clone() };
+        let path = cluster.data.join(CLIENT_FILE);
+        fs::write(&path, serde_json::to_vec_pretty(&client).map_err(wrong)?).map_err(at("write", &path))?;
+        Ok(cluster)
+    }
+
+    /// Base URL of the API.
+    #[must_use]
+    pub fn api_url(&self) -> &str {
+        &self.api
+    }
+
+    /// The API's token.
+    #[must_use]
+    pub fn token(&self) -> &str {
+        &self.token
+    }
+
+    /// Process id of a region's node, while it runs.
+    #[must_use]
+    pub fn pid(&self, region: &str) -> Option<u32> {
+        self.nodes.iter().find(|node| node.region.as_str() == region)?.child.as_ref()?.id()
+    }
+
+    /// SIGKILL to every process of the region, at once.
+    pub fn kill(&mut self, region: &str) -> io::Result<()> {
+        let node = self.node(region).map_err(io::Error::other)?;
+        let Some(child) = &mut node.child else { return Ok(()) };
+        child.start_kill()?;
+        // Reaped here, so that nobody takes a zombie for a live process.
+        while child.try_wait()?.is_none() {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        node.child = None;
+        Ok(())
+    }
+
+    /// Starts a region that was killed, on what it left behind.
+    pub async fn start_region(&mut self, region: &str) -> Result<(), UpError> {
+        let region = self.node(region)?.region.clone();
+        self.spawn(&region)?;
+        self.wait_ready(&region).await
+    }
+
+    fn node(&mut self, region: &str) -> Result<&mut Node, UpError> {
+        let known: Vec<String> = self.nodes.iter().map(|node| node.region.to_string()).collect();
+        self.nodes
+            .iter_mut()
+            .find(|node| node.region.as_str() == region)
+            .ok_or_else(|| wrong(format!("there is no region {region}; there are: {}", known.join(", "))))
+    }
+
+    fn spawn(&mut self, region: &Region) -> Result<(), UpError> {
+        let dir = self.data.join(region.as_str());
+        let ready = dir.join(READY_FILE);
+        let _ = fs::remove_file(&ready);
+        let log = dir.join("node.log");
+        let log_file = OpenOptions::new().create(true).append(true).open(&log).map_err(at("write", &log))?;
+        let mut command = Command::new(&self.program);
+        command.arg("node").arg("--config").arg(dir.join("region.toml")).arg("--until-stdin-closes");
+        // What is set for the clients of this cluster must not change its nodes.
+        for (name, _) in std::env::vars_os() {
+            if name.to_string_lossy().starts_with("FARSHORE_NODE_") {
+                command.env_remove(name);
+            }
+        }
+        command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(log_file).kill_on_drop(true);
+        // Ctrl-C on the terminal is for `up`, which stops its nodes in order.
+        command.process_group(0);
+        let child = command.spawn().map_err(at("run", &self.program))?;
+        self.node(region.as_str())?.child = Some(child);
+        Ok(())
+    }
+
+    async fn wait_ready(&mut self, region: &Region) -> Result<(), UpError> {
+        let until = Instant::now() + READY_DEADLINE;
+        let dir = self.data.join(region.as_str());
+        loop {
+            let Some(child) = &mut self.node(region.as_str())?.child else {
+                return Err(wrong("the node was not started"));
+            };
+            if let Some(status) = child.try_wait().map_err(wrong)? {
+                return Err(wrong(format!(
+                    "the node of {region} ended ({status}): {}",
+                    log_tail(&dir.join("node.log"))
+                )));
+            }
+            let pid = child.id();
+            let ready = fs::read(dir.join(READY_FILE))
+                .ok()
+                .and_then(|text| serde_json::from_slice::<NodeReady>(&text).ok());
+            if ready.is_some_and(|ready| Some(ready.pid) == pid) {
+                return Ok(());
+            }
+            if Instant::now() > until {
+                let log = dir.join("node.log");
+                return Err(wrong(format!(
+                    "the node of {region} is not ready after {READY_DEADLINE:?}: see {}",
+                    log.display()
+                )));
+            }
+            tokio::time::sleep(LOOK_EVERY).await;
+        }
+    }
+
+    async fn wait_api(&self) -> Result<(), UpError> {
+        let http = reqwest::Client::builder().no_proxy().build().map_err(wrong)?;
+        let until = Instant::now() + READY_DEADLINE;
+        loop {
+            let answer =
+                http.get(format!("{}/readyz", self.api)).timeout(Duration::from_secs(2)).send().await;
+            if answer.is_ok_and(|answer| answer.status().is_success()) {
+                return Ok(());
+            }
+            if Instant::now() > until {
+                return Err(wrong(format!("the API at {} is not ready after {READY_DEADLINE:?}", self.api)));
+            }
+            tokio::time::sleep(LOOK_EVERY).await;
+        }
+    }
+
+    /// Stops all regions in order and waits for them.
+    ///
+    /// # Errors
+    /// When one had to be killed.
+    pub async fn stop(&mut self) -> Result<(), UpError> {
+        for node in &mut self.nodes {
+            if let Some(child) = &mut node.child {
+                drop(child.stdin.take());
+            }
+        }
+        let mut late = Vec::new();
+        for node in &mut self.nodes {
+            let Some(mut child) = node.child.take() else { continue };
+            if tokio::time::timeout(STOP_DEADLINE, child.wait()).await.is_err() {
+                let _ = child.kill().await;
+                late.push(node.region.to_string());
+            }
+        }
+        if late.is_empty() {
+            return Ok(());
+        }
+        Err(wrong(format!(
+            "{} did not stop in {STOP_DEADLINE:?} and had to be killed; nothing acknowledged is lost",
+            late.join(", ")
+        )))
+    }
+
+    /// How to reach it, with commands that work as they stand.
+    #[must_use]
+    pub fn how_to_use(&self) -> String {
+        let regions: Vec<&str> = self.nodes.iter().map(|node| node.region.as_str()).collect();
+        let (first, last) = (regions.first().copied().unwrap_or(""), regions.last().copied().unwrap_or(""));
+        let program = self.program.display();
+        format!(
+            "regions     {regions}\nAPI         {api}/api/v1 (document: {api}/api/v1/openapi.json)\ntoken file  {token}\nstate       {data}\n\n\
+             export FARSHORE_DATA={data}\n\
+             {program} machine create web-1 --region {first} --disk root=1G --disk data=512M\n\
+             {program} protect machine/web-1 --to {last}\n\
+             {program} points machine/web-1\n\
+             {program} test-failover machine/web-1 && {program} cleanup machine/web-1\n\
+             {program} status\n",
+            regions = regions.join(", "),
+            api = self.api,
+            token = self.token_file.display(),
+            data = self.data.display(),
+        )
+    }
+
+    /// Returns at Ctrl-C or SIGTERM. Says it when a region ends by itself meanwhile.
+    pub async fn wait_for_interrupt(&mut self) -> io::Result<()> {
+        let interrupted = interrupted();
+        tokio::pin!(interrupted);
+        loop {
+            tokio::select! {
+                () = &mut interrupted => return Ok(()),
+                () = tokio::time::sleep(Duration::from_secs(1)) => {
+                    for node in &mut self.nodes {
+                        if let Some(status) = node.child.as_mut().map(Child::try_wait).transpose()?.flatten() {
+                            eprintln!("the node of {} ended ({status}): see {}", node.region, self.data.join(node.region.as_str()).join("node.log").display());
+                            node.child = None;
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Starts regions, says how to use them, and stops them at Ctrl-C.
+///
+/// # Errors
+/// When they do not start or stop.
+pub async fn run(options: ClusterOptions) -> Result<(), UpError> {
+    let mut cluster = Cluster::start(options).await?;
+    println!("{}", cluster.how_to_use());
+    io::stdout().flush().map_err(wrong)?;
+    eprintln!("running; Ctrl-C stops everything and keeps the state");
+    cluster.wait_for_interrupt().await.map_err(wrong)?;
+    eprintln!("stopping");
+    cluster.stop().await
+}
+
+fn lock(data: &Path) -> Result<File, UpError> {
+    let path = data.join("up.lock");
+    let file = File::create(&path).map_err(at("make", &path))?;
+    file.try_lock().map_err(|error| match error {
+        fs::TryLockError::WouldBlock => wrong(format!(
+            "{} is in use by another farshore up: stop it first, or choose another directory with --data",
+            data.display()
+        )),
+        fs::TryLockError::Error(error) => at("lock", &path)(error),
+    })?;
+    Ok(file)
+}
+
+/// Reads the secret in the file, or makes one that only its owner can read.
+fn make_secret(path: &Path, prefix: &str) -> Result<String, UpError> {
+    match OpenOptions::new().write(true).create_new(true).mode(0o600).open(path) {
+        Ok(mut file) => {
+            let bytes: [u8; 32] = rand::random();
+            let text: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+            file.write_all(format!("{prefix}{text}\n").as_bytes())
+                .and_then(|()| file.sync_all())
+                .map_err(at("write", path))?;
+            Ok(format!("{prefix}{text}"))
+        }
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+            fs::read_to_string(path).map(|text| text.trim().to_owned()).map_err(at("read", path))
+        }
+        Err(error) => Err(at("make", path)(error)),
+    }
+}
+
+/// Reads each region's configuration, or makes one with free ports.
+fn configure(
+    options: &ClusterOptions,
+    data: &Path,
+    recovery: &Region,
+    secret_file: &Path,
+    token_file: &Path,
+) -> Result<Vec<NodeConfig>, UpError> {
+    let mut configs = Vec::new();
+    // Held until all are chosen, so that no two are the same.
+    let mut held = Vec::new();
+    for region in &options.regions {
+        let dir = data.join(region.as_str());
+        fs::create_dir_all(&dir).map_err(at("make", &dir))?;
+        let path = dir.join("region.toml");
+        if path.exists() {
+            configs.push(NodeConfig::load(&path, std::iter::empty()).map_err(wrong)?);
+            continue;
+        }
+        let is_recovery = region == recovery;
+        configs.push(NodeConfig {
+            region: region.clone(),
+            data: dir,
+            roles: if is_recovery {
+                vec![NodeRole::Control, NodeRole::Machines]
+            } else {
+                vec![NodeRole::Machines]
+            },
+            listen: free_port(&mut held)?,
+            nbd: free_port(&mut held)?,
+            nbd_socket: None,
+            replication: free_port(&mut held)?,
+            secret_file: secret_file.to_owned(),
+            token_file: is_recovery.then(|| token_file.to_owned()),
+            point_seconds: options.point_seconds,
+            retention_hours: 24,
+            store: StoreConfig::default(),
+            regions: Vec::new(),
+        });
+    }
+    drop(held);
+    let all: Vec<RegionConfig> = configs
+        .iter()
+        .map(|config| RegionConfig {
+            name: config.region.clone(),
+            agent: format!("http://{}", config.listen),
+            replication: config.replication,
+        })
+        .collect();
+    for config in &mut configs {
+        if config.region == *recovery && config.regions != all {
+            config.regions.clone_from(&all);
+        }
+        let path = data.join(config.region.as_str()).join("region.toml");
+        fs::write(&path, toml::to_string_pretty(config).map_err(wrong)?).map_err(at("write", &path))?;
+    }
+    Ok(configs)
+}
+
+fn free_port(held: &mut Vec<TcpListener>) -> Result<SocketAddr, UpError> {
+    let listener = TcpListener::bind((std::net::Ipv4Addr::LOCALHOST, 0)).map_err(wrong)?;
+    let address = listener.local_addr().map_err(wrong)?;
+    held.push(listener);
+    Ok(address)
+}
+
+fn log_tail(path: &Path) -> String {
+    let text = fs::read_to_string(path).unwrap_or_default();
+    let lines: Vec<&str> = text.lines().collect();
+    lines[lines.len().saturating_sub(LOG_LINES)..].join("\n")
+}
