@@ -8,10 +8,11 @@ use farshore_core::job::JobState;
 use farshore_core::lifecycle::{Event, Item, Phase};
 use farshore_core::reconcile::{Mend, View, ahead_of_store, reconcile};
 use farshore_core::store::{CommitError, Compare, ReadError, Transaction};
-use farshore_core::workload::{Action, Observation, Order, Role, StepError, Watermark};
+use farshore_core::workload::{Action, Observation, Order, StepError, Watermark};
 use futures_util::StreamExt;
 use futures_util::future::join_all;
 use futures_util::stream;
+use tokio::sync::OwnedMutexGuard;
 use tokio::time::MissedTickBehavior;
 
 use super::book::{At, put};
@@ -173,8 +174,7 @@ async fn look(inner: &Inner, region: &Region, id: ItemId) {
 
 async fn mend(inner: &Inner, region: &Region, id: &ItemId, seen: &Observation) -> Result<(), ReadError> {
     // Held from reading that no job is under way to the end of the order, so that no job's order comes in between.
-    let gate = inner.gates.of(id, region);
-    let _gate = gate.lock().await;
+    let turn = inner.gates.of(id, region).lock_owned().await;
     let job = match inner.book.item_job(id).await? {
         Some(job) => inner.book.job(&job).await?.map(|job| job.value),
         None => None,
@@ -193,38 +193,24 @@ async fn mend(inner: &Inner, region: &Region, id: &ItemId, seen: &Observation) -
         None => {}
         Some(Mend::Record(event)) => note_event(inner, &own, &event).await,
         Some(Mend::Order { what, token, action }) => {
-            give(inner, region, id, what, token, action, seen.role).await;
+            // A new key each time: the same order may be needed again after the next restart of the region.
+            let key = StepKey(format!("reconcile/{}/{what}/{}", token.epoch, ulid::Ulid::generate()));
+            give(inner, turn, region, Order { key, item: id.clone(), token, action }).await;
         }
     }
     Ok(())
 }
 
-async fn give(
-    inner: &Inner,
-    region: &Region,
-    id: &ItemId,
-    what: &str,
-    token: Token,
-    action: Action,
-    role: Role,
-) {
-    // A new key each time: the same order may be needed again after the next restart of the region.
-    let key = StepKey(format!("reconcile/{}/{what}/{}", token.epoch, ulid::Ulid::generate()));
-    let lost_after = match &action {
-        Action::Fence { lost_after } => *lost_after,
-        _ => None,
-    };
-    let order = Order { key, item: id.clone(), token, action };
-    let deadline = inner.options.observe_deadline;
-    let answer = tokio::time::timeout(deadline, inner.agents.act(region, &order)).await;
-    match answer.unwrap_or_else(|_| Err(no_answer(region, deadline))) {
+async fn give(inner: &Inner, turn: OwnedMutexGuard<()>, region: &Region, order: Order) {
+    let (id, key) = (&order.item, &order.key);
+    match inner.order(turn, region, &order, inner.options.observe_deadline).await {
         Ok(()) => {
-            tracing::info!(item = %id, %region, ?role, what, %token, "mended");
-            if let Some(after) = lost_after {
+            tracing::info!(item = %id, %region, %key, "mended");
+            if let Action::Fence { lost_after: Some(after) } = order.action {
                 lock(&inner.health.told).insert((id.clone(), region.clone()), after);
             }
         }
-        Err(error) => tracing::warn!(item = %id, %region, ?role, what, %error, "not mended yet"),
+        Err(error) => tracing::warn!(item = %id, %region, %key, %error, "not mended yet"),
     }
 }
 

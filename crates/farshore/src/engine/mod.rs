@@ -30,7 +30,8 @@ use farshore_core::job::Job;
 use farshore_core::lifecycle::Item;
 use farshore_core::moment::Moment;
 use farshore_core::store::{CommitError, Compare, ReadError, Revision, Store, Transaction, Watch};
-use farshore_core::workload::{Observation, StepError};
+use farshore_core::workload::{Observation, Order, StepError};
+use tokio::sync::OwnedMutexGuard;
 use tokio::task::JoinSet;
 
 pub use book::changed_job;
@@ -243,6 +244,27 @@ impl Inner {
             .unwrap_or_else(|_| Err(no_answer(region, self.options.observe_deadline)));
         self.health.note(item, region, &look);
         look
+    }
+
+    /// Gives an order and waits for its answer until `limit`. The order itself is never cut off: it keeps its turn until
+    /// it has ended, so that what takes it back cannot overtake it.
+    async fn order(
+        &self,
+        turn: OwnedMutexGuard<()>,
+        region: &Region,
+        order: &Order,
+        limit: Duration,
+    ) -> Result<(), StepError> {
+        let (agents, at, order) = (Arc::clone(&self.agents), region.clone(), order.clone());
+        let act = tokio::spawn(async move {
+            let _turn = turn;
+            agents.act(&at, &order).await
+        });
+        match tokio::time::timeout(limit, act).await {
+            Ok(Ok(answer)) => answer,
+            Ok(Err(error)) => Err(StepError::Retry { what: format!("region {region}: {error}") }),
+            Err(_) => Err(no_answer(region, limit)),
+        }
     }
 }
 

@@ -112,12 +112,11 @@ impl Driver<'_> {
     async fn act(&self, region: &Region, order: &Order, deadline: Deadline) -> Result<(), StepError> {
         let limit = self.inner.options.act_deadline;
         let limit = deadline.left().map_or(limit, |left| left.min(limit));
-        let act = async {
-            let gate = self.inner.gates.of(&order.item, region);
-            let _gate = gate.lock().await;
-            self.inner.agents.act(region, order).await
-        };
-        tokio::time::timeout(limit, act).await.unwrap_or_else(|_| Err(no_answer(region, limit)))
+        let gate = self.inner.gates.of(&order.item, region);
+        match tokio::time::timeout(limit, gate.lock_owned()).await {
+            Ok(turn) => self.inner.order(turn, region, order, limit).await,
+            Err(_) => Err(no_answer(region, limit)),
+        }
     }
 
     /// An order without an answer may have been carried out, and what is unknown there is gone: looks once. A changed
