@@ -38,6 +38,19 @@ pub struct ClusterOptions {
     pub point_seconds: u64,
     /// The program; by default the running one.
     pub program: Option<PathBuf>,
+    /// Puts something between the regions and the recovery region's replication listener: given its address, says where
+    /// the others are to connect instead.
+    pub line: Option<Line>,
+}
+
+/// See [`ClusterOptions::line`].
+#[derive(Clone)]
+pub struct Line(pub std::sync::Arc<dyn Fn(SocketAddr) -> io::Result<SocketAddr> + Send + Sync>);
+
+impl std::fmt::Debug for Line {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Line")
+    }
 }
 
 impl ClusterOptions {
@@ -45,7 +58,7 @@ impl ClusterOptions {
     #[must_use]
     pub fn new(data: &Path) -> Self {
         let regions = ["paris", "oslo"].iter().filter_map(|name| Region::parse(name).ok()).collect();
-        Self { data: data.to_owned(), regions, point_seconds: 5, program: None }
+        Self { data: data.to_owned(), regions, point_seconds: 5, program: None, line: None }
     }
 }
 
@@ -401,7 +414,7 @@ fn configure(
         });
     }
     drop(held);
-    let all: Vec<RegionConfig> = configs
+    let mut all: Vec<RegionConfig> = configs
         .iter()
         .map(|config| RegionConfig {
             name: config.region.clone(),
@@ -409,6 +422,9 @@ fn configure(
             replication: config.replication,
         })
         .collect();
+    if let (Some(Line(lay)), Some(region)) = (&options.line, all.iter_mut().find(|region| region.name == *recovery)) {
+        region.replication = lay(region.replication).map_err(wrong)?;
+    }
     for config in &mut configs {
         if config.region == *recovery && config.regions != all {
             config.regions.clone_from(&all);

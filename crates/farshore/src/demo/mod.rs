@@ -1,11 +1,13 @@
 //! `farshore demo`: real work, a real disaster, a report that was checked.
 //!
 //! Read in this order: `story` (the steps and what each claims), `workload` (the client and the truth), `stage` (the regions),
+//! `link` (the line between them),
 //! `client` (the API), `report` (what is printed).
 //!
 //! Must always hold: nothing is reported as verified that was not read back and compared with the client's own log.
 
 mod client;
+mod link;
 mod report;
 mod stage;
 mod story;

@@ -5,8 +5,9 @@ use std::path::{Path, PathBuf};
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
+use super::link;
 use super::report::StepReport;
-use crate::up::{Cluster, ClusterOptions};
+use crate::up::{Cluster, ClusterOptions, Line};
 
 /// Recovery points come this often, so that a demo of a minute has some.
 const POINT_SECONDS: u64 = 2;
@@ -17,12 +18,19 @@ const STEPS: u64 = 8;
 pub(super) struct Stage {
     cluster: Cluster,
     data: PathBuf,
+    line: link::Line,
     bar: ProgressBar,
 }
 
 impl Stage {
     pub(super) async fn set(data: &Path) -> io::Result<Self> {
-        let options = ClusterOptions { point_seconds: POINT_SECONDS, ..ClusterOptions::new(data) };
+        let line = link::Line::default();
+        let laid = line.clone();
+        let options = ClusterOptions {
+            point_seconds: POINT_SECONDS,
+            line: Some(Line(std::sync::Arc::new(move |far| laid.lay(far)))),
+            ..ClusterOptions::new(data)
+        };
         let cluster = Cluster::start(options).await.map_err(io::Error::other)?;
         let target = if io::stderr().is_terminal() {
             ProgressDrawTarget::stderr()
@@ -33,7 +41,7 @@ impl Stage {
             .unwrap_or_else(|_| ProgressStyle::default_bar());
         let bar = ProgressBar::with_draw_target(Some(STEPS), target).with_style(style);
         bar.enable_steady_tick(std::time::Duration::from_millis(120));
-        Ok(Self { cluster, data: data.to_owned(), bar })
+        Ok(Self { cluster, data: data.to_owned(), line, bar })
     }
 
     pub(super) fn api_url(&self) -> &str {
@@ -65,6 +73,11 @@ impl Stage {
             self.bar.println(line);
         }
         self.bar.inc(1);
+    }
+
+    /// The line to oslo.
+    pub(super) fn line(&self) -> &link::Line {
+        &self.line
     }
 
     /// SIGKILL to every process of the region.

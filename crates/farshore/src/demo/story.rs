@@ -18,7 +18,9 @@ const SIZES: [u64; 2] = [48 * 1024 * 1024 + 512, 32 * 1024 * 1024 + 1536];
 /// Records that the client writes before the demo goes on to the next step.
 const RECORDS_PER_STEP: usize = 400;
 /// How long the batch runs before the disaster.
-const BATCH: Duration = Duration::from_millis(700);
+const BATCH: Duration = Duration::from_millis(500);
+/// From the cut line to the killed region: what is written in this time, nobody else has.
+const CUT: Duration = Duration::from_millis(150);
 /// A delta may move this much more than what differs: the promise of the delta benchmark.
 const DELTA_OVERHEAD: f64 = 1.05;
 /// Frames of a session that moves nothing: greetings, points, signs of life.
@@ -216,9 +218,11 @@ impl Story<'_> {
     }
 
     async fn lose_paris(&mut self, writer: Writer) -> Result<Aftermath, Broken> {
-        self.begin("disaster: every process of paris is killed in mid-write; fail over to the latest point");
+        self.begin("disaster: the line is cut, then every process of paris is killed in mid-write; fail over to latest");
         writer.start_batch();
         tokio::time::sleep(BATCH).await;
+        self.stage.line().cut();
+        tokio::time::sleep(CUT).await;
         writer.be_mortal();
         let disaster = Instant::now();
         self.stage.kill("paris").map_err(broken)?;
@@ -290,6 +294,7 @@ impl Story<'_> {
 
     async fn paris_returns(&mut self, after: &Aftermath, history: History) -> Result<(), Broken> {
         self.begin("paris comes back, finds out that it lost, and is reprotected");
+        self.stage.line().mend();
         self.stage.start("paris").await.map_err(broken)?;
         let item = self
             .api
