@@ -535,7 +535,11 @@ impl Item {
             requested_at: failing.requested_at,
             rto_seconds: at.since(failing.requested_at).as_secs_f64(),
             proof: failing.proof?,
-            promotion: promotion.clone(),
+            promotion: if planned {
+                Promotion { at_failover: Loss::default(), ..promotion.clone() }
+            } else {
+                promotion.clone()
+            },
             // A planned failover was drained before it was promoted: nothing is left to be found out.
             loss_final: planned.then(Loss::default),
             exact: planned,

@@ -270,7 +270,8 @@ pub struct Promotion {
     pub source_last_known: Watermark,
     /// When that sign of life arrived here.
     pub source_last_seen: Moment,
-    /// The bound of the loss that can be known without the source.
+    /// What can be known of the loss without the source: at least these writes and bytes; at most these seconds, counted to
+    /// the promotion because the source may have written unseen since its last sign of life.
     pub at_failover: Loss,
 }
 

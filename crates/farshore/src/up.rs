@@ -422,7 +422,9 @@ fn configure(
             replication: config.replication,
         })
         .collect();
-    if let (Some(Line(lay)), Some(region)) = (&options.line, all.iter_mut().find(|region| region.name == *recovery)) {
+    if let (Some(Line(lay)), Some(region)) =
+        (&options.line, all.iter_mut().find(|region| region.name == *recovery))
+    {
         region.replication = lay(region.replication).map_err(wrong)?;
     }
     for config in &mut configs {

@@ -6,6 +6,7 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use farshore_core::fencing::{TokenVerdict, judge};
 use farshore_core::ids::{ItemId, Region, Token};
@@ -14,6 +15,7 @@ use farshore_core::workload::{
 };
 
 use super::card::{Card, DiskCard, Layers, LinkCard, LostCard};
+use super::machines::now;
 use super::spec::MachineSpec;
 use crate::disk::Disk;
 use crate::nbd::{DiskExport, Exports, Options as NbdOptions, Server};
@@ -338,7 +340,10 @@ impl Machine {
         let promotion = Promotion {
             source_last_known: status.source_last_known.max(status.durable),
             source_last_seen: status.source_last_seen,
-            at_failover: loss_between(status.source_last_known.max(status.durable), point.watermark),
+            at_failover: bound(
+                loss_between(status.source_last_known.max(status.durable), point.watermark),
+                now().since(status.source_last_seen),
+            ),
             point,
         };
         let mut card = self.card.clone();
@@ -385,7 +390,9 @@ impl Machine {
         let changed = promoted.change_point(point).map_err(fatal);
         if changed.is_ok() {
             let point = promoted.point();
-            let at_failover = loss_between(promotion.source_last_known, point.watermark);
+            let known = |point: Watermark| loss_between(promotion.source_last_known, point);
+            let silence = promotion.at_failover.seconds - known(promotion.point.watermark).seconds;
+            let at_failover = bound(known(point.watermark), Duration::from_secs_f64(silence.max(0.0)));
             self.card.promotion = Some(Promotion { point, at_failover, ..promotion });
             self.keep_card()?;
         }
@@ -578,6 +585,12 @@ impl Machine {
 /// `web-1/root`; with a suffix `web-1@drill/root`.
 pub(super) fn export_name(item: &ItemId, suffix: &str, disk: &str) -> String {
     format!("{}{suffix}/{disk}", item.name)
+}
+
+/// What can be said of a loss without the source: at least the writes that are known of, and at most the time up to its
+/// last sign of life and the silence after it.
+fn bound(known: Loss, silence: Duration) -> Loss {
+    Loss { seconds: known.seconds + silence.as_secs_f64(), ..known }
 }
 
 /// What lies between two positions of one history.

@@ -342,7 +342,8 @@ fn retain_regularly(shared: &Arc<Shared>) -> io::Result<(Sender<()>, JoinHandle<
     Ok((quit, thread))
 }
 
-fn now() -> Moment {
+/// This side's clock, for reports only.
+pub(super) fn now() -> Moment {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     Moment(u64::try_from(since.as_micros()).unwrap_or(u64::MAX))
 }

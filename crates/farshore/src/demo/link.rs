@@ -65,7 +65,9 @@ impl Line {
             let passed = match from.read(&mut piece) {
                 Ok(0) => break,
                 Ok(len) => to.write_all(&piece[..len]),
-                Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut) => Ok(()),
+                Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut) => {
+                    Ok(())
+                }
                 Err(error) => Err(error),
             };
             if passed.is_err() {

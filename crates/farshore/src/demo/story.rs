@@ -241,16 +241,19 @@ impl Story<'_> {
         let item = self.api.get(&format!("items/{ITEM}")).await?;
         let bound = lost(&item["failover"]["rpo"]["at_failover"]);
         self.check(item["source"] == "oslo", "oslo is the active region");
+        let bounded = bound.writes <= truth.writes && bound.seconds + SECONDS_APART >= truth.seconds;
+        self.check(bounded, format!("the bound known at the failover holds ({bound:?}, {truth:?})"));
         self.report.failover.rto_seconds = rto;
         self.report.failover.since_disaster_seconds = since;
         self.report.failover.rpo.at_failover = bound;
         self.report.failover.rpo.truth = truth;
         let note = format!(
-            "Farshore knows now: {} writes, {}; the client's log says: {} writes, {}",
+            "Farshore knows now: at least {} writes, at most {:.2} s; the client's log: {} writes, {}, {:.2} s",
             bound.writes,
-            bytes_text(bound.bytes),
+            bound.seconds,
             truth.writes,
-            bytes_text(truth.bytes)
+            bytes_text(truth.bytes),
+            truth.seconds
         );
         self.end("lose paris, fail over to latest", Some(truth), Some(rto), &note);
         Ok(Aftermath { before, kept: verdict.kept })
