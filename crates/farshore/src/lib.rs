@@ -4,10 +4,11 @@
 //!
 //! Read in this order: [`engine`] (jobs, and what watches over the regions), [`agent`] (how it reaches workloads),
 //! [`api`] (how people reach it), [`config`] and [`node`] (the composition root), [`up`] (regions on one machine),
-//! [`demo`] (all of it, against a real disaster).
+//! [`demo`] (all of it, against a real disaster), [`cli`] (the program's arguments).
 
 pub mod agent;
 pub mod api;
+pub mod cli;
 pub mod config;
 pub mod demo;
 pub mod engine;

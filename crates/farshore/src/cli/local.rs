@@ -1,0 +1,173 @@
+//! What runs here instead of asking a control plane: nodes, `up`, the demo, the store's dump, completions.
+
+use std::io::IsTerminal;
+use std::path::PathBuf;
+
+use clap::{Args, Subcommand, ValueEnum};
+use clap_complete::Shell;
+use farshore_core::ids::Region;
+use tracing_subscriber::EnvFilter;
+
+use super::exit::{FAILED, Failure};
+use super::{Global, Output};
+use crate::demo::Play;
+use crate::node::Until;
+use crate::up::ClusterOptions;
+
+#[derive(Debug, Subcommand)]
+pub(super) enum LocalCommand {
+    /// Start regions on this machine, for trying out; Ctrl-C stops them and keeps their state
+    Up(UpArgs),
+    /// Lose a region and bring it back: a real disaster on this machine, verified, with a report
+    Demo(DemoArgs),
+    /// Run one node of a region
+    Node(NodeArgs),
+    /// Look into a store that no node has open
+    #[command(subcommand)]
+    Store(StoreCommand),
+    /// Print completions for a shell
+    Completions {
+        /// Which shell
+        shell: Shell,
+    },
+}
+
+#[derive(Debug, Args)]
+pub(super) struct UpArgs {
+    /// Names of the regions; the last one is the recovery region and has the control plane
+    #[arg(long, value_delimiter = ',', default_value = "paris,oslo", value_name = "A,B")]
+    regions: Vec<Region>,
+    /// Seconds between recovery points, for regions that are made now
+    #[arg(long, default_value_t = 5, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..=86_400))]
+    point_seconds: u64,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct DemoArgs {
+    /// Only this act
+    #[arg(long, value_enum, value_name = "ACT")]
+    only: Option<Act>,
+    /// Leave the regions running at the end, and say how to reach them
+    #[arg(long)]
+    keep: bool,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum Act {
+    /// A machine with two disks
+    Machine,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct NodeArgs {
+    /// The node's configuration
+    #[arg(long, value_name = "FILE")]
+    config: PathBuf,
+    /// How log lines are written to stderr; what is written: FARSHORE_LOG, for example info or farshore=debug
+    #[arg(long, value_enum, default_value_t = LogFormat::Text, value_name = "FORMAT")]
+    log_format: LogFormat,
+    /// Stop when standard input is closed, too
+    #[arg(long, hide = true)]
+    until_stdin_closes: bool,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum LogFormat {
+    /// For people
+    Text,
+    /// For machines
+    Json,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum StoreCommand {
+    /// Print a store's keys and values; changes nothing
+    Dump {
+        /// The store's file
+        file: PathBuf,
+    },
+}
+
+pub(super) fn run(global: &Global, command: LocalCommand) -> Result<(), Failure> {
+    match command {
+        LocalCommand::Up(args) => up(global, args),
+        LocalCommand::Demo(args) => demo(global, &args),
+        LocalCommand::Node(args) => node(&args),
+        LocalCommand::Store(StoreCommand::Dump { file }) => dump(&file),
+        LocalCommand::Completions { shell } => {
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut super::grammar(), "farshore", &mut script);
+            super::show::say(&String::from_utf8_lossy(&script));
+            Ok(())
+        }
+    }
+}
+
+fn runtime() -> Result<tokio::runtime::Runtime, Failure> {
+    tokio::runtime::Runtime::new().map_err(|error| Failure::failed(format!("cannot start: {error}")))
+}
+
+fn failed(error: impl std::fmt::Display) -> Failure {
+    Failure::failed(error.to_string())
+}
+
+fn up(global: &Global, args: UpArgs) -> Result<(), Failure> {
+    let mut names = args.regions.clone();
+    names.sort();
+    names.dedup();
+    if names.len() != args.regions.len() || names.len() < 2 {
+        return Err(Failure::usage("--regions needs at least two different names, for example paris,oslo"));
+    }
+    let options = ClusterOptions {
+        regions: args.regions,
+        point_seconds: args.point_seconds,
+        ..ClusterOptions::new(&global.data_dir())
+    };
+    runtime()?.block_on(crate::up::run(options)).map_err(failed)
+}
+
+fn demo(global: &Global, args: &DemoArgs) -> Result<(), Failure> {
+    // There is one act so far; the option keeps its meaning when there are more.
+    let (None | Some(Act::Machine)) = args.only;
+    // Never the directory of the environment: that one is somebody's own.
+    let temporary = global.data.is_none();
+    let data = global
+        .data
+        .clone()
+        .unwrap_or_else(|| std::env::temp_dir().join(format!("farshore-demo-{}", std::process::id())));
+    let json = global.output != Output::Table;
+    let play = Play { data: data.clone(), keep: args.keep, json };
+    let held = runtime()?.block_on(crate::demo::play(&play)).map_err(failed)?;
+    if !held {
+        let text = format!("a check did not hold; everything is left in {}", data.display());
+        return Err(Failure { code: FAILED, text });
+    }
+    if temporary && !args.keep {
+        std::fs::remove_dir_all(&data)
+            .map_err(|error| failed(format!("cannot remove {}: {error}", data.display())))?;
+    }
+    Ok(())
+}
+
+fn node(args: &NodeArgs) -> Result<(), Failure> {
+    let filter = EnvFilter::try_from_env("FARSHORE_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    match args.log_format {
+        LogFormat::Text => log.with_ansi(std::io::stderr().is_terminal()).init(),
+        LogFormat::Json => log.json().init(),
+    }
+    let until = if args.until_stdin_closes { Until::StdinCloses } else { Until::Signal };
+    runtime()?.block_on(crate::node::run(&args.config, until)).map_err(failed)
+}
+
+fn dump(file: &std::path::Path) -> Result<(), Failure> {
+    let mut out = std::io::stdout().lock();
+    match farshore_store::dump::dump(file, &mut out) {
+        Err(farshore_store::dump::DumpError::Write(error))
+            if error.kind() == std::io::ErrorKind::BrokenPipe =>
+        {
+            Ok(())
+        }
+        other => other.map_err(failed),
+    }
+}

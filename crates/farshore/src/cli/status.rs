@@ -1,0 +1,272 @@
+//! Looking: everything at a glance, an item, its points, regions, the audit.
+
+use clap::{Args, Subcommand};
+use farshore_core::ids::{ItemId, Region};
+
+use super::client::Client;
+use super::exit::Failure;
+use super::jobs::jobs_table;
+use super::show::{ago, bytes, health, loss, sheet, table, time};
+use super::{Global, show, verbs};
+use crate::api::views::{AuditView, HealthView, ItemView, PointsView, RegionView, SeenView, StatusView};
+
+#[derive(Debug, Args)]
+pub(super) struct StatusArgs {
+    /// Only this item, as KIND/NAME
+    item: Option<ItemId>,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct OneItem {
+    /// The item, as KIND/NAME
+    item: ItemId,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct AuditArgs {
+    /// The newest so many entries
+    #[arg(long, default_value_t = 50, value_name = "COUNT")]
+    limit: u32,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum RegionCommand {
+    /// List regions
+    List,
+    /// Show one region
+    Show {
+        /// Its name
+        name: Region,
+    },
+}
+
+pub(super) async fn status(global: &Global, args: &StatusArgs) -> Result<(), Failure> {
+    if let Some(item) = &args.item {
+        return show_item(global, &item.to_string()).await;
+    }
+    let status: StatusView = Client::find(global)?.get("/status").await?;
+    show::print(global, &status, status_page)
+}
+
+fn status_page(status: &StatusView) -> String {
+    let mut page = String::new();
+    for line in &status.banner {
+        page.push_str(&format!("{} {}: {}\n", health(line.health.state), line.subject, text(&line.health)));
+        if let Some(advice) = &line.health.advice {
+            page.push_str(&format!("  -> {advice}\n"));
+        }
+    }
+    if status.banner.is_empty() {
+        page.push_str("All is well.\n");
+    }
+    page.push('\n');
+    page.push_str(&regions_table(&status.regions));
+    page.push('\n');
+    match status.items.as_slice() {
+        [] => page.push_str("no items yet: farshore machine create NAME --region REGION --disk root=10G\n"),
+        items => page.push_str(&items_table(items)),
+    }
+    if !status.jobs.is_empty() {
+        page.push('\n');
+        page.push_str(&jobs_table(&status.jobs));
+    }
+    page
+}
+
+fn text(health: &HealthView) -> &str {
+    health.reason.as_deref().unwrap_or("all is well")
+}
+
+pub(super) fn items_table(items: &[ItemView]) -> String {
+    let rows: Vec<Vec<String>> = items
+        .iter()
+        .map(|item| {
+            let doing = item.job.as_ref();
+            vec![
+                item.id.clone(),
+                doing.map_or(item.phase.clone(), |job| {
+                    format!("{} ({} {:.0}%)", item.phase, job.verb, job.progress * 100.0)
+                }),
+                health(item.health.state),
+                item.source.clone(),
+                item.target.clone().unwrap_or_else(|| "-".to_owned()),
+                item.replication.as_ref().map_or("-".to_owned(), |replication| replication.state.clone()),
+                item.replication.as_ref().map_or("-".to_owned(), |replication| bytes(replication.lag.bytes)),
+                item.points.count.to_string(),
+            ]
+        })
+        .collect();
+    table(&["ITEM", "PHASE", "HEALTH", "ACTIVE", "TARGET", "REPLICATION", "LAG", "POINTS"], &rows)
+}
+
+/// One item on a page.
+pub(super) async fn show_item(global: &Global, id: &str) -> Result<(), Failure> {
+    let item: ItemView = Client::find(global)?.get(&format!("/items/{id}")).await?;
+    show::print(global, &item, item_page)
+}
+
+fn item_page(item: &ItemView) -> String {
+    let some = |value: &Option<String>| value.clone().unwrap_or_default();
+    let mut rows = vec![
+        ("item", item.id.clone()),
+        ("phase", item.phase.clone()),
+        ("", some(&item.phase_note)),
+        ("health", health(item.health.state)),
+        ("reason", some(&item.health.reason)),
+        ("advice", some(&item.health.advice)),
+        ("active in", item.source.clone()),
+        ("target", some(&item.target)),
+        ("home", item.home.clone()),
+        ("epoch", item.epoch.to_string()),
+        ("possible now", item.next_actions.join(", ")),
+    ];
+    if let Some(job) = &item.job {
+        let step = job.step.as_deref().unwrap_or_default();
+        rows.push((
+            "job",
+            format!("{} {} {:.0}% {step} ({})", job.verb, job.state, job.progress * 100.0, job.id),
+        ));
+    }
+    if let Some(replication) = &item.replication {
+        rows.push(("replication", format!("{} to {}", replication.state, replication.target)));
+        rows.push(("at risk", loss(&replication.lag)));
+        if replication.behind_bytes > 0 {
+            let (behind, total) = (bytes(replication.behind_bytes), bytes(replication.total_bytes));
+            rows.push(("still to send", format!("{behind} of {total}")));
+        }
+        rows.push(("note", some(&replication.note)));
+    }
+    if let (Some(oldest), Some(newest)) = (&item.points.oldest, &item.points.newest) {
+        let span = format!("{}, {} to {}", item.points.count, time(oldest), time(newest));
+        rows.push(("points", span));
+    }
+    if let Some(drill) = &item.drill {
+        rows.push(("drill", format!("{} in {}", drill.point.id, drill.region)));
+        rows.extend(drill.endpoints.iter().map(|endpoint| ("", endpoint.uri.clone())));
+    }
+    if let Some(failover) = &item.failover {
+        rows.push(("last failover", verbs::cost(failover)));
+        rows.push(("", failover.proof.clone()));
+    }
+    rows.extend(item.operators_words.iter().map(|word| ("source was down by", word.clone())));
+    if let Some(kept) = &item.divergence {
+        let exact = if kept.exact { "" } else { "at most " };
+        rows.push(("kept writes", format!("{exact}{} in {}", loss(&kept.loss), kept.region)));
+        rows.extend(kept.endpoints.iter().map(|endpoint| ("", endpoint.uri.clone())));
+    }
+    let endpoints: Vec<Vec<String>> =
+        item.endpoints.iter().map(|endpoint| vec![endpoint.name.clone(), endpoint.uri.clone()]).collect();
+    let regions: Vec<Vec<String>> = item.regions.iter().map(seen_row).collect();
+    let mut page = sheet(&rows);
+    if !endpoints.is_empty() {
+        page.push_str(&format!("\n{}", table(&["PART", "WHERE"], &endpoints)));
+    }
+    if !regions.is_empty() {
+        page.push_str(&format!(
+            "\n{}",
+            table(&["REGION", "ROLE", "EPOCH", "LAST WRITE", "SEEN", "NOTE"], &regions)
+        ));
+    }
+    page
+}
+
+fn seen_row(seen: &SeenView) -> Vec<String> {
+    let observed = seen.observation.as_ref();
+    let cell = |text: Option<String>| text.unwrap_or_else(|| "-".to_owned());
+    let warning = observed.and_then(|observed| observed.warnings.first().cloned());
+    vec![
+        seen.region.clone(),
+        cell(observed.map(|observed| observed.role.clone())),
+        cell(observed.map(|observed| observed.epoch.to_string())),
+        cell(observed.map(|observed| observed.watermark.seq.to_string())),
+        ago(&seen.at),
+        seen.error.clone().or(warning).unwrap_or_default(),
+    ]
+}
+
+pub(super) async fn points(global: &Global, args: &OneItem) -> Result<(), Failure> {
+    let points: PointsView = Client::find(global)?.get(&format!("/items/{}/points", args.item)).await?;
+    show::print(global, &points, |points| {
+        if points.points.is_empty() {
+            return "no recovery points: protect the item first".to_owned();
+        }
+        let rows: Vec<Vec<String>> = points
+            .points
+            .iter()
+            .map(|point| {
+                vec![
+                    point.id.clone(),
+                    time(&point.at),
+                    ago(&point.at),
+                    point.kind.clone(),
+                    point.name.clone().unwrap_or_default(),
+                ]
+            })
+            .collect();
+        table(&["POINT", "TAKEN", "AGE", "KIND", "NAME"], &rows)
+    })
+}
+
+pub(super) async fn region(global: &Global, command: RegionCommand) -> Result<(), Failure> {
+    let client = Client::find(global)?;
+    match command {
+        RegionCommand::List => {
+            let regions: Vec<RegionView> = client.get("/regions").await?;
+            show::print(global, &regions, |regions| regions_table(regions))
+        }
+        RegionCommand::Show { name } => {
+            let region: RegionView = client.get(&format!("/regions/{name}")).await?;
+            show::print(global, &region, region_page)
+        }
+    }
+}
+
+fn regions_table(regions: &[RegionView]) -> String {
+    let rows: Vec<Vec<String>> = regions
+        .iter()
+        .map(|region| {
+            let active = region.items.iter().filter(|item| item.role == "active").count();
+            let targets = region.items.iter().filter(|item| item.role == "target").count();
+            vec![
+                region.name.clone(),
+                health(region.health.state),
+                region.last_seen.as_deref().map_or("never".to_owned(), ago),
+                active.to_string(),
+                targets.to_string(),
+                region.replication.clone().unwrap_or_else(|| "-".to_owned()),
+            ]
+        })
+        .collect();
+    table(&["REGION", "HEALTH", "LAST SEEN", "ACTIVE", "TARGET OF", "REPLICATION"], &rows)
+}
+
+fn region_page(region: &RegionView) -> String {
+    let some = |value: &Option<String>| value.clone().unwrap_or_default();
+    let mut page = sheet(&[
+        ("region", region.name.clone()),
+        ("health", health(region.health.state)),
+        ("reason", some(&region.health.reason)),
+        ("advice", some(&region.health.advice)),
+        ("last seen", region.last_seen.as_deref().map(time).unwrap_or_default()),
+        ("registered", time(&region.since)),
+        ("agent", region.agent_url.clone().unwrap_or_else(|| "in the control plane's own node".to_owned())),
+        ("replication", some(&region.replication)),
+    ]);
+    if !region.items.is_empty() {
+        let rows: Vec<Vec<String>> =
+            region.items.iter().map(|item| vec![item.id.clone(), item.role.clone()]).collect();
+        page.push_str(&format!("\n{}", table(&["ITEM", "ROLE HERE"], &rows)));
+    }
+    page
+}
+
+pub(super) async fn audit(global: &Global, args: &AuditArgs) -> Result<(), Failure> {
+    let entries: Vec<AuditView> = Client::find(global)?.get(&format!("/audit?limit={}", args.limit)).await?;
+    show::print(global, &entries, |entries| {
+        let rows: Vec<Vec<String>> = entries
+            .iter()
+            .map(|entry| vec![time(&entry.at), entry.who.clone(), entry.what.clone()])
+            .collect();
+        table(&["TIME", "WHO", "WHAT"], &rows)
+    })
+}
