@@ -2,8 +2,8 @@
 //!
 //! - **Unsynced writes may be lost**: at [`SimDisk::lose_power`] every write since the last sync is kept, lost or torn at
 //!   512 bytes, each by chance; so later writes may survive earlier ones.
-//! - **A failed sync has lost something**: what was unsynced then is readable until the power goes, and never durable, however
-//!   often sync succeeds afterwards (as Linux does it).
+//! - **A failed sync has lost something**: what was unsynced then is readable until the cache is dropped ([`SimDisk::evict`]) or
+//!   the power goes, and never durable, however often sync succeeds afterwards (as Linux does it).
 //! - **A failed write may have happened in part.**
 //! - **Space runs out** in blocks that were never written; overwriting needs none.
 //!
@@ -115,6 +115,17 @@ impl SimDisk {
             }
         }
         state.now.clone_from(&state.durable);
+    }
+
+    /// The cache drops what it could not sync, without a power cut: readers see it no more. What is only unsynced stays.
+    pub fn evict(&self) {
+        let mut guard = self.state();
+        let state = &mut *guard;
+        state.unsynced.retain(|written| !written.doomed);
+        state.now.clone_from(&state.durable);
+        for written in &state.unsynced {
+            state.now[written.offset..written.offset + written.bytes.len()].copy_from_slice(&written.bytes);
+        }
     }
 
     /// One bit turns over, for readers and for ever.
@@ -347,6 +358,9 @@ mod tests {
         assert_eq!(disk.sync().unwrap_err().raw_os_error(), Some(EIO));
         disk.sync().unwrap();
         assert_eq!(read(&disk, 0, 512), [7; 512], "still readable");
+        disk.write_at(&[8; 512], 512).unwrap();
+        disk.evict();
+        assert_eq!(read(&disk, 0, 1024), [[0; 512], [8; 512]].concat());
         disk.lose_power();
         assert_eq!(read(&disk, 0, 512), [0; 512]);
     }

@@ -3,7 +3,7 @@
 //! Two files. `NAME.map` is written only after the data that its bits speak of was made durable. `NAME.hot` is written
 //! with each change, together with the boot of the kernel: a killed process finds all its bits there, in the same page
 //! cache as its data; after a power loss it counts for nothing, because its pages may have reached the disk before the
-//! data did.
+//! data did. After a failed flush it is emptied for the same reason: the kernel may forget what it could not write.
 
 use std::collections::BTreeSet;
 use std::fs::{self, File, OpenOptions};
@@ -170,6 +170,11 @@ impl BlockMap {
         let done = sync_data().and_then(|()| self.write_durable(&words));
         if done.is_err() {
             self.changes.lock().unwrap_or_else(PoisonError::into_inner).failed = true;
+            // The kernel may now drop the data from its cache: a restarted process must not believe bits that speak of it.
+            // If even this fails, the disk of the map is broken too.
+            if let Some(files) = &self.files {
+                files.hot.set_len(0)?;
+            }
         }
         done
     }
