@@ -486,7 +486,7 @@ impl Item {
                 let report = next.failover.as_mut().ok_or_else(|| self.unexpected(event))?;
                 report.promotion = promotion.clone();
                 // Another point has another loss, which only the old source can tell; after a drain its end is known.
-                let nothing_lost = report.planned && promotion.at_failover == Loss::default();
+                let nothing_lost = report.planned && promotion.at_failover.writes == 0;
                 report.loss_final = nothing_lost.then(Loss::default);
                 report.exact = nothing_lost;
             }
