@@ -6,6 +6,9 @@ use super::proto::{PAYLOAD_MAX, REQUEST_MAGIC, cmd};
 /// Bytes of a request before its payload.
 pub(super) const HEADER_LEN: usize = 28;
 
+/// Clients that count in sectors take a disk of odd size for one that ends with this.
+const SECTOR: u64 = 512;
+
 /// A request header, as it came.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Header {
@@ -42,6 +45,18 @@ impl Header {
     /// Bytes that follow the header, whether or not the request is good.
     pub(super) fn payload_len(&self) -> u32 {
         if self.command == cmd::WRITE { self.len } else { 0 }
+    }
+
+    /// How much of the range is beyond the end of a disk of `size`: not 0 only where [`Command::check`] lets clients that
+    /// count in sectors write whole ones.
+    pub(super) fn overhang(&self, size: u64) -> u32 {
+        let inside = size.saturating_sub(self.offset);
+        u64::from(self.len).checked_sub(inside).and_then(|len| u32::try_from(len).ok()).unwrap_or_default()
+    }
+
+    /// Without what is beyond the end.
+    pub(super) fn within(&self, size: u64) -> Self {
+        Self { len: self.len - self.overhang(size), ..*self }
     }
 }
 
@@ -106,8 +121,14 @@ impl Command {
         if header.len == 0 {
             return refuse(EINVAL, "a length of 0");
         }
+        // QEMU writes the last sector whole, filled up with zeroes; a guest that is told of no space would stop.
+        let changes = matches!(command, Self::Write { .. } | Self::Trim { .. } | Self::Zero { .. });
+        let limit = match terms.size.checked_next_multiple_of(SECTOR) {
+            Some(limit) if changes && header.offset < terms.size => limit,
+            _ => terms.size,
+        };
         match header.offset.checked_add(u64::from(header.len)) {
-            Some(end) if end <= terms.size => Ok(command),
+            Some(end) if end <= limit => Ok(command),
             _ if matches!(command, Self::Write { .. } | Self::Zero { .. }) => {
                 refuse(ENOSPC, "beyond the end of the disk")
             }
@@ -162,7 +183,7 @@ mod tests {
     fn rules_of_the_protocol() {
         let read_only = Terms { read_only: true, ..TERMS };
         let plain = Terms { structured: false, contexts: false, ..TERMS };
-        let rows: [(Header, &Terms, Option<u32>); 22] = [
+        let rows: [(Header, &Terms, Option<u32>); 24] = [
             (header(cmd::READ, 0, 0, 10_000), &TERMS, None),
             (header(cmd::READ, 0, 9_999, 1), &TERMS, None),
             (header(cmd::READ, 0, 9_999, 2), &TERMS, Some(EINVAL)),
@@ -172,7 +193,9 @@ mod tests {
             (header(cmd::READ, cmd::FLAG_DF, 0, 1), &plain, Some(EINVAL)),
             (header(cmd::READ, 1 << 9, 0, 1), &TERMS, Some(EINVAL)),
             (header(cmd::WRITE, cmd::FLAG_FUA, 3, 5), &TERMS, None),
-            (header(cmd::WRITE, 0, 9_999, 2), &TERMS, Some(ENOSPC)),
+            (header(cmd::WRITE, 0, 9_999, 241), &TERMS, None),
+            (header(cmd::WRITE, 0, 9_999, 242), &TERMS, Some(ENOSPC)),
+            (header(cmd::WRITE, 0, 10_000, 1), &TERMS, Some(ENOSPC)),
             (header(cmd::WRITE, 0, 0, 1), &read_only, Some(EPERM)),
             (header(cmd::TRIM, 0, 0, 1), &read_only, Some(EPERM)),
             (header(cmd::WRITE_ZEROES, 0, 0, 1), &read_only, Some(EPERM)),
@@ -213,6 +236,8 @@ mod tests {
             let Ok(header) = Header::parse(&bytes) else { return Ok(()) };
             let Ok(command) = Command::check(&header, &TERMS) else { return Ok(()) };
             if !matches!(command, Command::Disconnect | Command::Flush) {
+                let header = header.within(TERMS.size);
+                prop_assert!(header.len > 0);
                 prop_assert!(header.offset + u64::from(header.len) <= TERMS.size);
             }
         }

@@ -5,7 +5,7 @@
 
 use std::io::{self, Read};
 
-use super::errno::ESHUTDOWN;
+use super::errno::{ENOSPC, ESHUTDOWN};
 use super::handshake::Agreement;
 use super::inbox::{Inbox, PAYLOAD_IN_INBOX, retry};
 use super::proto::PAYLOAD_SKIPPED_MAX;
@@ -113,6 +113,11 @@ impl Session<'_> {
         match command {
             Command::Write { fua } => {
                 self.receive_payload(header.len as usize)?;
+                if !self.drop_overhang(header) {
+                    let refusal = Refusal { errno: ENOSPC, why: "beyond the end of the disk" };
+                    self.out.error(self.desk.address(header), refusal, None);
+                    return Ok(());
+                }
                 let done = self.desk.export.write(header.offset, &mut self.data);
                 if self.data.capacity() > MEMORY_KEPT {
                     self.data = Vec::new();
@@ -127,8 +132,16 @@ impl Session<'_> {
                 Ok(())
             }
             Command::Read { whole } if self.desk.read_at_once(header, whole, &mut self.out) => Ok(()),
-            _ => later(Job { header: *header, command }),
+            _ => later(Job { header: header.within(self.terms.size), command }),
         }
+    }
+
+    /// Cuts off what a client that counts in sectors writes beyond the end. `false`: that is not just zeroes.
+    fn drop_overhang(&mut self, header: &Header) -> bool {
+        let keep = self.data.len() - header.overhang(self.terms.size) as usize;
+        let fits = self.data[keep..].iter().all(|byte| *byte == 0);
+        self.data.truncate(keep);
+        fits
     }
 
     fn refuse(&mut self, header: &Header, refusal: Refusal) -> io::Result<()> {
