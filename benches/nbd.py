@@ -1,13 +1,16 @@
-"""Serving a disk that is not replicated, against qemu-nbd and nbdkit: each line on each server in turn, twice."""
+"""Serving a disk that is not replicated, against qemu-nbd and nbdkit: each line on each server in turn, a few times."""
 
 import os
+import statistics
 import subprocess
 import tempfile
 
 import region
 
 SIZE = 1 << 30
-SECONDS = 2
+SECONDS = 1
+ROUNDS = 5
+QUICK_ROUNDS = 3
 LINES = [
     ("4K randread qd16", "iops", "read", ["--rw=randread", "--bs=4k", "--iodepth=16"]),
     ("4K randwrite qd16", "iops", "write", ["--rw=randwrite", "--bs=4k", "--iodepth=16"]),
@@ -57,7 +60,7 @@ def one(uri, unit, direction, options, seconds):
 
 
 def run(binary, quick=False):
-    seconds = 1 if quick else SECONDS
+    rounds = QUICK_ROUNDS if quick else ROUNDS
     with tempfile.TemporaryDirectory(prefix="farshore-bench-") as directory:
         with region.Pair(binary, SIZE, replicate=False) as pair:
             region.fio(pair.paris.uri(), "--rw=write", "--bs=1m", "--iodepth=4", f"--size={SIZE}", "--end_fsync=1")
@@ -66,21 +69,22 @@ def run(binary, quick=False):
                 peers.append(Peer(directory, "qemu_nbd", qemu_nbd))
                 peers.append(Peer(directory, "nbdkit", nbdkit))
                 uris = {"farshore": pair.paris.uri(), "qemu_nbd": peers[0].uri(), "nbdkit": peers[1].uri()}
-                rows = [line(uris, *spec, seconds) for spec in LINES]
+                rows = [line(uris, *spec, rounds) for spec in LINES]
             finally:
                 for peer in peers:
                     peer.stop()
     return {"nbd": rows}
 
 
-def line(uris, name, unit, direction, options, seconds):
-    """The mean of two rounds, in each of which the servers take turns: what else the machine does hits all of them."""
-    sums = dict.fromkeys(uris, 0.0)
-    for order in (list(uris), list(reversed(uris))):
-        for server in order:
-            sums[server] += one(uris[server], unit, direction, options, seconds) / 2
-    return {"line": name, "unit": unit, **sums, "ratio_qemu_nbd": sums["farshore"] / sums["qemu_nbd"],
-            "ratio_nbdkit": sums["farshore"] / sums["nbdkit"]}
+def line(uris, name, unit, direction, options, rounds):
+    """The median of a few short rounds, in each of which the servers take turns: what else the machine does hits all."""
+    seen = {server: [] for server in uris}
+    for number in range(rounds):
+        for server in list(uris) if number % 2 == 0 else reversed(uris):
+            seen[server].append(one(uris[server], unit, direction, options, SECONDS))
+    figures = {server: statistics.median(rounds) for server, rounds in seen.items()}
+    return {"line": name, "unit": unit, **figures, "ratio_qemu_nbd": figures["farshore"] / figures["qemu_nbd"],
+            "ratio_nbdkit": figures["farshore"] / figures["nbdkit"]}
 
 
 def table(result):
