@@ -1,6 +1,6 @@
 //! The embedded store: one redb file, held by one process.
 //!
-//! Read in this order: [`tables`] (what is in the file, and one transaction on it), [`file`] (how bytes reach the disk,
+//! Read in this order: [`tables`] (what is in the file, and one transaction on it), [`mod@file`] (how bytes reach the disk,
 //! and what is known after an error), [`open`] (look before you touch), [`commit`] (many transactions, one sync).
 //!
 //! Must always hold: a verdict is given after the commit it depends on is durable; after a failed sync the file is not

@@ -1,4 +1,4 @@
-//! Machines as a [`Workload`]: where disks, journal, wire and NBD server become one thing that the engine can order about.
+//! Machines as a [`farshore_core::workload::Workload`]: where disks, journal, wire and NBD server become one thing that the engine can order about.
 //!
 //! Read in this order: `spec` (what an operator says), `card` (what is remembered), `machine` (one machine: every order),
 //! `look` (what it tells), `machines` (all machines of a region, and the asynchronous face).
