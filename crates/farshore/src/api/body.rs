@@ -53,6 +53,10 @@ fn check_content_type(headers: &HeaderMap) -> Result<(), Problem> {
 }
 
 fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Problem> {
+    // A list would be taken for the fields in their order.
+    if bytes.trim_ascii_start().first() != Some(&b'{') {
+        return Err(Problem::invalid("the body is not a JSON object"));
+    }
     let mut json = serde_json::Deserializer::from_slice(bytes);
     let value: T = serde_path_to_error::deserialize(&mut json).map_err(|error| {
         let at = error.path().to_string();
@@ -101,6 +105,7 @@ mod tests {
         );
         assert!(detail::<CreateRequest>(r#"{"kind":"machine"}"#).contains("missing field `name`"));
         assert!(detail::<FailoverRequest>("{").contains("EOF"));
+        assert_eq!(detail::<FailoverRequest>("[true]"), "the body is not a JSON object");
         assert!(detail::<FailoverRequest>("{} {}").contains("after the body"));
     }
 

@@ -16,7 +16,7 @@ use super::views::{
     CreateRequest, DrillView, ItemView, JobBrief, JobView, NoParameters, PointsBrief, PointsView, SeenView,
     proof_text,
 };
-use super::{ApiState, health};
+use super::{ApiState, health, regions};
 use crate::engine::{Control, Seen};
 
 /// All items, by name.
@@ -58,7 +58,7 @@ pub(super) async fn create(
 ) -> Result<Accepted, Problem> {
     let CreateRequest { kind, name, region, spec, on_control_loss } = asked.body;
     let id = ItemId::parse(&format!("{kind}/{name}"))?;
-    let region = Region::parse(&region)?;
+    let region = regions::find(&state.control, &Region::parse(&region)?).await?.name;
     let command = Command::Create { region, spec, on_control_loss: on_control_loss.into() };
     super::verbs::submit(&state, &id, command, asked.idempotency).await
 }

@@ -144,6 +144,9 @@ impl From<SubmitError> for Problem {
         let detail = error.to_string();
         match error {
             SubmitError::NotFound { .. } => Self::not_found(detail),
+            SubmitError::Refused { code: code @ "no-such-point", .. } => {
+                Self::new(StatusCode::NOT_FOUND, code, detail)
+            }
             SubmitError::Refused { code, possible, .. } => Self {
                 possible: possible.iter().map(ToString::to_string).collect(),
                 ..Self::new(StatusCode::CONFLICT, code, detail)

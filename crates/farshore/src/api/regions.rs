@@ -32,13 +32,18 @@ pub(super) async fn show(
     State(state): State<ApiState>,
     Path(name): Path<String>,
 ) -> Result<Json<RegionView>, Problem> {
-    let name = Region::parse(&name)?;
-    let records = state.control.regions().await?;
-    let Some(record) = records.iter().find(|record| record.name == name) else {
-        let known = known("region", "regions", records.iter().map(|record| record.name.to_string()));
-        return Err(Problem::not_found(format!("there is no region {name}; {known}")));
-    };
-    Ok(Json(view(&state.control, record, &state.control.items().await?)))
+    let record = find(&state.control, &Region::parse(&name)?).await?;
+    Ok(Json(view(&state.control, &record, &state.control.items().await?)))
+}
+
+/// The region of this name, or which ones there are.
+pub(super) async fn find(control: &Control, name: &Region) -> Result<RegionRecord, Problem> {
+    let records = control.regions().await?;
+    if let Some(record) = records.iter().find(|record| record.name == *name) {
+        return Ok(record.clone());
+    }
+    let known = known("region", "regions", records.iter().map(|record| record.name.to_string()));
+    Err(Problem::not_found(format!("there is no region {name}; {known}")))
 }
 
 fn view(control: &Control, record: &RegionRecord, items: &[Item]) -> RegionView {

@@ -75,7 +75,7 @@ pub(super) async fn protect(
     name: Name,
     asked: Asked<ProtectRequest>,
 ) -> Result<Accepted, Problem> {
-    let target = Region::parse(&asked.body.target)?;
+    let target = super::regions::find(&state.control, &Region::parse(&asked.body.target)?).await?.name;
     let command = Command::Protect { target, mode: asked.body.replication.into() };
     ask(&state, name, command, asked.idempotency).await
 }

@@ -11,7 +11,11 @@ use super::{Global, Output};
 use crate::api::views::{HealthState, LossView};
 
 /// Longest cell before it is cut; the other formats have the whole text.
-const CELL_LEN_MAX: usize = 60;
+const CELL_LEN_MAX: usize = 44;
+/// Tables stay within this; the last column takes what the others leave.
+const TABLE_WIDTH: usize = 110;
+/// The last column has at least so much.
+const LAST_LEN_MIN: usize = 24;
 
 /// Prints a view as it is, or by `table` for people.
 pub(super) fn print<T: Serialize>(
@@ -37,7 +41,23 @@ pub(super) fn say(text: &str) {
 /// Columns, as wide as their widest cell, two spaces apart.
 pub(super) fn table(head: &[&str], rows: &[Vec<String>]) -> String {
     let mut widths: Vec<usize> = head.iter().map(|cell| cell.len()).collect();
-    let rows: Vec<Vec<String>> = rows.iter().map(|row| row.iter().map(|cell| cut(cell)).collect()).collect();
+    let last = head.len().saturating_sub(1);
+    let mut rows: Vec<Vec<String>> = rows.to_vec();
+    for row in &mut rows {
+        for cell in row.iter_mut().take(last) {
+            *cell = cut(cell, CELL_LEN_MAX);
+        }
+    }
+    let others = widths.iter_mut().take(last).enumerate().map(|(column, width)| {
+        *width = rows.iter().map(|row| visible_len(&row[column])).max().unwrap_or(0).max(*width);
+        *width + 2
+    });
+    let left = TABLE_WIDTH.saturating_sub(others.sum()).max(LAST_LEN_MIN);
+    for row in &mut rows {
+        if let Some(cell) = row.get_mut(last) {
+            *cell = cut(cell, left);
+        }
+    }
     for row in &rows {
         for (width, cell) in widths.iter_mut().zip(row) {
             *width = (*width).max(visible_len(cell));
@@ -64,11 +84,11 @@ pub(super) fn sheet(rows: &[(&str, String)]) -> String {
     lines.map(|(name, value)| format!("{name:width$}  {value}\n")).collect()
 }
 
-fn cut(cell: &str) -> String {
-    if visible_len(cell) <= CELL_LEN_MAX || cell.contains('\x1b') {
+fn cut(cell: &str, len_max: usize) -> String {
+    if visible_len(cell) <= len_max || cell.contains('\x1b') {
         return cell.to_owned();
     }
-    let kept: String = cell.chars().take(CELL_LEN_MAX - 3).collect();
+    let kept: String = cell.chars().take(len_max - 3).collect();
     format!("{kept}...")
 }
 
@@ -196,12 +216,12 @@ mod tests {
 
     #[test]
     fn tables_line_up_and_long_cells_are_cut() {
-        let rows = [vec!["a".into(), "x".repeat(100)], vec!["longer".into(), "y".into()]];
+        let rows = [vec!["a".into(), "x".repeat(200)], vec!["longer".into(), "y".into()]];
         let text = table(&["NAME", "WHY"], &rows);
         let lines: Vec<&str> = text.lines().collect();
         assert_eq!(lines[0], "NAME    WHY");
         assert_eq!(lines[2], "longer  y");
-        assert_eq!(lines[1].len(), "longer  ".len() + CELL_LEN_MAX);
+        assert_eq!(lines[1].len(), TABLE_WIDTH);
         assert!(lines[1].ends_with("..."));
         assert_eq!(visible_len("\x1b[31mred\x1b[0m"), 3);
     }

@@ -8,7 +8,9 @@ use super::exit::Failure;
 use super::jobs::jobs_table;
 use super::show::{ago, bytes, health, loss, sheet, table, time};
 use super::{Global, show, verbs};
-use crate::api::views::{AuditView, HealthView, ItemView, PointsView, RegionView, SeenView, StatusView};
+use crate::api::views::{
+    AuditView, HealthState, HealthView, ItemView, PointsView, RegionView, SeenView, StatusView,
+};
 
 #[derive(Debug, Args)]
 pub(super) struct StatusArgs {
@@ -225,14 +227,19 @@ fn regions_table(regions: &[RegionView]) -> String {
     let rows: Vec<Vec<String>> = regions
         .iter()
         .map(|region| {
-            let active = region.items.iter().filter(|item| item.role == "active").count();
-            let targets = region.items.iter().filter(|item| item.role == "target").count();
+            // What a silent region last said is no longer what it does.
+            let count = |role| match region.health.state {
+                HealthState::Healthy => {
+                    region.items.iter().filter(|item| item.role == role).count().to_string()
+                }
+                _ => "?".to_owned(),
+            };
             vec![
                 region.name.clone(),
                 health(region.health.state),
                 region.last_seen.as_deref().map_or("never".to_owned(), ago),
-                active.to_string(),
-                targets.to_string(),
+                count("active"),
+                count("target"),
                 region.replication.clone().unwrap_or_else(|| "-".to_owned()),
             ]
         })

@@ -264,11 +264,7 @@ pub(super) fn cost(report: &FailoverView) -> String {
             report.from
         ),
     };
-    format!(
-        "{} to {} at {}; RTO {}; {lost}",
-        report.from,
-        report.to,
-        report.point.id,
-        show::seconds(report.rto_seconds)
-    )
+    // Before the first write there is no moment to name.
+    let point = if report.point.seq == 0 { "the beginning" } else { report.point.id.as_str() };
+    format!("{} to {} at {point}; RTO {}; {lost}", report.from, report.to, show::seconds(report.rto_seconds))
 }

@@ -2,6 +2,16 @@
 //! (`cfg(test)` is always true here; it tells the linter that helpers may unwrap too.)
 
 #[cfg(test)]
+mod api_bench;
+#[cfg(test)]
+mod api_life;
+#[cfg(test)]
+mod api_refusals;
+#[cfg(test)]
+mod cli_text;
+#[cfg(test)]
+mod cli_verbs;
+#[cfg(test)]
 mod engine_jobs;
 #[cfg(test)]
 mod engine_requests;
