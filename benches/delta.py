@@ -16,7 +16,7 @@ SHAPES = [("64 KiB blocks", 64 * 1024), ("scattered 4 KiB", 4 * 1024)]
 
 def change(uri, size, block, count):
     region.fio(uri, "--rw=randwrite", f"--bs={block}", "--iodepth=16", f"--size={size}", f"--number_ios={count}",
-               "--randseed=11", "--end_fsync=1")
+               "--randseed=11", "--refill_buffers=1", "--end_fsync=1")
 
 
 def one(binary, size, name, block, crash):

@@ -20,7 +20,9 @@ def one(binary, size, records):
     with region.Pair(binary, size) as pair:
         region.fio(pair.paris.uri(), "--rw=randwrite", "--bs=4k", "--iodepth=16", f"--size={size}",
                    f"--number_ios={records}", "--norandommap=1", "--randseed=7")
-        pair.settle()
+        seen = pair.settle()
+        if seen["watermark"]["seq"] < records:
+            raise RuntimeError(f"{records} records were wanted, the journal ends at {seen['watermark']}")
         pair.paris.kill()
         began = time.monotonic()
         pair.oslo.act(2, "promote", point={"choose": "latest"})

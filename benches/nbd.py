@@ -25,7 +25,7 @@ class Peer:
     def __init__(self, directory, name, command):
         image, self.path = os.path.join(directory, name + ".raw"), os.path.join(directory, name + ".sock")
         fill(image)
-        self.process = subprocess.Popen([*command(self.path, image)], stdout=subprocess.DEVNULL)
+        self.process = subprocess.Popen([*command(self.path, image)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         region.wait_socket(self.path)
 
     def uri(self):

@@ -96,7 +96,9 @@ class Pair:
     def settle(self):
         """Waits until oslo durably has everything."""
         head = self.paris.observe()["watermark"]["seq"]
-        self.oslo.wait("everything at the target", lambda seen: seen["watermark"]["seq"] >= head)
+        # Streaming: while blocks are brought up to date the target counts records that it cannot offer yet.
+        self.paris.wait("nothing left to send", lambda seen: streaming(seen) and not seen["replication"]["lag"]["writes"])
+        return self.oslo.wait("everything at the target", lambda seen: seen["watermark"]["seq"] >= head)
 
     def __enter__(self):
         return self
