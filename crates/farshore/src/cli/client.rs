@@ -14,6 +14,10 @@ use crate::up::{CLIENT_FILE, ClientFile};
 
 /// The control plane answers everything but job streams within this; it waits for regions for less.
 const ANSWER_DEADLINE: Duration = Duration::from_secs(30);
+/// Requests whose answer was lost are repeated this often: their key makes them one.
+const REPEATS_MAX: u32 = 3;
+/// A control plane that is started again is back soon after this.
+const REPEAT_PAUSE: Duration = Duration::from_secs(1);
 /// How long to wait for a connection.
 const CONNECT_DEADLINE: Duration = Duration::from_secs(5);
 
@@ -104,8 +108,24 @@ impl Client {
         })
     }
 
+    /// Sends, and again where the connection was there but the answer was lost. What changes something carries a key,
+    /// so that it is done once.
+    async fn reach(&self, request: RequestBuilder) -> reqwest::Result<Response> {
+        let mut lost = 0;
+        loop {
+            let Some(copy) = request.try_clone() else { return request.send().await };
+            match copy.send().await {
+                Err(error) if lost < REPEATS_MAX && !error.is_connect() && !error.is_timeout() => lost += 1,
+                // Back in a moment, if it was there a moment ago.
+                Err(error) if (1..REPEATS_MAX).contains(&lost) && error.is_connect() => lost += 1,
+                result => return result,
+            }
+            tokio::time::sleep(REPEAT_PAUSE).await;
+        }
+    }
+
     async fn send(&self, request: RequestBuilder) -> Result<Response, Failure> {
-        let response = request.send().await.map_err(|error| {
+        let response = self.reach(request).await.map_err(|error| {
             Failure::failed(format!(
                 "cannot reach the control plane at {} ({}): start it with `farshore up`, or say where it is with --api",
                 self.api,

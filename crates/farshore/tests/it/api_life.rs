@@ -111,3 +111,17 @@ async fn a_lost_region_is_on_the_banner_with_what_to_do() {
         assert!(text.lines().any(|found| found == line), "{line} is not in\n{text}");
     }
 }
+
+#[tokio::test]
+async fn an_item_whose_target_cannot_follow_is_not_healthy() {
+    let served = Served::protected().await;
+    until(&served, |item| item.health.state == HealthState::Healthy).await;
+    served.bench.sim.set_link_down(true);
+    let item = until(&served, |item| item.health.state == HealthState::Warning).await;
+    assert!(item.health.reason.unwrap().contains("disconnected"));
+    served.bench.sim.set_link_down(false);
+    until(&served, |item| item.health.state == HealthState::Healthy).await;
+    served.bench.sim.set_down("oslo", true);
+    let item = until(&served, |item| item.health.state == HealthState::Warning).await;
+    assert!(item.health.reason.unwrap().contains("its target oslo has not answered"));
+}

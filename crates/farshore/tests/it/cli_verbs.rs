@@ -3,6 +3,7 @@
 use std::process::{Output, Stdio};
 
 use serde_json::Value;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::process::Command;
 
 use crate::api_bench::Served;
@@ -139,4 +140,40 @@ async fn a_node_whose_port_is_taken_says_which() {
     let (code, _, err) = run(&served, &line).await;
     assert_eq!(code, 1, "{err}");
     assert!(err.contains(&format!("cannot listen on {address}")), "{err}");
+}
+
+/// Passes bytes on to the control plane, but loses the first answer.
+async fn lossy(to: String) -> String {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    tokio::spawn(async move {
+        let (mut client, _) = listener.accept().await.unwrap();
+        let mut control = tokio::net::TcpStream::connect(&to).await.unwrap();
+        let mut asked = vec![0; 64 * 1024];
+        let mut len = client.read(&mut asked).await.unwrap();
+        // Head and body may come apart.
+        while !asked[..len].ends_with(b"}") {
+            len += client.read(&mut asked[len..]).await.unwrap();
+        }
+        control.write_all(&asked[..len]).await.unwrap();
+        assert!(control.read(&mut asked).await.unwrap() > 0, "it was done");
+        drop(client);
+        loop {
+            let (mut client, _) = listener.accept().await.unwrap();
+            let mut control = tokio::net::TcpStream::connect(&to).await.unwrap();
+            tokio::spawn(async move { tokio::io::copy_bidirectional(&mut client, &mut control).await });
+        }
+    });
+    url
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_verb_whose_answer_was_lost_is_done_once() {
+    let served = Served::protected().await;
+    let url = lossy(served.url.trim_start_matches("http://").to_owned()).await;
+    let line = format!("--api {url} mark-point machine/web-1 --name a");
+    done(&served, &line).await;
+    let jobs: Value = served.get("/api/v1/jobs").await;
+    let marks = jobs.as_array().unwrap().iter().filter(|job| job["verb"] == "mark-point").count();
+    assert_eq!(marks, 1);
 }

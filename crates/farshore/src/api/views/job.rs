@@ -60,7 +60,8 @@ pub struct BytesView {
 pub struct StepView {
     /// Its name.
     pub name: String,
-    /// `waiting`, `running`, `done`, `skipped`, `undoing` or `undone`.
+    /// `waiting`, `running`, `done`, `skipped`, `stopped` (the job is stuck there, or was given up there), `undoing` or
+    /// `undone`.
     pub state: String,
     /// Attempts begun, for the present step.
     pub attempt: u32,
