@@ -1,6 +1,6 @@
 //! The command line: a client of the HTTP interface and nothing more, and the ways into what runs here.
 //!
-//! Read in this order: [`args`](self) (this file: the grammar), `exit` (what went wrong and the exit status), `client`
+//! Read in this order: this file (the grammar), `exit` (what went wrong and the exit status), `client`
 //! (HTTP), `wait` (follows a job), `ask` (prompts), `show` (tables), then a file per group of verbs: `machine`, `verbs`,
 //! `jobs`, `status`, `local`.
 //!

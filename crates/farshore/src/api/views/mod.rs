@@ -1,6 +1,6 @@
 //! What goes over the wire, shared by the API and the CLI. Fields are only ever added.
 //!
-//! Read in this order: [`item`], [`job`], [`place`] (regions, status, directory, audit), [`ask`] (what clients send).
+//! Read in this order: `item`, `job`, `place` (regions, status, directory, audit), `ask` (what clients send).
 //! Moments are RFC 3339 in UTC; bytes are bytes.
 
 mod ask;
