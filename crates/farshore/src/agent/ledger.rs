@@ -40,6 +40,8 @@ struct Kept {
     keys: HashSet<StepKey>,
     order: VecDeque<StepKey>,
     lines: usize,
+    /// The last write failed: its line may be there in part.
+    torn: bool,
 }
 
 impl Ledger {
@@ -65,19 +67,25 @@ impl Ledger {
     pub fn keep(&self, key: &StepKey) -> Result<(), LedgerError> {
         let wrong = |source| LedgerError { path: self.path.clone(), source };
         let mut kept = self.kept();
-        if !kept.keys.insert(key.clone()) {
+        if kept.keys.contains(key) {
             return Ok(());
         }
+        let mut line = serde_json::to_vec(key).map_err(|error| wrong(io::Error::other(error)))?;
+        line.push(b'\n');
+        // A torn line, left by a failed write, is ended first, so that it cannot spoil this one.
+        if std::mem::replace(&mut kept.torn, true) {
+            line.insert(0, b'\n');
+        }
+        kept.file.write_all(&line).and_then(|()| kept.file.sync_data()).map_err(wrong)?;
+        kept.torn = false;
+        kept.lines += 1;
+        kept.keys.insert(key.clone());
         kept.order.push_back(key.clone());
         while kept.order.len() > KEYS_MAX {
             if let Some(old) = kept.order.pop_front() {
                 kept.keys.remove(&old);
             }
         }
-        let mut line = serde_json::to_vec(key).map_err(|error| wrong(io::Error::other(error)))?;
-        line.push(b'\n');
-        kept.file.write_all(&line).and_then(|()| kept.file.sync_data()).map_err(wrong)?;
-        kept.lines += 1;
         if kept.lines > 2 * KEYS_MAX {
             *kept = rewrite(&self.path, kept.order.iter().cloned().collect()).map_err(wrong)?;
         }
@@ -117,7 +125,7 @@ fn rewrite(path: &Path, order: VecDeque<StepKey>) -> io::Result<Kept> {
         File::open(dir)?.sync_all()?;
     }
     let file = OpenOptions::new().append(true).open(path)?;
-    Ok(Kept { file, keys: order.iter().cloned().collect(), lines: order.len(), order })
+    Ok(Kept { file, keys: order.iter().cloned().collect(), lines: order.len(), torn: false, order })
 }
 
 #[cfg(test)]
