@@ -2,6 +2,10 @@
 //! (`cfg(test)` is always true here; it tells the linter that helpers may unwrap too.)
 
 #[cfg(test)]
+mod demo;
+#[cfg(test)]
+mod docs;
+#[cfg(test)]
 mod api_bench;
 #[cfg(test)]
 mod api_life;

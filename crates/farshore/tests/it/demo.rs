@@ -1,0 +1,30 @@
+//! The demo as a user runs it: the program, its report, its exit status.
+
+use std::process::Command;
+
+use serde_json::Value;
+
+#[test]
+fn the_demo_ends_with_a_true_report() {
+    let data = tempfile::tempdir().expect("a directory");
+    let output = Command::new(env!("CARGO_BIN_EXE_farshore"))
+        .args(["demo", "--output", "json", "--only", "machine", "--data"])
+        .arg(data.path())
+        .output()
+        .expect("the demo runs");
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    let report: Value = serde_json::from_slice(&output.stdout)
+        .unwrap_or_else(|error| panic!("{error}: {}\n{stderr}", String::from_utf8_lossy(&output.stdout)));
+    assert!(output.status.success(), "{report:#}\n{stderr}");
+    assert_eq!(report["verified"], true, "{report:#}");
+    assert_eq!(report["drill"]["verified"], true, "{report:#}");
+    assert_eq!(report["failback"]["lost_writes"], 0, "{report:#}");
+    let rpo = &report["failover"]["rpo"];
+    for figure in ["writes", "bytes"] {
+        assert_eq!(rpo["final"][figure], rpo["true"][figure], "{report:#}");
+        assert!(rpo["at_failover"][figure].is_u64(), "{report:#}");
+    }
+    assert!(rpo["true"]["writes"].as_u64() > Some(0), "a cut line and a killed region lose something: {report:#}");
+    assert!(report["failover"]["rto_seconds"].as_f64() > Some(0.0), "{report:#}");
+    assert!(report["reprotect"]["bytes_moved"].as_u64() > Some(0), "{report:#}");
+}
