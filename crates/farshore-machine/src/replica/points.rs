@@ -95,7 +95,13 @@ pub(super) fn choose(
     latest: Option<Offered>,
 ) -> Result<Offered, ReplicaError> {
     let (found, wanted) = match choice {
-        PointChoice::Latest => (latest, "yet".to_owned()),
+        // A recorded point that is as new has an age that people understand, and stays the same when asked for again.
+        PointChoice::Latest => {
+            let recorded = |latest: &Offered| {
+                points.last().filter(|point| point.point.watermark.seq >= latest.point.watermark.seq).cloned()
+            };
+            (latest.map(|latest| recorded(&latest).unwrap_or(latest)), "yet".to_owned())
+        }
         PointChoice::LatestProcessed => (points.last().cloned(), "yet".to_owned()),
         PointChoice::Id(id) => {
             let is_it = |offered: &&Offered| {
@@ -196,6 +202,20 @@ mod tests {
                 prop_assert_eq!(kept.last(), all[..next].last());
             }
         }
+    }
+
+    #[test]
+    fn the_latest_is_the_recorded_point_when_nothing_came_after_it() {
+        let points: Vec<Offered> = [10, 20].map(crash).into();
+        let at = |seq| {
+            Some(Offered { point: note(7, PointKind::Crash, None).point, ..crash(seq) }).map(|mut offered| {
+                offered.point.watermark.seq = seq;
+                offered
+            })
+        };
+        assert_eq!(choose(&PointChoice::Latest, &points, at(20)).unwrap(), points[1]);
+        assert_eq!(choose(&PointChoice::Latest, &points, at(21)).unwrap(), at(21).unwrap());
+        assert!(choose(&PointChoice::Latest, &points, None).is_err());
     }
 
     #[test]

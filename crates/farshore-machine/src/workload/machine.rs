@@ -353,13 +353,13 @@ impl Machine {
         card.link = None;
         card.lost = None;
         card.promotion = Some(promotion.clone());
-        let start = Watermark { epoch: token.epoch, ..promotion.point.watermark };
+        // The epoch of a position is that of its last write: until the first one here, it is the point's.
         let source_dir = source_dir(&self.dir, card.life);
         if source_dir.exists() {
             fs::remove_dir_all(&source_dir)
                 .map_err(|error| fatal(format!("cannot clear {}: {error}", source_dir.display())))?;
         }
-        let source = Source::create(&source_dir, promoted.disks(), start, self.around.source.clone())
+        let source = Source::create(&source_dir, promoted.disks(), promotion.point.watermark, self.around.source.clone())
             .map_err(fatal)?;
         source.track().map_err(fatal)?;
         self.card = card;

@@ -24,7 +24,10 @@ fn the_demo_ends_with_a_true_report() {
         assert_eq!(rpo["final"][figure], rpo["true"][figure], "{report:#}");
         assert!(rpo["at_failover"][figure].is_u64(), "{report:#}");
     }
-    assert!(rpo["true"]["writes"].as_u64() > Some(0), "a cut line and a killed region lose something: {report:#}");
+    assert!(
+        rpo["true"]["writes"].as_u64() > Some(0),
+        "a cut line and a killed region lose something: {report:#}"
+    );
     assert!(report["failover"]["rto_seconds"].as_f64() > Some(0.0), "{report:#}");
     assert!(report["reprotect"]["bytes_moved"].as_u64() > Some(0), "{report:#}");
 }
