@@ -359,8 +359,13 @@ impl Machine {
             fs::remove_dir_all(&source_dir)
                 .map_err(|error| fatal(format!("cannot clear {}: {error}", source_dir.display())))?;
         }
-        let source = Source::create(&source_dir, promoted.disks(), promotion.point.watermark, self.around.source.clone())
-            .map_err(fatal)?;
+        let source = Source::create(
+            &source_dir,
+            promoted.disks(),
+            promotion.point.watermark,
+            self.around.source.clone(),
+        )
+        .map_err(fatal)?;
         source.track().map_err(fatal)?;
         self.card = card;
         self.keep_card()?;

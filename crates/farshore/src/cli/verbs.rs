@@ -258,11 +258,16 @@ pub(super) fn cost(report: &FailoverView) -> String {
     let lost = match (&report.rpo.final_, report.rpo.exact) {
         (Some(loss), true) => format!("lost {}", show::loss(loss)),
         (Some(loss), false) => format!("lost at most {}", show::loss(loss)),
-        (None, _) => format!(
-            "lost at most {} by the last sign of life of {} (exact when it is back)",
-            show::loss(&report.rpo.at_failover),
-            report.from
-        ),
+        (None, _) => {
+            let bound = &report.rpo.at_failover;
+            format!(
+                "lost at least {} writes ({}), at most what {} wrote in {} (exact when it is back)",
+                bound.writes,
+                show::bytes(bound.bytes),
+                report.from,
+                show::seconds(bound.seconds)
+            )
+        }
     };
     // Before the first write there is no moment to name.
     let point = if report.point.seq == 0 { "the beginning" } else { report.point.id.as_str() };

@@ -32,7 +32,12 @@ const SECONDS_MAX: &str = "60";
 fn run(command: &str, data: &Path) -> Output {
     let mut words = command.split_whitespace();
     assert_eq!(words.next(), Some("farshore"), "{command}");
-    Command::new("timeout").args([SECONDS_MAX, PROGRAM]).args(words).env("FARSHORE_DATA", data).output().expect("the program runs")
+    Command::new("timeout")
+        .args([SECONDS_MAX, PROGRAM])
+        .args(words)
+        .env("FARSHORE_DATA", data)
+        .output()
+        .expect("the program runs")
 }
 
 async fn commands_of(name: &str) {

@@ -2,10 +2,6 @@
 //! (`cfg(test)` is always true here; it tells the linter that helpers may unwrap too.)
 
 #[cfg(test)]
-mod demo;
-#[cfg(test)]
-mod docs;
-#[cfg(test)]
 mod api_bench;
 #[cfg(test)]
 mod api_life;
@@ -15,6 +11,10 @@ mod api_refusals;
 mod cli_text;
 #[cfg(test)]
 mod cli_verbs;
+#[cfg(test)]
+mod demo;
+#[cfg(test)]
+mod docs;
 #[cfg(test)]
 mod engine_jobs;
 #[cfg(test)]
