@@ -204,6 +204,7 @@ fn fio_verifies_what_it_wrote_at_random() {
                 "--size=48m",
                 "--io_size=24m",
                 "--verify=crc32c",
+                "--verify_state_save=0",
                 "--verify_fatal=1",
                 "--do_verify=1",
                 "--fsync=64",
