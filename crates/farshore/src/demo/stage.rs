@@ -12,7 +12,7 @@ use crate::up::{Cluster, ClusterOptions, Line};
 /// Recovery points come this often, so that a demo of a minute has some.
 const POINT_SECONDS: u64 = 2;
 /// Steps of the machine act.
-const STEPS: u64 = 8;
+const STEPS: u64 = 9;
 
 #[derive(Debug)]
 pub(super) struct Stage {
