@@ -37,7 +37,7 @@ impl Stage {
         } else {
             ProgressDrawTarget::hidden()
         };
-        let style = ProgressStyle::with_template("{spinner} [{bar:24}] {pos}/{len} {msg} ({elapsed})")
+        let style = ProgressStyle::with_template("{spinner} [{bar:9}] {pos}/{len} {wide_msg}")
             .unwrap_or_else(|_| ProgressStyle::default_bar());
         let bar = ProgressBar::with_draw_target(Some(STEPS), target).with_style(style);
         bar.enable_steady_tick(std::time::Duration::from_millis(120));
@@ -66,7 +66,7 @@ impl Stage {
             Some(false) => "✗",
             _ => "✓",
         };
-        let line = format!("{mark} {} ({:.2} s) {}", step.step, step.seconds, step.note);
+        let line = format!("{mark} {} ({:.2} s)", step.step, step.seconds);
         if self.bar.is_hidden() {
             eprintln!("{line}");
         } else {

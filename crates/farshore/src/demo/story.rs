@@ -218,7 +218,7 @@ impl Story<'_> {
     }
 
     async fn lose_paris(&mut self, writer: Writer) -> Result<Aftermath, Broken> {
-        self.begin("disaster: the line is cut, then every process of paris is killed in mid-write; fail over to latest");
+        self.begin("disaster: the line is cut, paris is killed in mid-write; fail over");
         writer.start_batch();
         tokio::time::sleep(BATCH).await;
         self.stage.line().cut();
@@ -248,7 +248,7 @@ impl Story<'_> {
         self.report.failover.rpo.at_failover = bound;
         self.report.failover.rpo.truth = truth;
         let note = format!(
-            "Farshore knows now: at least {} writes, at most {:.2} s; the client's log: {} writes, {}, {:.2} s",
+            "Farshore knows now: at least {} writes, at most {:.2} s; the client's log says: {} writes, {}, {:.2} s",
             bound.writes,
             bound.seconds,
             truth.writes,
@@ -334,9 +334,11 @@ impl Story<'_> {
         let verdict = self.verify(self.active_uris().await?, &history).await?;
         self.check(verdict.is_prefix, "oslo is untouched by all this");
         let note = format!(
-            "reported exactly: {} writes, {}; moved {} for {} that differ",
+            "Farshore reports: exactly {} writes, {}; the client's log says: {} writes, {}; moved {} for {} that differ",
             found.writes,
             bytes_text(found.bytes),
+            truth.writes,
+            bytes_text(truth.bytes),
             bytes_text(moved),
             bytes_text(differs)
         );
@@ -400,7 +402,7 @@ impl Story<'_> {
         );
         let note = format!("the client waited {interruption:.2} s at most; committed and reprotected");
         self.end(
-            "planned failback, commit, reprotect",
+            "failback, commit, reprotect",
             Some(Lost { writes: lost_writes, ..Lost::default() }),
             Some(rto),
             &note,
