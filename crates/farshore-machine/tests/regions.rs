@@ -220,6 +220,37 @@ async fn the_loss_is_counted_and_the_way_home_moves_what_differs() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_promotion_that_died_in_the_middle_is_completed_when_it_is_ordered_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let (paris, oslo) = (Place::open("paris", dir.path()), Place::open("oslo", dir.path()));
+    create(&paris, &oslo).await;
+    protect(&paris, &oslo, 1).await;
+    paris.disks().await[0].write(4096, &[5; 4096], true).unwrap();
+    let (head, before) = (paris.look().await.watermark, paris.images().await);
+    oslo.wait("all writes at the target", |seen| seen.watermark.seq >= head.seq).await;
+    paris.machines.stop();
+    oslo.machines.stop();
+    drop(oslo);
+    // As a crash leaves it: the replica is promoted, the card does not say so yet.
+    let machine = dir.path().join("oslo/web-1");
+    let disks = ["root", "data"].map(|name| {
+        Arc::new(farshore_machine::raw::RawFile::open(machine.join(format!("disks/{name}.raw"))).unwrap())
+            as Arc<dyn farshore_machine::disk::Disk>
+    });
+    let options = farshore_machine::replica::Options::default();
+    let replica =
+        farshore_machine::replica::Replica::open(&machine.join("replica-1"), disks.into(), options).unwrap();
+    replica.promote(&PointChoice::Latest).unwrap().stop();
+    drop(replica);
+    let oslo = Place::open("oslo", dir.path());
+    let seen = oslo.look().await;
+    assert_eq!((seen.role, seen.ready, seen.warnings), (Role::Target, false, Vec::new()));
+    oslo.act(2, Action::Promote { point: PointChoice::Latest }).await.unwrap();
+    assert!(oslo.images().await == before, "everything that had arrived is served");
+    oslo.act(2, Action::Commit).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_woken_machine_serves_nothing_until_it_is_told_to_and_refuses_old_tokens() {
     let dir = tempfile::tempdir().unwrap();
     let paris = Place::open("paris", dir.path());

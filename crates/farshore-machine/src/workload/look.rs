@@ -59,6 +59,8 @@ impl Machine {
                 observation.points = thinned(replica.points());
                 observation.warnings.extend(status.damaged);
             }
+            // Not ready: the job that promotes sees it and orders again.
+            Body::Promoting { promoted } => observation.watermark = promoted.point().watermark,
             Body::Broken { why } => observation.warnings.push(why.clone()),
         }
         observation

@@ -20,7 +20,7 @@ use super::spec::MachineSpec;
 use crate::disk::Disk;
 use crate::nbd::{DiskExport, Exports, Options as NbdOptions, Server};
 use crate::raw::RawFile;
-use crate::replica::{DivergenceInfo, Drill, Options as ReplicaOptions, Promoted, Replica};
+use crate::replica::{DivergenceInfo, Drill, Opened, Options as ReplicaOptions, Promoted, Replica, open_any};
 use crate::source::{Link, Options as SourceOptions, Source};
 
 /// What every machine of a region shares.
@@ -54,6 +54,8 @@ pub(super) enum Body {
     Source { source: Source, promoted: Option<Promoted> },
     /// Receives.
     Target { replica: Replica },
+    /// Died in the middle of a promotion: receives no longer, does not serve yet. The promotion is ordered again.
+    Promoting { promoted: Promoted },
     /// Cannot be opened; nothing is served and nothing is touched.
     Broken { why: String },
 }
@@ -230,7 +232,7 @@ impl Machine {
     fn source(&self) -> Result<&Source, StepError> {
         match &self.body {
             Body::Source { source, .. } => Ok(source),
-            Body::Target { .. } => Err(fatal(format!(
+            Body::Target { .. } | Body::Promoting { .. } => Err(fatal(format!(
                 "{} is the target in {}, not the source",
                 self.card.item, self.around.region
             ))),
@@ -241,6 +243,10 @@ impl Machine {
     fn replica(&self) -> Result<&Replica, StepError> {
         match &self.body {
             Body::Target { replica } => Ok(replica),
+            Body::Promoting { .. } => Err(fatal(format!(
+                "{} is in the middle of a promotion in {}: fail over again to complete it",
+                self.card.item, self.around.region
+            ))),
             Body::Source { .. } => Err(fatal(format!(
                 "{} is the source in {}, not the target",
                 self.card.item, self.around.region
@@ -298,7 +304,7 @@ impl Machine {
     }
 
     fn fence(&mut self, lost_after: Option<Watermark>) -> Result<(), StepError> {
-        if matches!(self.body, Body::Target { .. }) {
+        if matches!(self.body, Body::Target { .. } | Body::Promoting { .. }) {
             return Err(fatal(format!("{} follows already in {}", self.card.item, self.around.region)));
         }
         let source = self.source()?.clone();
@@ -332,20 +338,21 @@ impl Machine {
         if self.card.role == Role::Active && self.card.promotion.is_some() {
             return self.serve(token);
         }
-        let replica = self.replica()?.clone();
         self.end_drill()?;
-        let status = replica.status();
-        let promoted = replica.promote(point).map_err(fatal)?;
-        let point = promoted.point();
-        let promotion = Promotion {
-            source_last_known: status.source_last_known.max(status.durable),
-            source_last_seen: status.source_last_seen,
-            at_failover: bound(
-                loss_between(status.source_last_known.max(status.durable), point.watermark),
-                now().since(status.source_last_seen),
-            ),
-            point,
+        let (promoted, received) = match &self.body {
+            Body::Promoting { promoted } => (promoted.clone(), promoted.point().watermark),
+            _ => {
+                let replica = self.replica()?;
+                let promoted = replica.promote(point).map_err(fatal)?;
+                (promoted, replica.status().durable)
+            }
         };
+        let (last_known, source_last_seen) = promoted.source_last_known();
+        let source_last_known = last_known.max(received);
+        let point = promoted.point();
+        let known = loss_between(source_last_known, point.watermark);
+        let at_failover = bound(known, now().since(source_last_seen));
+        let promotion = Promotion { source_last_known, source_last_seen, at_failover, point };
         let mut card = self.card.clone();
         card.life += 1;
         card.role = Role::Active;
@@ -506,7 +513,9 @@ impl Machine {
     fn drop_divergence(&mut self) -> Result<(), StepError> {
         match &self.body {
             Body::Target { replica } => replica.drop_divergence().map_err(fatal)?,
-            Body::Source { promoted: Some(promoted), .. } => promoted.drop_divergence().map_err(fatal)?,
+            Body::Source { promoted: Some(promoted), .. } | Body::Promoting { promoted } => {
+                promoted.drop_divergence().map_err(fatal)?;
+            }
             Body::Source { promoted: None, .. } => {}
             Body::Broken { why } => return Err(fatal(why)),
         }
@@ -544,6 +553,7 @@ impl Machine {
                     promoted.stop();
                 }
             }
+            Body::Promoting { promoted } => promoted.stop(),
             Body::Target { .. } | Body::Broken { .. } => {}
         }
     }
@@ -566,6 +576,7 @@ impl Machine {
                 self.card.lost.or_else(|| promoted.as_ref().and_then(Promoted::divergence).map(keep))
             }
             Body::Target { replica } => replica.divergence().map(keep).or(self.card.lost),
+            Body::Promoting { promoted } => promoted.divergence().map(keep).or(self.card.lost),
             Body::Broken { .. } => None,
         }
     }
@@ -576,7 +587,9 @@ impl Machine {
         let kept: Vec<Arc<dyn Disk>> = match &self.body {
             Body::Source { promoted: Some(promoted), .. } if lost => promoted.disks(),
             Body::Source { promoted: None, .. } if lost => disks(&self.base),
-            Body::Source { promoted: Some(promoted), .. } => promoted.divergence_disks(),
+            Body::Source { promoted: Some(promoted), .. } | Body::Promoting { promoted } => {
+                promoted.divergence_disks()
+            }
             Body::Target { replica } => replica.divergence_disks(),
             Body::Source { promoted: None, .. } | Body::Broken { .. } => Vec::new(),
         };
@@ -635,9 +648,14 @@ fn make_disk(making: &Path, disk: &super::spec::DiskSpec) -> Result<(DiskCard, R
 fn open_body(dir: &Path, card: &Card, base: &[Arc<RawFile>], around: &Surroundings) -> Result<Body, String> {
     let text = |error: &dyn std::fmt::Display| error.to_string();
     if card.layers == Layers::Replica {
-        let replica = Replica::open(&replica_dir(dir, card.life), disks(base), around.replica)
-            .map_err(|error| text(&error))?;
-        return Ok(Body::Target { replica });
+        let opened = open_any(&replica_dir(dir, card.life), disks(base), around.replica);
+        return match opened.map_err(|error| text(&error))? {
+            Opened::Replica(replica) => Ok(Body::Target { replica }),
+            Opened::Promoted(promoted) => Ok(Body::Promoting { promoted }),
+            Opened::Plain { .. } => {
+                Err(format!("{} was folded without a word on its card: a defect", dir.display()))
+            }
+        };
     }
     let promoted = match card.layers {
         // The promotion belongs to the life in which the machine was a replica.
