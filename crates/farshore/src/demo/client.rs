@@ -14,31 +14,35 @@ const CALL_DEADLINE: Duration = Duration::from_secs(40);
 /// What went wrong in a step; ends the story.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
-pub(super) struct Broken(pub(super) String);
+pub struct Broken(pub String);
 
-pub(super) fn broken(text: impl std::fmt::Display) -> Broken {
+/// A failure with this text.
+pub fn broken(text: impl std::fmt::Display) -> Broken {
     Broken(text.to_string())
 }
 
 /// A client of the API.
 #[derive(Debug, Clone)]
-pub(super) struct Client {
+pub struct Client {
     base: String,
     token: String,
     http: reqwest::Client,
 }
 
 impl Client {
-    pub(super) fn new(base: &str, token: &str) -> Result<Self, Broken> {
+    /// A client of the API at `base`.
+    pub fn new(base: &str, token: &str) -> Result<Self, Broken> {
         let http = reqwest::Client::builder().timeout(CALL_DEADLINE).build().map_err(broken)?;
         Ok(Self { base: base.trim_end_matches('/').to_owned(), token: token.to_owned(), http })
     }
 
-    pub(super) async fn get(&self, path: &str) -> Result<Value, Broken> {
+    /// The answer to a question.
+    pub async fn get(&self, path: &str) -> Result<Value, Broken> {
         self.send(self.http.get(self.url(path)), path).await
     }
 
-    async fn post(&self, path: &str, body: &Value) -> Result<Value, Broken> {
+    /// Asks for something; what takes time is answered with its job.
+    pub async fn post(&self, path: &str, body: &Value) -> Result<Value, Broken> {
         self.send(self.http.post(self.url(path)).json(body), path).await
     }
 
@@ -58,7 +62,7 @@ impl Client {
     }
 
     /// Asks for something that takes a job, and waits until it is done.
-    pub(super) async fn carry_out(&self, path: &str, body: &Value) -> Result<Value, Broken> {
+    pub async fn carry_out(&self, path: &str, body: &Value) -> Result<Value, Broken> {
         let job = self.post(path, body).await?;
         let id = text(&job, "/id")?;
         let until = Instant::now() + JOB_DEADLINE;
@@ -73,7 +77,7 @@ impl Client {
     }
 
     /// Looks at the item until it satisfies; says what was waited for when it does not in time.
-    pub(super) async fn wait_for(
+    pub async fn wait_for(
         &self,
         item: &str,
         what: &str,
@@ -93,20 +97,20 @@ impl Client {
     }
 
     /// The lifecycle verb on the item, waited for.
-    pub(super) async fn verb(&self, item: &str, verb: &str, body: Value) -> Result<Value, Broken> {
+    pub async fn verb(&self, item: &str, verb: &str, body: Value) -> Result<Value, Broken> {
         let body = if body.is_null() { json!({}) } else { body };
         self.carry_out(&format!("items/{item}/{verb}"), &body).await
     }
 }
 
 /// A text at a JSON pointer.
-pub(super) fn text(value: &Value, pointer: &str) -> Result<String, Broken> {
+pub fn text(value: &Value, pointer: &str) -> Result<String, Broken> {
     let found = value.pointer(pointer).and_then(Value::as_str);
     found.map(str::to_owned).ok_or_else(|| broken(format!("no text at {pointer} in {value}")))
 }
 
 /// The two disks among endpoints, in the order of the machine's disks.
-pub(super) fn two_uris(endpoints: &Value) -> Option<[String; 2]> {
+pub fn two_uris(endpoints: &Value) -> Option<[String; 2]> {
     let uri = |index: usize| endpoints.get(index)?.get("uri")?.as_str().map(str::to_owned);
     Some([uri(0)?, uri(1)?])
 }

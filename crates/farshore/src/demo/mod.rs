@@ -6,12 +6,12 @@
 //!
 //! Must always hold: nothing is reported as verified that was not read back and compared with the client's own log.
 
-mod client;
+pub mod client;
 mod link;
 mod report;
 mod stage;
 mod story;
-mod workload;
+pub mod workload;
 
 use std::path::PathBuf;
 

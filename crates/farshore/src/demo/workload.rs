@@ -1,4 +1,4 @@
-//! The workload of the demo: numbered, checksummed records on two disks over NBD, and a log of what was acknowledged.
+//! The workload of the demo and of the crash tests: numbered, checksummed records on two disks over NBD, and a log of what was acknowledged.
 //!
 //! It stands for a client that Farshore knows nothing about. Its log is the truth that Farshore's reports are held against.
 //! Records are written one after the other, alternately to the disks, so that "a prefix of the acknowledged writes over
@@ -33,11 +33,13 @@ const DEADLINE: Duration = Duration::from_secs(5);
 
 /// One record as the client remembers it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Written {
-    pub(super) number: u64,
-    pub(super) len: usize,
+pub struct Written {
+    /// Its number; each is used once.
+    pub number: u64,
+    /// Length in bytes.
+    pub len: usize,
     /// Microseconds since 1970 when the acknowledgement was seen; `None`: it never was.
-    pub(super) acknowledged_at: Option<u64>,
+    pub acknowledged_at: Option<u64>,
 }
 
 impl Written {
@@ -69,25 +71,26 @@ impl Written {
 
 /// Everything that the client ever asked for and still believes in, in order. The last one may be unacknowledged.
 #[derive(Debug, Clone, Default)]
-pub(super) struct History {
-    pub(super) records: Vec<Written>,
+pub struct History {
+    /// In the order of writing.
+    pub records: Vec<Written>,
 }
 
 /// What an image of both disks holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Verdict {
+pub struct Verdict {
     /// The image is exactly what the first `kept` records of the history leave behind.
-    pub(super) is_prefix: bool,
+    pub is_prefix: bool,
     /// How many records.
-    pub(super) kept: usize,
+    pub kept: usize,
     /// First byte that is not as expected, for the message.
-    pub(super) first_wrong: Option<(usize, u64)>,
+    pub first_wrong: Option<(usize, u64)>,
 }
 
 impl History {
     /// Acknowledged records after the first `kept`: the truth about a loss. Records, bytes, and seconds between the last
     /// acknowledged kept and the last acknowledged lost one.
-    pub(super) fn lost_after(&self, kept: usize) -> (u64, u64, f64) {
+    pub fn lost_after(&self, kept: usize) -> (u64, u64, f64) {
         let lost: Vec<&Written> =
             self.records.iter().skip(kept).filter(|written| written.acknowledged_at.is_some()).collect();
         let last_kept = self.records.iter().take(kept).rev().find_map(|written| written.acknowledged_at);
@@ -99,7 +102,7 @@ impl History {
     }
 
     /// Number of records up to the last acknowledged one.
-    pub(super) fn acknowledged(&self) -> usize {
+    pub fn acknowledged(&self) -> usize {
         self.records
             .iter()
             .rposition(|written| written.acknowledged_at.is_some())
@@ -107,7 +110,7 @@ impl History {
     }
 
     /// Compares both disks, byte by byte, with what a prefix of the history leaves behind.
-    pub(super) fn check(&self, images: &[Vec<u8>; 2]) -> Verdict {
+    pub fn check(&self, images: &[Vec<u8>; 2]) -> Verdict {
         let sizes = [images[0].len() as u64, images[1].len() as u64];
         let index: HashMap<u64, usize> =
             self.records.iter().enumerate().map(|(index, written)| (written.number, index)).collect();
@@ -141,7 +144,7 @@ fn record_number(slot: &[u8]) -> Option<u64> {
 }
 
 /// Reads both disks whole.
-pub(super) fn read_images(uris: &[String; 2]) -> io::Result<[Vec<u8>; 2]> {
+pub fn read_images(uris: &[String; 2]) -> io::Result<[Vec<u8>; 2]> {
     let read = |uri: &str| -> io::Result<Vec<u8>> {
         let mut client = Client::connect(uri, DEADLINE)?;
         let size = usize::try_from(client.size()).map_err(io::Error::other)?;
@@ -156,11 +159,11 @@ pub(super) fn read_images(uris: &[String; 2]) -> io::Result<[Vec<u8>; 2]> {
 }
 
 /// Says where the disks are served now; asked again after each interruption.
-pub(super) type Resolver = Arc<dyn Fn() -> Option<[String; 2]> + Send + Sync>;
+pub type Resolver = Arc<dyn Fn() -> Option<[String; 2]> + Send + Sync>;
 
 /// A running client.
 #[derive(Debug)]
-pub(super) struct Writer {
+pub struct Writer {
     shared: Arc<Shared>,
     thread: Option<JoinHandle<()>>,
 }
@@ -186,7 +189,7 @@ fn now_micros() -> u64 {
 
 impl Writer {
     /// Starts to write after the records of `history`, numbering on from `next`.
-    pub(super) fn start(history: History, next: u64, resolver: Resolver) -> Self {
+    pub fn start(history: History, next: u64, resolver: Resolver) -> Self {
         let shared = Arc::new(Shared {
             history: Mutex::new(history),
             stop: AtomicBool::new(false),
@@ -200,39 +203,39 @@ impl Writer {
     }
 
     /// From now on writes large records, as a nightly batch does.
-    pub(super) fn start_batch(&self) {
+    pub fn start_batch(&self) {
         self.shared.batch.store(true, Ordering::SeqCst);
     }
 
     /// From now on a lost connection ends the client.
-    pub(super) fn be_mortal(&self) {
+    pub fn be_mortal(&self) {
         self.shared.mortal.store(true, Ordering::SeqCst);
     }
 
     /// What was written so far.
-    pub(super) fn history(&self) -> History {
+    pub fn history(&self) -> History {
         lock(&self.shared.history).clone()
     }
 
     /// Records acknowledged so far.
-    pub(super) fn acknowledged(&self) -> usize {
+    pub fn acknowledged(&self) -> usize {
         lock(&self.shared.history).acknowledged()
     }
 
     /// Longest time without an answer since the start.
-    pub(super) fn longest_interruption(&self) -> Duration {
+    pub fn longest_interruption(&self) -> Duration {
         lock(&self.shared.interruptions).iter().copied().max().unwrap_or_default()
     }
 
     /// Waits for the record under way, flushes, and ends.
-    pub(super) fn stop(mut self) -> History {
+    pub fn stop(mut self) -> History {
         self.shared.stop.store(true, Ordering::SeqCst);
         self.join();
         self.history()
     }
 
     /// Waits until a mortal client has noticed its end.
-    pub(super) fn wait(mut self) -> History {
+    pub fn wait(mut self) -> History {
         self.join();
         self.history()
     }

@@ -12,6 +12,8 @@ mod cli_text;
 #[cfg(test)]
 mod cli_verbs;
 #[cfg(test)]
+mod crash;
+#[cfg(test)]
 mod demo;
 #[cfg(test)]
 mod docs;
