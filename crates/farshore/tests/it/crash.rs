@@ -63,12 +63,18 @@ impl World {
     }
 
     fn writer(&self) -> Writer {
+        self.writer_after(History::default())
+    }
+
+    /// A client that goes on from what was brought back.
+    fn writer_after(&self, history: History) -> Writer {
+        let next = history.records.last().map_or(1, |last| last.number + 1_000_000);
         let (api, runtime) = (self.api.clone(), tokio::runtime::Handle::current());
         let resolver: Resolver = Arc::new(move || {
             let record = runtime.block_on(api.get("directory/web-1.machine")).ok()?;
             two_uris(&record["endpoints"])
         });
-        Writer::start(History::default(), 1, resolver)
+        Writer::start(history, next, resolver)
     }
 
     async fn written(&self, writer: &Writer, count: usize) {
@@ -265,4 +271,72 @@ async fn a_frozen_source_that_thaws_after_the_failover_is_fenced_and_its_late_wr
     let paris =
         item["regions"].as_array().unwrap().iter().find(|seen| seen["region"] == "paris").unwrap().clone();
     assert_eq!(paris["observation"]["role"], "fenced", "{paris}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_new_active_region_that_is_killed_keeps_what_it_acknowledged_all_the_way_home() {
+    let mut world = World::begin().await;
+    world.verb("protect", json!({"target": "rome"})).await;
+    let writer = world.writer();
+    world.written(&writer, 200).await;
+    writer.be_mortal();
+    world.cluster.kill("paris").unwrap();
+    let mut history = tokio::task::spawn_blocking(move || writer.wait()).await.unwrap();
+    world.verb("failover", json!({"source_is_down": true})).await;
+    let verdict = world.active(&history).await;
+    assert!(verdict.is_prefix, "{verdict:?}");
+    history.records.truncate(verdict.kept);
+    let writer = world.writer_after(history);
+    world.written(&writer, 100).await;
+    world.restart("rome").await;
+    world.written(&writer, 100).await;
+    world.verb("commit", Value::Null).await;
+    world.restart("rome").await;
+    world.written(&writer, 100).await;
+    world.cluster.start_region("paris").await.unwrap();
+    let job = world.api.post(&format!("items/{ITEM}/reprotect"), &json!({})).await.unwrap();
+    tokio::time::sleep(Duration::from_millis(world.chance.below(150))).await;
+    world.restart("paris").await;
+    let id = job["id"].as_str().unwrap();
+    let until = Instant::now() + PATIENCE;
+    while world.api.get(&format!("jobs/{id}")).await.unwrap()["state"] != "succeeded" {
+        let job = world.api.get(&format!("jobs/{id}")).await.unwrap();
+        assert!(Instant::now() < until && job["state"] == "running", "{job}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    world.verb("failback", Value::Null).await;
+    world.written(&writer, 50).await;
+    let (world, history) = world.end(writer).await;
+    whole(world.active(&history).await, &history);
+    assert_eq!(world.item().await["source"], "paris");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn in_sync_mode_a_flush_waits_for_the_target_and_is_never_lost() {
+    use farshore_machine::nbd::Client as Disk;
+    let mut world = World::begin().await;
+    world.verb("protect", json!({"target": "rome", "replication": "sync"})).await;
+    let uri = two_uris(&world.item().await["endpoints"]).unwrap()[0].clone();
+    let pid = world.cluster.pid("rome").and_then(|pid| i32::try_from(pid).ok()).unwrap();
+    let rome = rustix::process::Pid::from_raw(pid).unwrap();
+    let mut disk = Disk::connect(&uri, PATIENCE).unwrap();
+    disk.write(0, &[1; 4096], false).unwrap();
+    disk.flush().unwrap();
+    rustix::process::kill_process(rome, rustix::process::Signal::STOP).unwrap();
+    disk.write(4096, &[2; 4096], false).unwrap();
+    let flushing = tokio::task::spawn_blocking(move || (disk.flush(), disk));
+    let lagging = |item: &Value| item["replication"]["lag"]["writes"].as_u64() > Some(0);
+    world.api.wait_for(ITEM, "a lag while the target is frozen", lagging).await.unwrap();
+    assert!(!flushing.is_finished(), "the target cannot have it: it is frozen");
+    rustix::process::kill_process(rome, rustix::process::Signal::CONT).unwrap();
+    let (flushed, disk) = flushing.await.unwrap();
+    flushed.unwrap();
+    // Lost in the moment after the acknowledgement.
+    world.cluster.kill("paris").unwrap();
+    drop(disk);
+    world.verb("failover", json!({"source_is_down": true})).await;
+    let uri = two_uris(&world.item().await["endpoints"]).unwrap()[0].clone();
+    let mut found = [0; 8192];
+    Disk::connect(&uri, PATIENCE).unwrap().read(0, &mut found).unwrap();
+    assert!(found[..4096] == [1; 4096] && found[4096..] == [2; 4096], "what was flushed is on the far shore");
 }
