@@ -245,3 +245,29 @@ fn a_payload_that_is_read_as_a_whole_or_in_part_is_checked() {
         }
     }
 }
+
+#[test]
+fn damage_is_found_before_anybody_needs_what_is_damaged() {
+    let dir = tempfile::tempdir().unwrap();
+    let base = empty(&[300_000]);
+    let replica = Replica::create(dir.path(), handles(&base), Options::default()).unwrap();
+    let mut source = Source::new(&[300_000]);
+    replica.begin_catch_up(source.head).unwrap();
+    replica.end_catch_up(source.head).unwrap();
+    for number in 0..10 {
+        replica.append(&[source.write(0, number * 8192, 4096, 0, 5)]).unwrap();
+    }
+    replica.sync().unwrap();
+    for _ in 0..6 {
+        replica.scrub(8192).unwrap();
+    }
+    assert_eq!(replica.status().damaged, None);
+    let file = journal_files(dir.path()).into_iter().find(|file| file.extension().is_some()).unwrap();
+    let mut bytes = fs::read(&file).unwrap();
+    let last = bytes.len() - 100;
+    bytes[last] ^= 0x10;
+    fs::write(&file, bytes).unwrap();
+    let found = (0..10).filter(|_| replica.scrub(8192).is_err()).count();
+    assert!(found > 0, "every payload is read in turn");
+    assert!(replica.status().damaged.is_some());
+}

@@ -3,7 +3,7 @@
 //! Read in this order: `segment` (the bytes on the disk), `journal` (append, sync, reopen) and `shelf` (read, never without
 //! checking), `points` (recovery points, retention), `index` (which entry holds each byte), `replica` (the whole), with
 //! `receive` (the sink of the wire), `head` (what a catch-up compares with) and `retire` (points expire, the disks move
-//! forward); then `blockmap`, `sheet` and `layered` (disks made of layers), `promoted` and `fold` (failover, change of the
+//! forward) and `scrub` (damage is found before it matters); then `blockmap`, `sheet` and `layered` (disks made of layers), `promoted` and `fold` (failover, change of the
 //! point, commit), `drill`, `divergence`; `state` and `recover` (what is remembered, and opening it).
 //!
 //! Must always hold:
@@ -28,6 +28,7 @@ mod recover;
 #[expect(clippy::module_inception, reason = "the room is named after its main thing")]
 mod replica;
 mod retire;
+mod scrub;
 mod segment;
 mod sheet;
 mod shelf;

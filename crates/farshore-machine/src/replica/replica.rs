@@ -78,6 +78,8 @@ pub(super) struct Inner {
     /// How many wait for `folding`: a fold in progress stops for them and goes on later.
     pub(super) waiting: AtomicUsize,
     drill_number: AtomicU64,
+    /// Where the next scrub goes on.
+    pub(super) scrubbed: Mutex<Place>,
 }
 
 /// What changes.
@@ -198,6 +200,7 @@ impl Replica {
             drills: Arc::default(),
             waiting: AtomicUsize::new(0),
             drill_number: AtomicU64::new(0),
+            scrubbed: Mutex::default(),
         }))
     }
 

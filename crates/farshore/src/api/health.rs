@@ -191,7 +191,7 @@ impl Look<'_> {
             ReplicationState::Streaming => None,
             ReplicationState::Disconnected => warning(
                 format!("replication to {target} is disconnected{note}"),
-                "it connects again by itself: is the network between the regions up?",
+                "it goes on by itself once the cause is gone; see what the target says, and whether the network between the regions is up",
             ),
             ReplicationState::Seeding | ReplicationState::CatchingUp => warning(
                 format!("{target} is catching up, {} bytes behind{note}", replication.behind_bytes),
