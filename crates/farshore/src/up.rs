@@ -8,7 +8,7 @@ use std::io::{self, Write};
 use std::net::{SocketAddr, TcpListener};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
+use std::process::{ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 use farshore_core::ids::Region;
@@ -103,6 +103,8 @@ pub struct Cluster {
 struct Node {
     region: Region,
     child: Option<Child>,
+    /// Length of its log when it was started: what is after it is about this start.
+    log_from: usize,
 }
 
 impl Cluster {
@@ -114,6 +116,9 @@ impl Cluster {
         let Some(recovery) = options.regions.last().cloned() else {
             return Err(wrong("name at least one region"));
         };
+        if options.data.is_file() {
+            return Err(wrong(format!("{} is a file: name a directory with --data", options.data.display())));
+        }
         fs::create_dir_all(&options.data).map_err(at("use", &options.data))?;
         let data = options.data.canonicalize().map_err(at("use", &options.data))?;
         let only_one = lock(&data)?;
@@ -128,8 +133,10 @@ impl Cluster {
             .find(|config| config.region == recovery)
             .map(|config| format!("http://{}", config.listen))
             .unwrap_or_default();
-        let nodes =
-            configs.iter().map(|config| Node { region: config.region.clone(), child: None }).collect();
+        let nodes = configs
+            .iter()
+            .map(|config| Node { region: config.region.clone(), child: None, log_from: 0 })
+            .collect();
         let mut cluster = Self { data, program, nodes, api, token, token_file, _only_one: only_one };
         let regions: Vec<Region> = cluster.nodes.iter().map(|node| node.region.clone()).collect();
         for region in &regions {
@@ -197,6 +204,7 @@ impl Cluster {
         let _ = fs::remove_file(&ready);
         let log = dir.join("node.log");
         let log_file = OpenOptions::new().create(true).append(true).open(&log).map_err(at("write", &log))?;
+        let log_from = log_file.metadata().map_err(at("read", &log))?.len();
         let mut command = Command::new(&self.program);
         command.arg("node").arg("--config").arg(dir.join("region.toml")).arg("--until-stdin-closes");
         // What is set for the clients of this cluster must not change its nodes.
@@ -209,7 +217,9 @@ impl Cluster {
         // Ctrl-C on the terminal is for `up`, which stops its nodes in order.
         command.process_group(0);
         let child = command.spawn().map_err(at("run", &self.program))?;
-        self.node(region.as_str())?.child = Some(child);
+        let node = self.node(region.as_str())?;
+        node.child = Some(child);
+        node.log_from = usize::try_from(log_from).unwrap_or(usize::MAX);
         Ok(())
     }
 
@@ -217,13 +227,15 @@ impl Cluster {
         let until = Instant::now() + READY_DEADLINE;
         let dir = self.data.join(region.as_str());
         loop {
-            let Some(child) = &mut self.node(region.as_str())?.child else {
+            let node = self.node(region.as_str())?;
+            let log_from = node.log_from;
+            let Some(child) = &mut node.child else {
                 return Err(wrong("the node was not started"));
             };
             if let Some(status) = child.try_wait().map_err(wrong)? {
                 return Err(wrong(format!(
                     "the node of {region} ended ({status}): {}",
-                    log_tail(&dir.join("node.log"))
+                    log_tail(&dir.join("node.log"), log_from)
                 )));
             }
             let pid = child.id();
@@ -318,7 +330,7 @@ impl Cluster {
                 () = tokio::time::sleep(Duration::from_secs(1)) => {
                     for node in &mut self.nodes {
                         if let Some(status) = node.child.as_mut().map(Child::try_wait).transpose()?.flatten() {
-                            eprintln!("the node of {} ended ({status}): see {}", node.region, self.data.join(node.region.as_str()).join("node.log").display());
+                            eprintln!("{}", how_to_restart(&self.program, &self.data.join(node.region.as_str()), &node.region, status));
                             node.child = None;
                         }
                     }
@@ -326,6 +338,16 @@ impl Cluster {
             }
         }
     }
+}
+
+/// What to say when a node ended that nobody had stopped, with the command that starts it again.
+fn how_to_restart(program: &Path, dir: &Path, region: &Region, status: ExitStatus) -> String {
+    format!(
+        "the node of {region} ended ({status}): see {}\nto start it again: {} node --config {}",
+        dir.join("node.log").display(),
+        program.display(),
+        dir.join("region.toml").display(),
+    )
 }
 
 /// Starts regions, says how to use them, and stops them at Ctrl-C.
@@ -444,8 +466,31 @@ fn free_port(held: &mut Vec<TcpListener>) -> Result<SocketAddr, UpError> {
     Ok(address)
 }
 
-fn log_tail(path: &Path) -> String {
-    let text = fs::read_to_string(path).unwrap_or_default();
+/// The last lines that were written after `from`.
+fn log_tail(path: &Path, from: usize) -> String {
+    let bytes = fs::read(path).unwrap_or_default();
+    let text = String::from_utf8_lossy(bytes.get(from..).unwrap_or_default());
     let lines: Vec<&str> = text.lines().collect();
     lines[lines.len().saturating_sub(LOG_LINES)..].join("\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_shown_of_a_log_is_about_this_start() {
+        let dir = tempfile::tempdir().unwrap();
+        let log = dir.path().join("node.log");
+        fs::write(&log, "old\nerror: new\n").unwrap();
+        assert_eq!(log_tail(&log, 4), "error: new");
+        assert_eq!(log_tail(&log, 400), "");
+    }
+
+    #[tokio::test]
+    async fn a_file_is_no_directory_to_live_in() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let error = Cluster::start(ClusterOptions::new(file.path())).await.unwrap_err();
+        assert!(error.to_string().ends_with("is a file: name a directory with --data"), "{error}");
+    }
 }

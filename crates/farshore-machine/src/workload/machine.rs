@@ -635,7 +635,7 @@ fn make_disk(making: &Path, disk: &super::spec::DiskSpec) -> Result<(DiskCard, R
         if disk.size_bytes != 0 && disk.size_bytes != file.size() {
             let (path, have, want) = (path.display(), file.size(), disk.size_bytes);
             return Err(fatal(format!(
-                "disk {name}: {path} has {have} bytes, not {want}: leave the size out to use it as it is"
+                "disk {name}: {path} has {have} bytes, not {want}: give the size that it has, {have}"
             )));
         }
         return Ok((DiskCard { name, size_bytes: file.size(), path: path.clone(), brought: true }, file));

@@ -62,7 +62,8 @@ fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Problem> {
         let at = error.path().to_string();
         let what = error.into_inner();
         Problem::invalid(match at.as_str() {
-            "." => format!("the body is not what this route takes: {what}"),
+            // `?`: the text is not JSON, so there is no field to name.
+            "." | "?" => format!("the body is not what this route takes: {what}"),
             _ => format!("{at}: {what}"),
         })
     })?;

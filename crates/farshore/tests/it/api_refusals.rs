@@ -154,6 +154,7 @@ async fn a_body_that_is_not_well_formed_changes_nothing() {
     let long = format!("{{\"point\": \"{}\"}}", "x".repeat(70_000));
     let table = [
         ("application/json", "{", 400, "EOF"),
+        ("application/json", "{bad", 400, "the body is not what this route takes: key must be a string"),
         ("application/json", "[1]", 400, "body"),
         ("application/json", r#"{"planned": "yes"}"#, 400, "planned: invalid type"),
         ("application/json", r#"{"plannd": true}"#, 400, "unknown field `plannd`"),
