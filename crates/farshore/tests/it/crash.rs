@@ -299,8 +299,12 @@ async fn a_new_active_region_that_is_killed_keeps_what_it_acknowledged_all_the_w
     world.restart("paris").await;
     let id = job["id"].as_str().unwrap();
     let until = Instant::now() + PATIENCE;
-    while world.api.get(&format!("jobs/{id}")).await.unwrap()["state"] != "succeeded" {
+    loop {
+        // Read once: it may end between two looks.
         let job = world.api.get(&format!("jobs/{id}")).await.unwrap();
+        if job["state"] == "succeeded" {
+            break;
+        }
         assert!(Instant::now() < until && job["state"] == "running", "{job}");
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
