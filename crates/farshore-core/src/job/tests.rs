@@ -3,7 +3,8 @@
 use super::plan::Plan;
 use super::*;
 use crate::command::Command;
-use crate::ids::Epoch;
+use crate::ids::{Epoch, Region, Token};
+use crate::workload::{Action, Role};
 
 mod records;
 mod walks;
