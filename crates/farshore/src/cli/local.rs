@@ -137,8 +137,12 @@ fn demo(global: &Global, args: &DemoArgs) -> Result<(), Failure> {
         .unwrap_or_else(|| std::env::temp_dir().join(format!("farshore-demo-{}", std::process::id())));
     let json = global.output != Output::Table;
     let play = Play { data: data.clone(), keep: args.keep, json };
-    let held = runtime()?.block_on(crate::demo::play(&play)).map_err(failed)?;
-    if !held {
+    let played = runtime()?.block_on(crate::demo::play(&play)).map_err(failed);
+    if played.is_err() && temporary {
+        // Nothing was found out that is worth keeping.
+        let _ = std::fs::remove_dir_all(&data);
+    }
+    if !played? {
         let text = format!("a check did not hold; everything is left in {}", data.display());
         return Err(Failure { code: FAILED, text });
     }

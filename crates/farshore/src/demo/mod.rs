@@ -17,6 +17,8 @@ use std::path::PathBuf;
 
 use stage::Stage;
 
+use crate::node::interrupted;
+
 /// How the demo is played and what is printed.
 #[derive(Debug, Clone)]
 pub struct Play {
@@ -31,12 +33,19 @@ pub struct Play {
 /// Plays the demo. `Ok(true)`: every check held.
 ///
 /// # Errors
-/// When the regions could not even be started; the text says why.
+/// When the regions could not even be started, or Ctrl-C ended the demo; the text says which. No region runs then.
 pub async fn play(play: &Play) -> std::io::Result<bool> {
     let began = std::time::Instant::now();
     let mut stage = Stage::set(&play.data).await?;
-    let report = story::play(&mut stage, began).await;
+    let report = tokio::select! {
+        report = story::play(&mut stage, began) => Some(report),
+        () = interrupted() => None,
+    };
     stage.curtain();
+    let Some(report) = report else {
+        stage.cluster().stop().await.map_err(std::io::Error::other)?;
+        return Err(std::io::Error::other("interrupted: the regions are stopped"));
+    };
     if play.json {
         println!("{}", serde_json::to_string_pretty(&report).map_err(std::io::Error::other)?);
     } else {
