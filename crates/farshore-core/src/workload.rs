@@ -4,10 +4,13 @@
 //! region where something must happen and later [`Workload::observe`]s whether it did: the verdict comes from the
 //! observation, never from the order's return value.
 
+use std::time::Duration;
+
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use crate::fencing::FenceTimings;
 use crate::ids::{Epoch, ItemId, Kind, Region, StepKey, Token};
 use crate::moment::Moment;
 
@@ -22,6 +25,40 @@ pub struct Order {
     pub token: Token,
     /// What to do.
     pub action: Action,
+    /// Refused with [`StepError::Retry`] when the region is something else to the item by the time the order gets its turn.
+    /// For orders that no job gives: several control nodes may see the same thing and act on it at different times.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub only_if: Option<Role>,
+    /// With [`Action::Create`], [`Action::Serve`] and [`Action::Promote`]: the item fences itself. It is served only while
+    /// the right to do so is renewed ([`Workload::renewed`]), by these timings; they are kept durably. `None`: it holds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lease: Option<FenceTimings>,
+}
+
+/// A moment on this machine's boot clock (`CLOCK_BOOTTIME`: goes on while the machine is suspended), in nanoseconds. Means
+/// nothing on another machine or after a restart of this one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+pub struct BootTime(pub u64);
+
+impl BootTime {
+    /// This moment moved later by `by`.
+    #[must_use]
+    pub fn after(self, by: Duration) -> Self {
+        Self(self.0.saturating_add(u64::try_from(by.as_nanos()).unwrap_or(u64::MAX)))
+    }
+}
+
+/// An item that is served here only while the right to do so is renewed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Leased {
+    /// Which.
+    pub item: ItemId,
+    /// Under which token.
+    pub token: Token,
+    /// How often, and for how long.
+    pub timings: FenceTimings,
+    /// Until when it was last renewed; `None`: not yet, and it acknowledges nothing.
+    pub until: Option<BootTime>,
 }
 
 /// How a write is acknowledged while the item is protected.
@@ -346,4 +383,20 @@ pub trait Workload: Send + Sync + std::fmt::Debug {
     async fn observe(&self, item: &ItemId) -> Result<Observation, StepError>;
     /// Does what is ordered. On `Err(Retry)` the effect may have happened: observe before deciding.
     async fn act(&self, order: &Order) -> Result<(), StepError>;
+    /// The items that are active here and fence themselves. Costs no I/O: asked several times a second.
+    async fn leased(&self) -> Result<Vec<Leased>, StepError> {
+        Ok(Vec::new())
+    }
+    /// The right to serve `item` under `token` is good until `until`. From then on nothing is accepted or acknowledged until
+    /// it is renewed again. Refused with [`StepError::Fenced`] when a higher token is known here.
+    async fn renewed(&self, item: &ItemId, token: Token, until: BootTime) -> Result<(), StepError> {
+        let _ = (token, until);
+        Err(StepError::Fatal { what: format!("workloads of kind {} do not fence themselves", item.kind) })
+    }
+    /// The right to serve `item` under `token` was not renewed in time: closes its clients and keeps durably that it is
+    /// [`Role::Fenced`] under `token`, before it returns. Does nothing when it was renewed meanwhile.
+    async fn expired(&self, item: &ItemId, token: Token) -> Result<(), StepError> {
+        let _ = token;
+        Err(StepError::Fatal { what: format!("workloads of kind {} do not fence themselves", item.kind) })
+    }
 }

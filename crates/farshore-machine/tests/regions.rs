@@ -49,6 +49,8 @@ impl Place {
             item: item(),
             token: Token::new(1, Epoch(epoch)),
             action,
+            only_if: None,
+            lease: None,
         };
         self.machines.act(&order).await
     }

@@ -257,6 +257,7 @@ impl Cluster {
     }
 
     async fn wait_api(&self) -> Result<(), UpError> {
+        crate::trust::provider();
         let http = reqwest::Client::builder().no_proxy().build().map_err(wrong)?;
         let until = Instant::now() + READY_DEADLINE;
         loop {

@@ -37,6 +37,7 @@ impl RegionAgents {
         remote: BTreeMap<Region, String>,
         secret: &str,
     ) -> Result<Self, reqwest::Error> {
+        crate::trust::provider();
         let http = reqwest::Client::builder().connect_timeout(CONNECT_DEADLINE).no_proxy().build()?;
         Ok(Self { here, local, remote, secret: secret.to_owned(), http })
     }

@@ -54,6 +54,14 @@ impl AgentState {
         if self.ledger.has(&order.key) {
             return Ok(());
         }
+        if let Some(role) = order.only_if {
+            let now = workload.observe(&order.item).await?.role;
+            if now != role {
+                return Err(StepError::Retry {
+                    what: format!("{} is {now:?} here by now, not {role:?}", order.item),
+                });
+            }
+        }
         workload.act(order).await?;
         let (ledger, key) = (Arc::clone(&self.ledger), order.key.clone());
         let kept = tokio::task::spawn_blocking(move || ledger.keep(&key)).await;

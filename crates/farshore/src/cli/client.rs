@@ -49,6 +49,7 @@ impl Client {
                 token_file.display()
             ))
         })?;
+        crate::trust::provider();
         let http = reqwest::Client::builder()
             .no_proxy()
             .connect_timeout(CONNECT_DEADLINE)

@@ -32,6 +32,7 @@ pub struct Client {
 impl Client {
     /// A client of the API at `base`.
     pub fn new(base: &str, token: &str) -> Result<Self, Broken> {
+        crate::trust::provider();
         let http = reqwest::Client::builder().timeout(CALL_DEADLINE).build().map_err(broken)?;
         Ok(Self { base: base.trim_end_matches('/').to_owned(), token: token.to_owned(), http })
     }

@@ -195,7 +195,13 @@ async fn mend(inner: &Inner, region: &Region, id: &ItemId, seen: &Observation) -
         Some(Mend::Order { what, token, action }) => {
             // A new key each time: the same order may be needed again after the next restart of the region.
             let key = StepKey(format!("reconcile/{}/{what}/{}", token.epoch, ulid::Ulid::generate()));
-            give(inner, turn, region, Order { key, item: id.clone(), token, action }).await;
+            give(
+                inner,
+                turn,
+                region,
+                Order { key, item: id.clone(), token, action, only_if: Some(seen.role), lease: None },
+            )
+            .await;
         }
     }
     Ok(())

@@ -53,6 +53,7 @@ impl Served {
         let token_file = dir.path().join("token");
         std::fs::write(&token_file, format!("{TOKEN}\n")).unwrap();
         std::fs::set_permissions(&token_file, std::fs::Permissions::from_mode(0o600)).unwrap();
+        farshore::trust::provider();
         let http = Client::builder().no_proxy().build().unwrap();
         Self { bench, control, url, dir, http, server }
     }

@@ -112,6 +112,8 @@ fn orders_with_every_action() {
         item: ItemId::parse("machine/web-1").unwrap(),
         token: Token::new(2, Epoch(7)),
         action,
+        only_if: Some(Role::Fenced),
+        lease: Some(crate::fencing::FenceTimings::FAST),
     };
     round_trip(&actions().into_iter().map(order).collect::<Vec<_>>());
     round_trip(&actions());

@@ -44,7 +44,7 @@ impl Driver<'_> {
             Does::Wait => self.wait(job, &act.expect, Deadline::of(job, step)).await,
             Does::Order { region, token, action } => {
                 let (item, token, action) = (job.value.item.clone(), *token, action.clone());
-                let order = Order { key: key.clone(), item, token, action };
+                let order = Order { key: key.clone(), item, token, action, only_if: None, lease: None };
                 self.order(job, region, &order, &act.expect, Deadline::of(job, step)).await?
             }
         };
