@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use farshore_core::ids::{Kind, Region};
 use farshore_core::moment::Moment;
+use farshore_core::store::Store;
 use farshore_core::workload::Workload;
 use farshore_machine::replica::{Options as ReplicaOptions, Retention};
 use farshore_machine::source::Options as SourceOptions;
@@ -20,7 +21,7 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 
 use crate::agent::{self, AgentState, Ledger, RegionAgents, Workloads};
-use crate::config::{NodeConfig, NodeRole};
+use crate::config::{NodeConfig, NodeRole, StoreKind};
 use crate::engine::{Control, Options, RegionRecord, now};
 
 /// After the order to stop, requests under way (job streams, above all) get this long.
@@ -73,7 +74,7 @@ pub async fn run(config_path: &Path, until: Until) -> Result<(), NodeError> {
     let _only_one = lock(&config.data)?;
     let ready_path = config.data.join(READY_FILE);
     remove_if_there(&ready_path)?;
-    let secret = read_secret(&config.secret_file)?;
+    let secret = read_secret(config.secret_file.as_deref().unwrap_or(Path::new("")))?;
     let listener = TcpListener::bind(config.listen).await.map_err(|error| {
         wrong(format!(
             "cannot listen on {}: {error}; is another node running? set another address for listen",
@@ -244,8 +245,19 @@ async fn open_machines(config: &NodeConfig, secret: &str) -> Result<Option<Arc<M
     opened.map(Some).map_err(wrong)
 }
 
+/// Opens what the control plane remembers in. Members of etcd need not be reachable yet.
+///
+/// # Errors
+/// When the file is damaged or in use, or the options cannot be right.
+pub fn open_store(config: &NodeConfig) -> Result<Arc<dyn Store>, NodeError> {
+    match config.store {
+        StoreKind::Redb => Ok(Arc::new(RedbStore::open(&config.store_path()).map_err(wrong)?)),
+        StoreKind::Etcd => Err(wrong("this version cannot open etcd")),
+    }
+}
+
 async fn start_control(config: &NodeConfig, agent: &AgentState, secret: &str) -> Result<Control, NodeError> {
-    let store = RedbStore::open(&config.store_path()).map_err(wrong)?;
+    let store = open_store(config)?;
     let others: BTreeMap<Region, String> = config
         .regions
         .iter()
@@ -264,7 +276,7 @@ async fn start_control(config: &NodeConfig, agent: &AgentState, secret: &str) ->
             since,
         })
         .collect();
-    Control::start(Arc::new(store), Arc::new(agents), regions, Options::default()).await.map_err(wrong)
+    Control::start(store, Arc::new(agents), regions, Options::default()).await.map_err(wrong)
 }
 
 /// Replaces the file as a whole.

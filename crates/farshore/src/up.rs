@@ -15,7 +15,7 @@ use farshore_core::ids::Region;
 use serde::{Deserialize, Serialize};
 use tokio::process::{Child, Command};
 
-use crate::config::{NodeConfig, NodeRole, RegionConfig, StoreConfig};
+use crate::config::{FencingConfig, NodeConfig, NodeRole, RedbConfig, RegionConfig, StoreKind};
 use crate::node::{NodeReady, READY_FILE, interrupted};
 
 /// A node that is not ready by then will not be. A journal of a day is indexed in a few seconds.
@@ -428,11 +428,16 @@ fn configure(
             nbd: free_port(&mut held)?,
             nbd_socket: None,
             replication: free_port(&mut held)?,
-            secret_file: secret_file.to_owned(),
+            trust: None,
+            secret_file: Some(secret_file.to_owned()),
             token_file: is_recovery.then(|| token_file.to_owned()),
             point_seconds: options.point_seconds,
             retention_hours: 24,
-            store: StoreConfig::default(),
+            store: StoreKind::Redb,
+            redb: RedbConfig::default(),
+            etcd: None,
+            fencing: FencingConfig::default(),
+            dns: None,
             regions: Vec::new(),
         });
     }
@@ -443,6 +448,7 @@ fn configure(
             name: config.region.clone(),
             agent: format!("http://{}", config.listen),
             replication: config.replication,
+            control: config.has(NodeRole::Control),
         })
         .collect();
     if let (Some(Line(lay)), Some(region)) =

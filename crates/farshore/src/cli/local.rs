@@ -25,6 +25,9 @@ pub(super) enum LocalCommand {
     /// Look into a store that no node has open
     #[command(subcommand)]
     Store(StoreCommand),
+    /// Check a node's configuration, and say what losing a region would do
+    #[command(subcommand)]
+    Config(super::config::ConfigCommand),
     /// Print completions for a shell
     Completions {
         /// Which shell
@@ -94,6 +97,7 @@ pub(super) fn run(global: &Global, command: LocalCommand) -> Result<(), Failure>
         LocalCommand::Demo(args) => demo(global, &args),
         LocalCommand::Node(args) => node(&args),
         LocalCommand::Store(StoreCommand::Dump { file }) => dump(&file),
+        LocalCommand::Config(command) => super::config::run(global, &command),
         LocalCommand::Completions { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut super::grammar(), "farshore", &mut script);

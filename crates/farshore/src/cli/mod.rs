@@ -2,12 +2,13 @@
 //!
 //! Read in this order: this file (the grammar), `exit` (what went wrong and the exit status), `client`
 //! (HTTP), `wait` (follows a job), `ask` (prompts), `show` (tables), then a file per group of verbs: `machine`, `verbs`,
-//! `jobs`, `status`, `local`.
+//! `jobs`, `status`, `local`, `config`.
 //!
 //! Results go to stdout, everything else to stderr.
 
 mod ask;
 mod client;
+mod config;
 mod exit;
 mod jobs;
 mod local;

@@ -1,16 +1,24 @@
 //! A node's configuration: one TOML file, every key of which can be set by `FARSHORE_NODE_KEY` in the environment.
 //!
-//! Unknown keys are refused, and so is every address beyond loopback: there is no TLS between regions yet.
+//! Read in this order: this file (the keys), `check` (what is refused, and why), `lose` (what losing a region would do).
+//!
+//! Must always hold: unknown keys are refused, and so is every address beyond loopback without TLS.
+
+mod check;
+mod lose;
+
+pub use lose::{Consequence, Weight, lose};
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use farshore_core::fencing::FenceTimings;
 use farshore_core::ids::Region;
 use serde::{Deserialize, Serialize};
 
-/// Environment variables that set keys start like this; `FARSHORE_NODE_STORE__PATH` sets `path` in `[store]`.
+/// Environment variables that set keys start like this; `FARSHORE_NODE_REDB__PATH` sets `path` in `[redb]`.
 const ENVIRONMENT: &str = "FARSHORE_NODE_";
 
 /// What one `farshore node` does.
@@ -36,8 +44,13 @@ pub struct NodeConfig {
     /// Where replication is received.
     #[serde(default = "any_port")]
     pub replication: SocketAddr,
-    /// File with the secret that all nodes of the cluster share; readable by its owner only.
-    pub secret_file: PathBuf,
+    /// Directory with the node's certificate (`farshore init`, `farshore join`): everything is served and called over mutual
+    /// TLS then. Without it all listeners stay on loopback and `secret_file` is needed.
+    #[serde(default)]
+    pub trust: Option<PathBuf>,
+    /// File with the secret that all nodes of a cluster without `trust` share; readable by its owner only.
+    #[serde(default)]
+    pub secret_file: Option<PathBuf>,
     /// File with the token that API clients must know; needed for the role `control`.
     #[serde(default)]
     pub token_file: Option<PathBuf>,
@@ -47,10 +60,22 @@ pub struct NodeConfig {
     /// Hours for which recovery points are kept.
     #[serde(default = "a_day")]
     pub retention_hours: u64,
-    /// Where the control plane remembers; by default a file in `data`.
+    /// Where the control plane remembers.
     #[serde(default)]
-    pub store: StoreConfig,
-    /// All regions, for the role `control`.
+    pub store: StoreKind,
+    /// With `store = "redb"`.
+    #[serde(default)]
+    pub redb: RedbConfig,
+    /// With `store = "etcd"`.
+    #[serde(default)]
+    pub etcd: Option<EtcdConfig>,
+    /// How items with `on_control_loss = "fence"` stop by themselves.
+    #[serde(default)]
+    pub fencing: FencingConfig,
+    /// Authoritative DNS for the names of the items, for the role `control`.
+    #[serde(default)]
+    pub dns: Option<DnsConfig>,
+    /// All regions: for the role `control`, and for every node with `trust`.
     #[serde(default)]
     pub regions: Vec<RegionConfig>,
 }
@@ -65,13 +90,124 @@ pub enum NodeRole {
     Machines,
 }
 
-/// Where the control plane remembers.
+/// What the control plane remembers in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum StoreKind {
+    /// One file, one control node.
+    #[default]
+    Redb,
+    /// Members in several regions, a control node in each.
+    Etcd,
+}
+
+/// The embedded store.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct StoreConfig {
-    /// The redb file; by default `store.redb` in `data`.
+pub struct RedbConfig {
+    /// Its file; by default `store.redb` in `data`.
     #[serde(default)]
     pub path: Option<PathBuf>,
+}
+
+/// The store of many nodes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct EtcdConfig {
+    /// Client URLs of the members, by the region they are in.
+    pub endpoints: BTreeMap<Region, OneOrMany>,
+    /// All keys start like this, so that several clusters can share the members.
+    #[serde(default = "etcd_prefix")]
+    pub prefix: String,
+    /// Certificate authority of the members, for https endpoints.
+    #[serde(default)]
+    pub ca_file: Option<PathBuf>,
+    /// Client certificate.
+    #[serde(default)]
+    pub cert_file: Option<PathBuf>,
+    /// Its key.
+    #[serde(default)]
+    pub key_file: Option<PathBuf>,
+}
+
+/// One text, or a list of them.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum OneOrMany {
+    /// One.
+    One(String),
+    /// Many.
+    Many(Vec<String>),
+}
+
+impl OneOrMany {
+    /// All of them.
+    #[must_use]
+    pub fn all(&self) -> &[String] {
+        match self {
+            Self::One(one) => std::slice::from_ref(one),
+            Self::Many(many) => many,
+        }
+    }
+}
+
+impl EtcdConfig {
+    /// Every member's URL; those of `first` come first.
+    #[must_use]
+    pub fn urls(&self, first: &Region) -> Vec<String> {
+        let (near, far): (Vec<_>, Vec<_>) = self.endpoints.iter().partition(|(region, _)| *region == first);
+        near.into_iter().chain(far).flat_map(|(_, urls)| urls.all()).cloned().collect()
+    }
+}
+
+/// Timings of self-fencing, in seconds; see `farshore_core::fencing`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct FencingConfig {
+    /// R: the active region renews this often.
+    pub renew_seconds: u64,
+    /// How long one renewal may take.
+    pub call_timeout_seconds: u64,
+    /// D: a renewal is good for so long after it was sent.
+    pub valid_seconds: u64,
+    /// S: after that, everything has stopped within so long.
+    pub stop_seconds: u64,
+}
+
+impl Default for FencingConfig {
+    fn default() -> Self {
+        let timings = FenceTimings::STANDARD;
+        Self {
+            renew_seconds: timings.renew_every.as_secs(),
+            call_timeout_seconds: timings.call_timeout.as_secs(),
+            valid_seconds: timings.valid_for.as_secs(),
+            stop_seconds: timings.stop_within.as_secs(),
+        }
+    }
+}
+
+impl FencingConfig {
+    /// As the core takes them.
+    #[must_use]
+    pub fn timings(&self) -> FenceTimings {
+        FenceTimings {
+            renew_every: Duration::from_secs(self.renew_seconds),
+            call_timeout: Duration::from_secs(self.call_timeout_seconds),
+            valid_for: Duration::from_secs(self.valid_seconds),
+            stop_within: Duration::from_secs(self.stop_seconds),
+        }
+    }
+}
+
+/// The node's DNS server. It may listen beyond loopback: DNS has neither TLS nor users, and answers with names only.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DnsConfig {
+    /// Where it answers, over UDP and TCP.
+    pub listen: SocketAddr,
+    /// The zone that is delegated to the control nodes.
+    #[serde(default = "dns_zone")]
+    pub zone: String,
 }
 
 /// A region, as the control plane reaches it.
@@ -80,10 +216,13 @@ pub struct StoreConfig {
 pub struct RegionConfig {
     /// Its name.
     pub name: Region,
-    /// Base URL of its agent.
+    /// Base URL of its node: agent, and API where it has the role `control`.
     pub agent: String,
     /// Where it receives replication.
     pub replication: SocketAddr,
+    /// Its node has the role `control`.
+    #[serde(default)]
+    pub control: bool,
 }
 
 fn all_roles() -> Vec<NodeRole> {
@@ -97,6 +236,12 @@ fn five() -> u64 {
 }
 fn a_day() -> u64 {
     24
+}
+fn etcd_prefix() -> String {
+    "/farshore/".to_owned()
+}
+fn dns_zone() -> String {
+    "farshore.internal".to_owned()
 }
 
 /// A configuration that cannot be used. Nothing was started.
@@ -139,58 +284,8 @@ impl NodeConfig {
             }
         }
         let config: Self = table.try_into().map_err(|error: toml::de::Error| error.to_string())?;
-        config.check()?;
+        check::check(&config)?;
         Ok(config)
-    }
-
-    fn check(&self) -> Result<(), String> {
-        for (key, address) in [("listen", self.listen), ("nbd", self.nbd), ("replication", self.replication)]
-        {
-            if !address.ip().is_loopback() {
-                return Err(format!(
-                    "{key} = \"{address}\" is reachable from elsewhere, which needs TLS and authentication: use a loopback address such as 127.0.0.1:{}",
-                    address.port()
-                ));
-            }
-        }
-        if self.roles.is_empty() {
-            return Err("roles is empty: name at least one of \"control\" and \"machines\"".into());
-        }
-        if self.point_seconds == 0 {
-            return Err("point_seconds must be at least 1".into());
-        }
-        if self.retention_hours == 0 || self.retention_hours > 24 * 15 {
-            return Err("retention_hours must be between 1 and 360 (15 days)".into());
-        }
-        if self.has(NodeRole::Control) {
-            self.check_control()?;
-        }
-        Ok(())
-    }
-
-    fn check_control(&self) -> Result<(), String> {
-        if self.token_file.is_none() {
-            return Err(
-                "the role control needs token_file: the file with the token that API clients must know"
-                    .into(),
-            );
-        }
-        let mut names = BTreeMap::new();
-        for region in &self.regions {
-            if names.insert(&region.name, ()).is_some() {
-                return Err(format!("region {} is listed twice in [[regions]]", region.name));
-            }
-            if !region.replication.ip().is_loopback() {
-                return Err(format!(
-                    "region {}: replication = \"{}\" needs TLS: use a loopback address",
-                    region.name, region.replication
-                ));
-            }
-        }
-        if !names.contains_key(&self.region) {
-            return Err(format!("[[regions]] does not list this node's own region {}", self.region));
-        }
-        Ok(())
     }
 
     /// Whether the node has the role.
@@ -202,7 +297,7 @@ impl NodeConfig {
     /// The store's file.
     #[must_use]
     pub fn store_path(&self) -> PathBuf {
-        self.store.path.clone().unwrap_or_else(|| self.data.join("store.redb"))
+        self.redb.path.clone().unwrap_or_else(|| self.data.join("store.redb"))
     }
 
     /// How long recovery points are kept.
@@ -233,7 +328,7 @@ fn overlay(table: &mut toml::Table, key: &str, value: &str) -> Result<(), String
 mod tests {
     use super::*;
 
-    const GOOD: &str = r#"
+    pub(super) const GOOD: &str = r#"
         region = "oslo"
         data = "d"
         secret_file = "s"
@@ -242,9 +337,10 @@ mod tests {
         name = "oslo"
         agent = "http://127.0.0.1:1"
         replication = "127.0.0.1:2"
+        control = true
     "#;
 
-    fn parse(text: &str, environment: &[(&str, &str)]) -> Result<NodeConfig, String> {
+    pub(super) fn parse(text: &str, environment: &[(&str, &str)]) -> Result<NodeConfig, String> {
         NodeConfig::parse(
             text,
             environment.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())),
@@ -255,30 +351,11 @@ mod tests {
     fn defaults_are_safe_and_the_environment_wins() {
         let config = parse(
             GOOD,
-            &[("FARSHORE_NODE_POINT_SECONDS", "2"), ("FARSHORE_NODE_STORE__PATH", "x.redb"), ("HOME", "/")],
+            &[("FARSHORE_NODE_POINT_SECONDS", "2"), ("FARSHORE_NODE_REDB__PATH", "x.redb"), ("HOME", "/")],
         )
         .unwrap();
         assert!(config.listen.ip().is_loopback());
         assert_eq!((config.point_seconds, config.store_path()), (2, PathBuf::from("x.redb")));
         assert!(config.has(NodeRole::Control) && config.has(NodeRole::Machines));
-    }
-
-    #[test]
-    fn what_is_wrong_is_named() {
-        for (text, environment, why) in [
-            ("", vec![], "missing field `region`"),
-            (GOOD, vec![("FARSHORE_NODE_COLOUR", "red")], "unknown field `colour`"),
-            (GOOD, vec![("FARSHORE_NODE_LISTEN", "0.0.0.0:80")], "needs TLS and authentication"),
-            (GOOD, vec![("FARSHORE_NODE_LISTEN", "here")], "listen"),
-            (GOOD, vec![("FARSHORE_NODE_REGION", "Oslo")], "lower-case"),
-            (GOOD, vec![("FARSHORE_NODE_REGION", "rome")], "does not list this node's own region rome"),
-            (GOOD, vec![("FARSHORE_NODE_POINT_SECONDS", "0")], "at least 1"),
-            (GOOD, vec![("FARSHORE_NODE_RETENTION_HOURS", "1000")], "between 1 and 360"),
-            (GOOD, vec![("FARSHORE_NODE_ROLES", "[]")], "roles is empty"),
-            (GOOD, vec![("FARSHORE_NODE_ROLES", "[\"cook\"]")], "unknown variant `cook`"),
-        ] {
-            let error = parse(text, &environment).unwrap_err();
-            assert!(error.contains(why), "{environment:?}: {error}");
-        }
     }
 }
