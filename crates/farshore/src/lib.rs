@@ -3,7 +3,7 @@
 //! The rooms below know nothing of each other; this crate puts them together.
 //!
 //! Read in this order: [`engine`] (jobs, and what watches over the regions), [`agent`] (how it reaches workloads),
-//! [`trust`] (who belongs to the cluster), [`api`] (how people reach it), [`config`] and [`node`] (the composition root), [`up`] (regions on one machine),
+//! [`trust`] (who belongs to the cluster), [`serve`] (accepts connections), [`api`] (how people reach it), [`config`] and [`node`] (the composition root), [`up`] (regions on one machine),
 //! [`demo`] (all of it, against a real disaster), [`cli`] (the program's arguments).
 
 pub mod agent;
@@ -13,5 +13,6 @@ pub mod config;
 pub mod demo;
 pub mod engine;
 pub mod node;
+pub mod serve;
 pub mod trust;
 pub mod up;

@@ -1,8 +1,34 @@
 //! Who belongs to the cluster: its certificate authority, the certificates of its nodes, and what they prove.
 //!
-//! Read in this order: [`provider`].
+//! Read in this order: `error`, `identity` (what a certificate says), `address` (the names it is good for), `files`
+//! (where keys lie), `certificate` (reading both kinds), `authority` (signing), `verify` (whom we believe), `member`
+//! (a node's own part: [`Trust`], the rest goes through it).
+//!
+//! Must always hold: a peer is believed only by a chain to our authority *and* the URI in its certificate, never by a
+//! host name; whoever asks for a certificate does not choose what it says about who he is; a private key is never
+//! readable by others on the machine; no certificate that people use is ever half replaced.
 
-use std::sync::Once;
+mod address;
+mod authority;
+mod certificate;
+mod error;
+mod files;
+mod identity;
+mod member;
+mod verify;
+
+use std::sync::{Arc, Once};
+
+use rustls::crypto::CryptoProvider;
+
+pub use address::{Address, InvalidAddress};
+pub use authority::{Authority, LEAF_LIFE, LeafOrder, Signed, Validity, new_request};
+pub use certificate::{CaCertificate, Leaf};
+pub use error::TrustError;
+pub use files::{CA_CERTIFICATE, CA_KEY, NODE};
+pub use identity::{CertRole, Identity, InvalidIdentity, peer_identity};
+pub use member::Trust;
+pub use verify::WrongPeer;
 
 /// Makes ring the cryptography of this process. Called before the first use of TLS, and harmless afterwards: rustls refuses
 /// to guess where more than one provider could be linked.
@@ -12,4 +38,11 @@ pub fn provider() {
         // Err: somebody who linked this library chose another one, which serves as well.
         let _ = rustls::crypto::ring::default_provider().install_default();
     });
+}
+
+/// The cryptography of our own configurations.
+fn ring() -> Arc<CryptoProvider> {
+    static PROVIDER: std::sync::LazyLock<Arc<CryptoProvider>> =
+        std::sync::LazyLock::new(|| Arc::new(rustls::crypto::ring::default_provider()));
+    Arc::clone(&PROVIDER)
 }

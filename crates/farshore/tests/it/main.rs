@@ -25,3 +25,5 @@ mod engine_requests;
 mod engine_sim;
 #[cfg(test)]
 mod engine_watch;
+#[cfg(test)]
+mod trust_listen;
