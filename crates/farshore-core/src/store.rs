@@ -1,12 +1,13 @@
 //! The port to what remembers: a small transactional key-value store with revisions.
 //!
-//! Implemented in `farshore-store` (memory, redb; etcd later), all held to one conformance suite there.
+//! Implemented in `farshore-store` (memory, redb, etcd), all held to one conformance suite there.
 //! Keys are UTF-8 paths (`items/machine/web-1/own`), values are bytes (JSON by convention, so that a person can
-//! read a dump). One revision counter for the whole store rises by one with each committed transaction.
+//! read a dump). One revision counter for the whole store rises with each committed transaction: by one, or by more where
+//! others write to the same etcd.
 
 use async_trait::async_trait;
 
-/// The store-wide counter; each committed transaction raises it by one. `Revision(0)`: before the first.
+/// The store-wide counter; each committed transaction raises it. `Revision(0)`: before the first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct Revision(pub u64);
 
@@ -48,9 +49,13 @@ pub struct Transaction {
     pub writes: Vec<Write>,
 }
 
-/// etcd's default limit is 128 operations in a transaction; the same limit holds on every store.
-pub const TRANSACTION_OPS_MAX: usize = 128;
-/// Longest value: etcd refuses requests over 1.5 MiB.
+/// etcd's default limit is 128 operations in a transaction, and one is the store's own; the same limit holds on every
+/// store.
+pub const TRANSACTION_OPS_MAX: usize = 127;
+/// Most bytes of all keys and values of a transaction, keys of compares counted twice: etcd refuses requests over
+/// 1.5 MiB, and needs some for itself.
+pub const TRANSACTION_LEN_MAX: usize = 1_500_000;
+/// Longest value.
 pub const VALUE_LEN_MAX: usize = 1 << 20;
 /// Longest key.
 pub const KEY_LEN_MAX: usize = 512;

@@ -2,9 +2,9 @@
 //!
 //! Read in this order: [`rules`] (what every store refuses, and how long it remembers changes), [`watch`] (how a
 //! watch follows a change log without gaps), [`mem`] (the shortest complete store), [`redb`] (the embedded one: one
-//! file, one process), [`dump`] (the file as a person reads it), [`conformance`] (what all stores must do).
+//! file, one process), [`etcd`] (for many nodes), [`dump`] (the file as a person reads it), [`conformance`] (what all stores must do).
 //!
-//! Must always hold: a commit that returned is durable; the revision rises by exactly one with each commit; a watch
+//! Must always hold: a commit that returned is durable; the revision rises with each commit; a watch
 //! misses nothing or says so; a damaged file is named, never changed, and never served.
 
 pub mod rules;
@@ -15,9 +15,12 @@ pub mod mem;
 
 pub mod redb;
 
+pub mod etcd;
+
 pub mod dump;
 
 pub mod conformance;
 
+pub use etcd::EtcdStore;
 pub use mem::MemStore;
 pub use redb::{OpenError, RedbStore};

@@ -3,8 +3,8 @@
 use std::collections::HashSet;
 
 use farshore_core::store::{
-    CommitError, Compare, KEY_LEN_MAX, ReadError, Revision, TRANSACTION_OPS_MAX, Transaction, VALUE_LEN_MAX,
-    Write,
+    CommitError, Compare, KEY_LEN_MAX, ReadError, Revision, TRANSACTION_LEN_MAX, TRANSACTION_OPS_MAX,
+    Transaction, VALUE_LEN_MAX, Write,
 };
 
 /// Changes remembered for watches. A watcher that was away for less than this need not list again; at 100 commits
@@ -34,7 +34,23 @@ pub fn check(transaction: &Transaction) -> Result<(), CommitError> {
         }
         check_value(write)?;
     }
+    let len = transaction_len(transaction);
+    if len > TRANSACTION_LEN_MAX {
+        return Err(CommitError::Invalid(format!(
+            "the keys and values are {len} bytes, at most {TRANSACTION_LEN_MAX} are allowed: split it"
+        )));
+    }
     Ok(())
+}
+
+fn transaction_len(transaction: &Transaction) -> usize {
+    // etcd is asked for the key of a compare once more, to name it when it fails.
+    let compares: usize = transaction.compares.iter().map(|compare| 2 * compare_key(compare).len()).sum();
+    let write_len = |write: &Write| match write {
+        Write::Put(key, value) => key.len() + value.len(),
+        Write::Delete(key) => key.len(),
+    };
+    compares + transaction.writes.iter().map(write_len).sum::<usize>()
 }
 
 /// The key a compare looks at.

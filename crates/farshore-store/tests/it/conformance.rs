@@ -12,6 +12,11 @@ mod mem {
     farshore_store::conformance_tests!(make);
 
     #[tokio::test]
+    async fn the_revisions_of_an_own_store_are_counted() {
+        conformance::the_revisions_of_an_own_store_are_counted(make().await).await;
+    }
+
+    #[tokio::test]
     async fn a_watch_from_before_the_log_is_told() {
         conformance::a_watch_from_before_the_log_is_told(make().await).await;
     }
@@ -57,6 +62,11 @@ mod redb {
     farshore_store::conformance_tests!(make);
 
     #[tokio::test]
+    async fn the_revisions_of_an_own_store_are_counted() {
+        conformance::the_revisions_of_an_own_store_are_counted(make().await).await;
+    }
+
+    #[tokio::test]
     async fn a_watch_from_before_the_log_is_told() {
         conformance::a_watch_from_before_the_log_is_told(make().await).await;
     }
@@ -70,5 +80,27 @@ mod redb {
         drop(store);
         assert!(watch.next().await.is_err());
         RedbStore::open(&path).expect("a watch does not hold the file");
+    }
+}
+
+mod etcd {
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicU64, Ordering};
+
+    use farshore_store::{EtcdStore, conformance};
+
+    use crate::cluster::Cluster;
+
+    /// One cluster for all rules: a member costs half a second and an election.
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn every_rule_on_three_members() {
+        let cluster = Cluster::start().await;
+        let rules = AtomicU64::new(0);
+        let make = async || {
+            let prefix = format!("/rule/{}/", rules.fetch_add(1, Ordering::Relaxed));
+            let store = EtcdStore::connect(cluster.options(&prefix)).expect("the options are right");
+            Arc::new(store) as conformance::Subject
+        };
+        conformance::conformance(make).await;
     }
 }

@@ -2,6 +2,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed; helpers here are tests, too")]
 
+mod cluster;
 mod conformance;
 mod crash;
 mod damage;
