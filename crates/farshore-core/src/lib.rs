@@ -6,10 +6,12 @@
 //!
 //! Read in this order: [`ids`] and [`moment`] (the words), [`lifecycle`] (the life of an item), [`command`] (what
 //! people ask for), [`job`] (how a wish becomes durable steps), [`fencing`] (the arithmetic of waiting),
-//! [`reconcile`] (what is mended without being asked), [`workload`] (what every kind can do), [`store`] (what remembers).
+//! [`reconcile`] (what is mended without being asked), [`access`] (who may ask for what), [`workload`] (what every kind can
+//! do), [`store`] (what remembers).
 //!
 //! Must always hold: this crate does not depend on tokio, and `clippy.toml` beside it bans clocks and I/O.
 
+pub mod access;
 pub mod agents;
 pub mod command;
 pub mod fencing;

@@ -25,7 +25,8 @@ pub(super) struct Newest {
 }
 
 /// The newest audit entries, oldest of them first. Each holds the hash of the one before.
-#[utoipa::path(get, path = "/api/v1/audit", tag = "audit", params(Newest),
+#[utoipa::path(get, path = "/api/v1/audit", tag = "audit",
+    security(("token" = ["read"])), params(Newest),
     responses((status = 200, body = Vec<AuditView>), Refusals))]
 pub(super) async fn list(
     State(state): State<ApiState>,

@@ -1,15 +1,20 @@
-//! Who may ask: whoever has the token of the cluster's token file.
+//! Who may ask, and what: the check that every guarded request passes before its body is read.
 
-use axum::extract::{Request, State};
-use axum::http::{StatusCode, header::AUTHORIZATION};
+use axum::extract::{MatchedPath, Request, State};
+use axum::http::{HeaderMap, StatusCode, header::AUTHORIZATION};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
+use farshore_core::access::Role;
 use sha2::{Digest, Sha256};
 use std::fmt;
 use subtle::ConstantTimeEq;
 
 use super::ApiState;
+use super::access::Caller;
 use super::problem::Problem;
+
+/// The name of whoever has the token of the node's `token_file`.
+const BOOTSTRAP: &str = "bootstrap";
 
 /// A token's hash: the token itself is not kept.
 #[derive(Clone)]
@@ -32,16 +37,38 @@ impl TokenHash {
     }
 }
 
-/// Lets through what carries the token.
-pub(super) async fn require_token(State(state): State<ApiState>, request: Request, next: Next) -> Response {
-    let sent = request.headers().get(AUTHORIZATION).and_then(|value| value.to_str().ok());
-    let token = sent
-        .and_then(|value| value.split_once(' '))
-        .and_then(|(scheme, token)| scheme.eq_ignore_ascii_case("bearer").then_some(token));
-    let detail = match token {
-        Some(token) if state.token.accepts(token) => return next.run(request).await,
+/// Lets through what carries a token whose role is enough for the route.
+pub(super) async fn require_right(
+    State(state): State<ApiState>,
+    mut request: Request,
+    next: Next,
+) -> Response {
+    let caller = match caller(&state, request.headers()) {
+        Ok(caller) => caller,
+        Err(problem) => return problem.into_response(),
+    };
+    // Where nothing matched there is nothing to protect: whoever is known may learn that.
+    if let Some(path) = request.extensions().get::<MatchedPath>()
+        && let Err(problem) = caller.check(state.rights.needed(request.method(), path.as_str()))
+    {
+        return problem.into_response();
+    }
+    request.extensions_mut().insert(caller);
+    next.run(request).await
+}
+
+fn caller(state: &ApiState, headers: &HeaderMap) -> Result<Caller, Problem> {
+    let detail = match bearer(headers) {
+        Some(token) if state.token.accepts(token) => {
+            return Ok(Caller { name: BOOTSTRAP.to_owned(), role: Role::Admin });
+        }
         Some(_) => "this token is not the one of this cluster: use the token file that `farshore up` printed",
         None => "send the token of the cluster's token file: Authorization: Bearer TOKEN",
     };
-    Problem::new(StatusCode::UNAUTHORIZED, "unauthorised", detail).into_response()
+    Err(Problem::new(StatusCode::UNAUTHORIZED, "unauthorised", detail))
+}
+
+fn bearer(headers: &HeaderMap) -> Option<&str> {
+    let (scheme, token) = headers.get(AUTHORIZATION)?.to_str().ok()?.split_once(' ')?;
+    scheme.eq_ignore_ascii_case("bearer").then_some(token)
 }

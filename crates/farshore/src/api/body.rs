@@ -5,6 +5,7 @@ use axum::extract::{FromRequest, Request};
 use axum::http::{HeaderMap, StatusCode, header::CONTENT_TYPE};
 use serde::de::DeserializeOwned;
 
+use super::access::Caller;
 use super::problem::Problem;
 use crate::engine::Idempotency;
 use crate::engine::records::sha256_hex;
@@ -14,10 +15,17 @@ pub(super) const BODY_LEN_MAX: usize = 64 * 1024;
 /// The header that makes a POST repeatable.
 pub(super) const IDEMPOTENCY_KEY: &str = "idempotency-key";
 
-/// What was asked, parsed, and the key under which it may be repeated.
+/// What was asked, parsed, and by whom.
 #[derive(Debug)]
 pub(super) struct Asked<T> {
     pub(super) body: T,
+    pub(super) by: By,
+}
+
+/// Who asked, and the key under which it may be repeated.
+#[derive(Debug)]
+pub(super) struct By {
+    pub(super) who: String,
     pub(super) idempotency: Option<Idempotency>,
 }
 
@@ -26,6 +34,7 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Asked<T> {
 
     async fn from_request(request: Request, _: &S) -> Result<Self, Problem> {
         let (parts, body) = request.into_parts();
+        let who = Caller::of(&parts)?.name;
         let bytes = to_bytes(body, BODY_LEN_MAX).await.map_err(|_| too_large())?;
         if !bytes.is_empty() {
             check_content_type(&parts.headers)?;
@@ -33,7 +42,7 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Asked<T> {
         let idempotency = idempotency(&parts.headers, parts.method.as_str(), parts.uri.path(), &bytes)?;
         // No body means no parameters.
         let text: &[u8] = if bytes.is_empty() { b"{}" } else { &bytes };
-        Ok(Self { body: parse(text)?, idempotency })
+        Ok(Self { body: parse(text)?, by: By { who, idempotency } })
     }
 }
 

@@ -21,7 +21,8 @@ const LOOK_EVERY: Duration = Duration::from_millis(500);
 const KEEP_ALIVE: Duration = Duration::from_secs(10);
 
 /// `job` events, each with the job's view as its data; the stream ends when the job has ended.
-#[utoipa::path(get, path = "/api/v1/jobs/{id}/events", tag = "jobs", params(("id" = String, Path)),
+#[utoipa::path(get, path = "/api/v1/jobs/{id}/events", tag = "jobs",
+    security(("token" = ["read"])), params(("id" = String, Path)),
     responses((status = 200, body = JobView, content_type = "text/event-stream"), Refusals))]
 pub(super) async fn events(
     State(state): State<ApiState>,

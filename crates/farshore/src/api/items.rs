@@ -20,7 +20,8 @@ use super::{ApiState, health, regions};
 use crate::engine::{Control, Seen};
 
 /// All items, by name.
-#[utoipa::path(get, path = "/api/v1/items", tag = "items", responses((status = 200, body = Vec<ItemView>), Refusals))]
+#[utoipa::path(get, path = "/api/v1/items", tag = "items",
+    security(("token" = ["read"])), responses((status = 200, body = Vec<ItemView>), Refusals))]
 pub(super) async fn list(State(state): State<ApiState>) -> Result<Json<Vec<ItemView>>, Problem> {
     Ok(Json(views(&state.control).await?))
 }
@@ -37,6 +38,7 @@ pub(super) async fn views(control: &Control) -> Result<Vec<ItemView>, Problem> {
 
 /// One item.
 #[utoipa::path(get, path = "/api/v1/items/{kind}/{name}", tag = "items",
+    security(("token" = ["read"])),
     params(("kind" = String, Path), ("name" = String, Path)),
     responses((status = 200, body = ItemView), Refusals))]
 pub(super) async fn show(
@@ -49,7 +51,8 @@ pub(super) async fn show(
 }
 
 /// Makes an item.
-#[utoipa::path(post, path = "/api/v1/items", tag = "items", request_body = CreateRequest,
+#[utoipa::path(post, path = "/api/v1/items", tag = "items",
+    security(("token" = ["contribute"])), request_body = CreateRequest,
     params(("Idempotency-Key" = Option<String>, Header)),
     responses((status = 202, body = JobView, headers(("Location" = String))), Refusals))]
 pub(super) async fn create(
@@ -60,11 +63,12 @@ pub(super) async fn create(
     let id = ItemId::parse(&format!("{kind}/{name}"))?;
     let region = regions::find(&state.control, &Region::parse(&region)?).await?.name;
     let command = Command::Create { region, spec, on_control_loss: on_control_loss.into() };
-    super::verbs::submit(&state, &id, command, asked.idempotency).await
+    super::verbs::submit(&state, &id, command, asked.by).await
 }
 
 /// Removes an item and what was made for it. Disks that an operator brought are left in place.
 #[utoipa::path(delete, path = "/api/v1/items/{kind}/{name}", tag = "items",
+    security(("token" = ["contribute"])),
     params(("kind" = String, Path), ("name" = String, Path), ("Idempotency-Key" = Option<String>, Header)),
     responses((status = 202, body = JobView, headers(("Location" = String))), Refusals))]
 pub(super) async fn delete(
@@ -73,11 +77,12 @@ pub(super) async fn delete(
     asked: Asked<NoParameters>,
 ) -> Result<Accepted, Problem> {
     let id = ItemId::parse(&format!("{kind}/{name}"))?;
-    super::verbs::submit(&state, &id, Command::Delete, asked.idempotency).await
+    super::verbs::submit(&state, &id, Command::Delete, asked.by).await
 }
 
 /// What the item can be brought back to, oldest first.
 #[utoipa::path(get, path = "/api/v1/items/{kind}/{name}/points", tag = "items",
+    security(("token" = ["read"])),
     params(("kind" = String, Path), ("name" = String, Path)),
     responses((status = 200, body = PointsView), Refusals))]
 pub(super) async fn points(

@@ -13,12 +13,12 @@ use farshore_core::workload::{Replication, ReplicationState};
 use serde::Deserialize;
 use utoipa::IntoParams;
 
-use super::body::Asked;
+use super::ApiState;
+use super::body::{Asked, By};
 use super::items::known;
 use super::problem::{Problem, Refusals};
 use super::verbs::Accepted;
 use super::views::{BytesView, JobView, LogView, NoParameters, ReasonRequest};
-use super::{ApiState, OPERATOR};
 use crate::engine::{Control, Idempotency, JobVerb};
 
 /// Which jobs.
@@ -33,7 +33,8 @@ pub(super) struct Filter {
 }
 
 /// Jobs, oldest first.
-#[utoipa::path(get, path = "/api/v1/jobs", tag = "jobs", params(Filter),
+#[utoipa::path(get, path = "/api/v1/jobs", tag = "jobs",
+    security(("token" = ["read"])), params(Filter),
     responses((status = 200, body = Vec<JobView>), Refusals))]
 pub(super) async fn list(
     State(state): State<ApiState>,
@@ -56,7 +57,8 @@ pub(super) async fn views(control: &Control, item: Option<&ItemId>) -> Result<Ve
 }
 
 /// One job.
-#[utoipa::path(get, path = "/api/v1/jobs/{id}", tag = "jobs", params(("id" = String, Path)),
+#[utoipa::path(get, path = "/api/v1/jobs/{id}", tag = "jobs",
+    security(("token" = ["read"])), params(("id" = String, Path)),
     responses((status = 200, body = JobView), Refusals))]
 pub(super) async fn show(
     State(state): State<ApiState>,
@@ -67,7 +69,8 @@ pub(super) async fn show(
 }
 
 /// A job's journal, oldest first.
-#[utoipa::path(get, path = "/api/v1/jobs/{id}/log", tag = "jobs", params(("id" = String, Path)),
+#[utoipa::path(get, path = "/api/v1/jobs/{id}/log", tag = "jobs",
+    security(("token" = ["read"])), params(("id" = String, Path)),
     responses((status = 200, body = Vec<LogView>), Refusals))]
 pub(super) async fn log(
     State(state): State<ApiState>,
@@ -79,7 +82,8 @@ pub(super) async fn log(
 }
 
 /// Takes back what was done; before the point of no return only.
-#[utoipa::path(post, path = "/api/v1/jobs/{id}/cancel", tag = "jobs", request_body = NoParameters,
+#[utoipa::path(post, path = "/api/v1/jobs/{id}/cancel", tag = "jobs",
+    security(("token" = ["operate"])), request_body = NoParameters,
     params(("id" = String, Path), ("Idempotency-Key" = Option<String>, Header)),
     responses((status = 202, body = JobView, headers(("Location" = String))), Refusals))]
 pub(super) async fn cancel(
@@ -87,11 +91,12 @@ pub(super) async fn cancel(
     Path(id): Path<String>,
     asked: Asked<NoParameters>,
 ) -> Result<Accepted, Problem> {
-    steer(&state, &id, JobVerb::Cancel, asked.idempotency).await
+    steer(&state, &id, JobVerb::Cancel, asked.by).await
 }
 
 /// Tries a stuck step again.
-#[utoipa::path(post, path = "/api/v1/jobs/{id}/retry", tag = "jobs", request_body = NoParameters,
+#[utoipa::path(post, path = "/api/v1/jobs/{id}/retry", tag = "jobs",
+    security(("token" = ["operate"])), request_body = NoParameters,
     params(("id" = String, Path), ("Idempotency-Key" = Option<String>, Header)),
     responses((status = 202, body = JobView, headers(("Location" = String))), Refusals))]
 pub(super) async fn retry(
@@ -99,11 +104,12 @@ pub(super) async fn retry(
     Path(id): Path<String>,
     asked: Asked<NoParameters>,
 ) -> Result<Accepted, Problem> {
-    steer(&state, &id, JobVerb::Retry, asked.idempotency).await
+    steer(&state, &id, JobVerb::Retry, asked.by).await
 }
 
 /// Says that a stuck step need not be done.
-#[utoipa::path(post, path = "/api/v1/jobs/{id}/skip", tag = "jobs", request_body = ReasonRequest,
+#[utoipa::path(post, path = "/api/v1/jobs/{id}/skip", tag = "jobs",
+    security(("token" = ["contribute"])), request_body = ReasonRequest,
     params(("id" = String, Path), ("Idempotency-Key" = Option<String>, Header)),
     responses((status = 202, body = JobView, headers(("Location" = String))), Refusals))]
 pub(super) async fn skip(
@@ -112,11 +118,12 @@ pub(super) async fn skip(
     asked: Asked<ReasonRequest>,
 ) -> Result<Accepted, Problem> {
     let reason = reason(asked.body)?;
-    steer(&state, &id, JobVerb::Skip { reason }, asked.idempotency).await
+    steer(&state, &id, JobVerb::Skip { reason }, asked.by).await
 }
 
 /// Gives a stuck job up; nothing is taken back.
-#[utoipa::path(post, path = "/api/v1/jobs/{id}/abandon", tag = "jobs", request_body = ReasonRequest,
+#[utoipa::path(post, path = "/api/v1/jobs/{id}/abandon", tag = "jobs",
+    security(("token" = ["contribute"])), request_body = ReasonRequest,
     params(("id" = String, Path), ("Idempotency-Key" = Option<String>, Header)),
     responses((status = 202, body = JobView, headers(("Location" = String))), Refusals))]
 pub(super) async fn abandon(
@@ -125,7 +132,7 @@ pub(super) async fn abandon(
     asked: Asked<ReasonRequest>,
 ) -> Result<Accepted, Problem> {
     let reason = reason(asked.body)?;
-    steer(&state, &id, JobVerb::Abandon { reason }, asked.idempotency).await
+    steer(&state, &id, JobVerb::Abandon { reason }, asked.by).await
 }
 
 fn reason(asked: ReasonRequest) -> Result<String, Problem> {
@@ -167,20 +174,15 @@ impl Steered {
     }
 }
 
-async fn steer(
-    state: &ApiState,
-    id: &str,
-    verb: JobVerb,
-    idempotency: Option<Idempotency>,
-) -> Result<Accepted, Problem> {
+async fn steer(state: &ApiState, id: &str, verb: JobVerb, by: By) -> Result<Accepted, Problem> {
     let job = find(&state.control, id).await?;
-    if let Some(asked) = &idempotency
+    if let Some(asked) = &by.idempotency
         && state.steered.earlier(asked)?
     {
         return Ok(Accepted(read_view(&state.control, &job).await?));
     }
-    let job = state.control.steer(&job.id, verb, OPERATOR).await?;
-    if let Some(asked) = idempotency {
+    let job = state.control.steer(&job.id, verb, &by.who).await?;
+    if let Some(asked) = by.idempotency {
         state.steered.remember(asked);
     }
     Ok(Accepted(read_view(&state.control, &job).await?))

@@ -1,7 +1,7 @@
 //! The HTTP interface of the control plane. Whatever the CLI can do, it does through here.
 //!
-//! Read in this order: [`views`] (what goes over the wire), `problem` (errors), `auth`, `body` (what is checked before
-//! a route runs), then a file per resource: `items`, `verbs`, `jobs`, `events`, `regions`, `status`, `names`, `audit`,
+//! Read in this order: [`views`] (what goes over the wire), `problem` (errors), `access` (what each route needs: read it
+//! before you add one), `auth`, `body` (what is checked before a route runs), then a file per resource: `items`, `verbs`, `jobs`, `events`, `regions`, `status`, `names`, `audit`,
 //! `service`; `health` gives the verdicts that `status` and `items` show.
 //!
 //! Must always hold: a route exists if and only if it is in the OpenAPI document (both come from the same annotation);
@@ -14,6 +14,7 @@
 
 pub mod views;
 
+mod access;
 mod audit;
 mod auth;
 mod body;
@@ -46,14 +47,13 @@ pub use problem::{PROBLEM_JSON, Problem};
 
 use crate::engine::Control;
 
-/// Who asked, in jobs and the audit: there is one token, so there is one name.
-const OPERATOR: &str = "operator";
-
 /// What every route has at hand.
 #[derive(Debug, Clone)]
 struct ApiState {
     control: Control,
     token: auth::TokenHash,
+    /// What each route needs.
+    rights: Arc<access::Rights>,
     /// The OpenAPI document, as it is sent.
     document: Arc<str>,
     /// Answers to job verbs under an idempotency key.
@@ -78,15 +78,17 @@ pub fn router(control: Control, token: &str) -> Router {
     let (open, described) = open_routes().split_for_parts();
     let (guarded, document) = guarded_routes().split_for_parts();
     let document = finished(described.merge_from(document));
+    let rights = Arc::new(access::Rights::of(&document));
     // Maps with text keys, text and numbers only: this cannot fail.
     let document = document.to_json().unwrap_or_default();
     let state = ApiState {
         control,
         token: auth::TokenHash::of(token),
+        rights,
         document: document.into(),
         steered: Arc::default(),
     };
-    let guard = middleware::from_fn_with_state(state.clone(), auth::require_token);
+    let guard = middleware::from_fn_with_state(state.clone(), auth::require_right);
     let guarded = guarded.fallback(no_route).method_not_allowed_fallback(no_method).layer(guard);
     let open = open.method_not_allowed_fallback(no_method);
     open.fallback_service(guarded.with_state(state.clone()))
@@ -114,6 +116,7 @@ fn open_routes() -> OpenApiRouter<ApiState> {
         .routes(routes!(service::openapi))
 }
 
+/// What needs a token; which role it must have is said beside each route.
 fn guarded_routes() -> OpenApiRouter<ApiState> {
     OpenApiRouter::new()
         .routes(routes!(items::list, items::create))

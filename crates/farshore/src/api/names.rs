@@ -11,13 +11,15 @@ use crate::engine::directory_name;
 
 /// All names.
 #[utoipa::path(get, path = "/api/v1/directory", tag = "directory",
+    security(("token" = ["read"])),
     responses((status = 200, body = Vec<DirectoryView>), Refusals))]
 pub(super) async fn list(State(state): State<ApiState>) -> Result<Json<Vec<DirectoryView>>, Problem> {
     Ok(Json(state.control.directory_all().await?.iter().map(Into::into).collect()))
 }
 
 /// Where clients of a name go now: `web-1.machine`.
-#[utoipa::path(get, path = "/api/v1/directory/{name}", tag = "directory", params(("name" = String, Path)),
+#[utoipa::path(get, path = "/api/v1/directory/{name}", tag = "directory",
+    security(("token" = ["read"])), params(("name" = String, Path)),
     responses((status = 200, body = DirectoryView), Refusals))]
 pub(super) async fn show(
     State(state): State<ApiState>,

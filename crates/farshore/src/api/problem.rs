@@ -47,6 +47,9 @@ pub(super) enum Refusals {
     /// The bearer token is absent or wrong.
     #[response(status = 401, content_type = "application/problem+json")]
     Unauthorised(Problem),
+    /// The token's role is not enough.
+    #[response(status = 403, content_type = "application/problem+json")]
+    Forbidden(Problem),
     /// There is no such item, region, job or name.
     #[response(status = 404, content_type = "application/problem+json")]
     NotFound(Problem),
@@ -102,6 +105,7 @@ fn title(status: StatusCode) -> &'static str {
     match status {
         StatusCode::BAD_REQUEST => "The request is not valid",
         StatusCode::UNAUTHORIZED => "A valid token is needed",
+        StatusCode::FORBIDDEN => "Another role is needed",
         StatusCode::NOT_FOUND => "There is no such thing",
         StatusCode::METHOD_NOT_ALLOWED => "This method is not possible here",
         StatusCode::CONFLICT => "It is not possible now",

@@ -13,6 +13,7 @@ use crate::engine::{Control, RegionRecord};
 
 /// All regions, by name.
 #[utoipa::path(get, path = "/api/v1/regions", tag = "regions",
+    security(("token" = ["read"])),
     responses((status = 200, body = Vec<RegionView>), Refusals))]
 pub(super) async fn list(State(state): State<ApiState>) -> Result<Json<Vec<RegionView>>, Problem> {
     Ok(Json(views(&state.control).await?))
@@ -26,7 +27,8 @@ pub(super) async fn views(control: &Control) -> Result<Vec<RegionView>, Problem>
 }
 
 /// One region.
-#[utoipa::path(get, path = "/api/v1/regions/{name}", tag = "regions", params(("name" = String, Path)),
+#[utoipa::path(get, path = "/api/v1/regions/{name}", tag = "regions",
+    security(("token" = ["read"])), params(("name" = String, Path)),
     responses((status = 200, body = RegionView), Refusals))]
 pub(super) async fn show(
     State(state): State<ApiState>,

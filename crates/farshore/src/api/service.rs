@@ -32,14 +32,16 @@ pub(super) async fn openapi(State(state): State<ApiState>) -> impl IntoResponse 
 }
 
 /// Which program answers, for which cluster.
-#[utoipa::path(get, path = "/api/v1/version", tag = "service", responses((status = 200, body = VersionView), Refusals))]
+#[utoipa::path(get, path = "/api/v1/version", tag = "service",
+    security(("token" = ["read"])), responses((status = 200, body = VersionView), Refusals))]
 pub(super) async fn version(State(state): State<ApiState>) -> Json<VersionView> {
     let cluster = state.control.meta().cluster.clone();
     Json(VersionView { version: env!("CARGO_PKG_VERSION").to_owned(), cluster })
 }
 
 /// Figures for Prometheus, in its text format.
-#[utoipa::path(get, path = "/metrics", tag = "service", responses((status = 200, body = String), Refusals))]
+#[utoipa::path(get, path = "/metrics", tag = "service",
+    security(("token" = ["read"])), responses((status = 200, body = String), Refusals))]
 pub(super) async fn metrics(State(state): State<ApiState>) -> Result<impl IntoResponse, Problem> {
     let items = items::views(&state.control).await?;
     let jobs = jobs::views(&state.control, None).await?;

@@ -8,7 +8,8 @@ use super::views::{BannerView, HealthState, HealthView, StatusView};
 use super::{ApiState, items, jobs, regions};
 
 /// Regions, items, jobs under way, and what is not Healthy.
-#[utoipa::path(get, path = "/api/v1/status", tag = "status", responses((status = 200, body = StatusView), Refusals))]
+#[utoipa::path(get, path = "/api/v1/status", tag = "status",
+    security(("token" = ["read"])), responses((status = 200, body = StatusView), Refusals))]
 pub(super) async fn status(State(state): State<ApiState>) -> Result<Json<StatusView>, Problem> {
     let regions = regions::views(&state.control).await?;
     let items = items::views(&state.control).await?;

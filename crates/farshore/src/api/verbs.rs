@@ -10,14 +10,13 @@ use farshore_core::ids::{ItemId, Region};
 use farshore_core::moment::Moment;
 use farshore_core::workload::PointChoice;
 
-use super::body::Asked;
+use super::ApiState;
+use super::body::{Asked, By};
 use super::problem::{Problem, Refusals};
 use super::views::{
     ChangePointRequest, FailoverRequest, JobView, MarkPointRequest, NoParameters, ProtectRequest,
     TestFailoverRequest,
 };
-use super::{ApiState, OPERATOR};
-use crate::engine::Idempotency;
 
 /// `202`: the job is durable and under way.
 #[derive(Debug)]
@@ -35,9 +34,9 @@ pub(super) async fn submit(
     state: &ApiState,
     id: &ItemId,
     command: Command,
-    idempotency: Option<Idempotency>,
+    by: By,
 ) -> Result<Accepted, Problem> {
-    let job = state.control.submit(id, command, OPERATOR, idempotency).await?;
+    let job = state.control.submit(id, command, &by.who, by.idempotency).await?;
     Ok(Accepted((&job).into()))
 }
 
@@ -47,10 +46,10 @@ async fn ask(
     state: &ApiState,
     Path((kind, name)): Name,
     command: Command,
-    idempotency: Option<Idempotency>,
+    by: By,
 ) -> Result<Accepted, Problem> {
     let item = super::items::find(&state.control, &kind, &name).await?;
-    submit(state, &item.id, command, idempotency).await
+    submit(state, &item.id, command, by).await
 }
 
 /// `latest`, `latest-processed`, a time, else a point's id or name.
@@ -67,7 +66,8 @@ fn point(text: Option<&str>) -> Result<PointChoice, Problem> {
 }
 
 /// Replicates to another region.
-#[utoipa::path(post, path = "/api/v1/items/{kind}/{name}/protect", tag = "verbs", request_body = ProtectRequest,
+#[utoipa::path(post, path = "/api/v1/items/{kind}/{name}/protect", tag = "verbs",
+    security(("token" = ["contribute"])), request_body = ProtectRequest,
     params(("kind" = String, Path), ("name" = String, Path), ("Idempotency-Key" = Option<String>, Header)),
     responses((status = 202, body = JobView, headers(("Location" = String))), Refusals))]
 pub(super) async fn protect(
@@ -77,11 +77,12 @@ pub(super) async fn protect(
 ) -> Result<Accepted, Problem> {
     let target = super::regions::find(&state.control, &Region::parse(&asked.body.target)?).await?.name;
     let command = Command::Protect { target, mode: asked.body.replication.into() };
-    ask(&state, name, command, asked.idempotency).await
+    ask(&state, name, command, asked.by).await
 }
 
 /// Stops replicating and removes the replica.
-#[utoipa::path(post, path = "/api/v1/items/{kind}/{name}/disable", tag = "verbs", request_body = NoParameters,
+#[utoipa::path(post, path = "/api/v1/items/{kind}/{name}/disable", tag = "verbs",
+    security(("token" = ["contribute"])), request_body = NoParameters,
     params(("kind" = String, Path), ("name" = String, Path), ("Idempotency-Key" = Option<String>, Header)),
     responses((status = 202, body = JobView, headers(("Location" = String))), Refusals))]
 pub(super) async fn disable(
@@ -89,11 +90,12 @@ pub(super) async fn disable(
     name: Name,
     asked: Asked<NoParameters>,
 ) -> Result<Accepted, Problem> {
-    ask(&state, name, Command::Disable, asked.idempotency).await
+    ask(&state, name, Command::Disable, asked.by).await
 }
 
 /// Makes the target the active region.
-#[utoipa::path(post, path = "/api/v1/items/{kind}/{name}/failover", tag = "verbs", request_body = FailoverRequest,
+#[utoipa::path(post, path = "/api/v1/items/{kind}/{name}/failover", tag = "verbs",
+    security(("token" = ["operate"])), request_body = FailoverRequest,
     params(("kind" = String, Path), ("name" = String, Path), ("Idempotency-Key" = Option<String>, Header)),
     responses((status = 202, body = JobView, headers(("Location" = String))), Refusals))]
 pub(super) async fn failover(
@@ -103,11 +105,12 @@ pub(super) async fn failover(
 ) -> Result<Accepted, Problem> {
     let FailoverRequest { planned, point: chosen, source_is_down } = asked.body;
     let command = Command::Failover { planned, point: point(chosen.as_deref())?, source_is_down };
-    ask(&state, name, command, asked.idempotency).await
+    ask(&state, name, command, asked.by).await
 }
 
 /// Opens a point in isolation beside the running original.
 #[utoipa::path(post, path = "/api/v1/items/{kind}/{name}/test-failover", tag = "verbs",
+    security(("token" = ["operate"])),
     request_body = TestFailoverRequest,
     params(("kind" = String, Path), ("name" = String, Path), ("Idempotency-Key" = Option<String>, Header)),
     responses((status = 202, body = JobView, headers(("Location" = String))), Refusals))]
@@ -117,11 +120,12 @@ pub(super) async fn test_failover(
     asked: Asked<TestFailoverRequest>,
 ) -> Result<Accepted, Problem> {
     let command = Command::TestFailover { point: point(asked.body.point.as_deref())? };
-    ask(&state, name, command, asked.idempotency).await
+    ask(&state, name, command, asked.by).await
 }
 
 /// Ends the test failover and removes its copy.
-#[utoipa::path(post, path = "/api/v1/items/{kind}/{name}/cleanup", tag = "verbs", request_body = NoParameters,
+#[utoipa::path(post, path = "/api/v1/items/{kind}/{name}/cleanup", tag = "verbs",
+    security(("token" = ["operate"])), request_body = NoParameters,
     params(("kind" = String, Path), ("name" = String, Path), ("Idempotency-Key" = Option<String>, Header)),
     responses((status = 202, body = JobView, headers(("Location" = String))), Refusals))]
 pub(super) async fn clean_up(
@@ -129,11 +133,12 @@ pub(super) async fn clean_up(
     name: Name,
     asked: Asked<NoParameters>,
 ) -> Result<Accepted, Problem> {
-    ask(&state, name, Command::CleanUp, asked.idempotency).await
+    ask(&state, name, Command::CleanUp, asked.by).await
 }
 
 /// Serves another point, after a failover and before its commit.
 #[utoipa::path(post, path = "/api/v1/items/{kind}/{name}/change-point", tag = "verbs",
+    security(("token" = ["operate"])),
     request_body = ChangePointRequest,
     params(("kind" = String, Path), ("name" = String, Path), ("Idempotency-Key" = Option<String>, Header)),
     responses((status = 202, body = JobView, headers(("Location" = String))), Refusals))]
@@ -143,11 +148,12 @@ pub(super) async fn change_point(
     asked: Asked<ChangePointRequest>,
 ) -> Result<Accepted, Problem> {
     let command = Command::ChangePoint { point: point(Some(&asked.body.point))? };
-    ask(&state, name, command, asked.idempotency).await
+    ask(&state, name, command, asked.by).await
 }
 
 /// Accepts the failover; the point can no longer be changed.
-#[utoipa::path(post, path = "/api/v1/items/{kind}/{name}/commit", tag = "verbs", request_body = NoParameters,
+#[utoipa::path(post, path = "/api/v1/items/{kind}/{name}/commit", tag = "verbs",
+    security(("token" = ["operate"])), request_body = NoParameters,
     params(("kind" = String, Path), ("name" = String, Path), ("Idempotency-Key" = Option<String>, Header)),
     responses((status = 202, body = JobView, headers(("Location" = String))), Refusals))]
 pub(super) async fn commit(
@@ -155,11 +161,12 @@ pub(super) async fn commit(
     name: Name,
     asked: Asked<NoParameters>,
 ) -> Result<Accepted, Problem> {
-    ask(&state, name, Command::Commit, asked.idempotency).await
+    ask(&state, name, Command::Commit, asked.by).await
 }
 
 /// Replicates in the reverse direction: sends what differs, then follows the changes.
-#[utoipa::path(post, path = "/api/v1/items/{kind}/{name}/reprotect", tag = "verbs", request_body = NoParameters,
+#[utoipa::path(post, path = "/api/v1/items/{kind}/{name}/reprotect", tag = "verbs",
+    security(("token" = ["operate"])), request_body = NoParameters,
     params(("kind" = String, Path), ("name" = String, Path), ("Idempotency-Key" = Option<String>, Header)),
     responses((status = 202, body = JobView, headers(("Location" = String))), Refusals))]
 pub(super) async fn reprotect(
@@ -167,11 +174,12 @@ pub(super) async fn reprotect(
     name: Name,
     asked: Asked<NoParameters>,
 ) -> Result<Accepted, Problem> {
-    ask(&state, name, Command::Reprotect, asked.idempotency).await
+    ask(&state, name, Command::Reprotect, asked.by).await
 }
 
 /// Planned failover toward home: nothing is lost.
-#[utoipa::path(post, path = "/api/v1/items/{kind}/{name}/failback", tag = "verbs", request_body = NoParameters,
+#[utoipa::path(post, path = "/api/v1/items/{kind}/{name}/failback", tag = "verbs",
+    security(("token" = ["operate"])), request_body = NoParameters,
     params(("kind" = String, Path), ("name" = String, Path), ("Idempotency-Key" = Option<String>, Header)),
     responses((status = 202, body = JobView, headers(("Location" = String))), Refusals))]
 pub(super) async fn failback(
@@ -179,11 +187,12 @@ pub(super) async fn failback(
     name: Name,
     asked: Asked<NoParameters>,
 ) -> Result<Accepted, Problem> {
-    ask(&state, name, Command::Failback, asked.idempotency).await
+    ask(&state, name, Command::Failback, asked.by).await
 }
 
 /// Makes a recovery point with a name.
 #[utoipa::path(post, path = "/api/v1/items/{kind}/{name}/mark-point", tag = "verbs",
+    security(("token" = ["operate"])),
     request_body = MarkPointRequest,
     params(("kind" = String, Path), ("name" = String, Path), ("Idempotency-Key" = Option<String>, Header)),
     responses((status = 202, body = JobView, headers(("Location" = String))), Refusals))]
@@ -192,11 +201,12 @@ pub(super) async fn mark_point(
     name: Name,
     asked: Asked<MarkPointRequest>,
 ) -> Result<Accepted, Problem> {
-    ask(&state, name, Command::MarkPoint { name: asked.body.name }, asked.idempotency).await
+    ask(&state, name, Command::MarkPoint { name: asked.body.name }, asked.by).await
 }
 
 /// Throws away the kept divergent writes.
 #[utoipa::path(post, path = "/api/v1/items/{kind}/{name}/drop-divergence", tag = "verbs",
+    security(("token" = ["contribute"])),
     request_body = NoParameters,
     params(("kind" = String, Path), ("name" = String, Path), ("Idempotency-Key" = Option<String>, Header)),
     responses((status = 202, body = JobView, headers(("Location" = String))), Refusals))]
@@ -205,7 +215,7 @@ pub(super) async fn drop_divergence(
     name: Name,
     asked: Asked<NoParameters>,
 ) -> Result<Accepted, Problem> {
-    ask(&state, name, Command::DropDivergence, asked.idempotency).await
+    ask(&state, name, Command::DropDivergence, asked.by).await
 }
 
 #[cfg(test)]
