@@ -105,10 +105,11 @@ pub enum Change {
     },
 }
 
-/// A stream of changes in revision order, without gaps.
+/// A stream of changes in revision order, without gaps. Once the first change of a revision was handed out, `next` has
+/// the others of that revision without waiting.
 #[async_trait]
 pub trait Watch: Send {
-    /// The next change; waits for it. `Err` when the watch cannot promise gaplessness any longer (compacted, or too
+    /// The next change; waits for it. Dropping the future loses nothing. `Err` when the watch cannot promise gaplessness any longer (compacted, or too
     /// far behind): list again and watch from the list's revision.
     async fn next(&mut self) -> Result<Change, ReadError>;
 }

@@ -12,6 +12,7 @@ use farshore_core::store::{
     Change, CommitError, Compare, Entry, KEY_LEN_MAX, ReadError, Revision, Store, TRANSACTION_OPS_MAX,
     Transaction, VALUE_LEN_MAX, Watch, Write,
 };
+use futures_util::FutureExt as _;
 
 /// A store under test.
 pub type Subject = Arc<dyn Store>;
@@ -60,6 +61,7 @@ rules! {
     a_watch_waits_for_what_comes
     a_watch_keeps_to_its_prefix
     a_watch_sees_the_writes_of_a_transaction_in_order
+    a_watch_does_not_wait_within_a_revision
     a_watch_of_the_future_is_refused
     watches_miss_nothing_while_many_write
     a_cancelled_wait_loses_nothing
@@ -419,6 +421,20 @@ pub async fn a_watch_sees_the_writes_of_a_transaction_in_order(store: Subject) {
         [changed("z", "1", second), gone("m", second), changed("a", "1", second), changed("k", "1", second)]
     {
         assert_eq!(next(&mut watch).await, expected);
+    }
+}
+
+/// Whoever has the first change of a revision can have the others at once: a copy need never be half a transaction.
+pub async fn a_watch_does_not_wait_within_a_revision(store: Subject) {
+    let mut watch = watch(&store, "k", 0).await;
+    for _ in 0..3 {
+        let writes = (0..TRANSACTION_OPS_MAX).map(|n| put(&format!("k{n}"), "v")).collect();
+        let revision = commit(&store, vec![], writes).await.0;
+        let mut seen = vec![next(&mut watch).await];
+        while let Some(change) = watch.next().now_or_never() {
+            seen.push(change.expect("the watch failed"));
+        }
+        assert_eq!(revisions(&seen), [revision; TRANSACTION_OPS_MAX]);
     }
 }
 

@@ -87,9 +87,9 @@ mod etcd {
     use std::sync::Arc;
     use std::sync::atomic::{AtomicU64, Ordering};
 
-    use farshore_store::{EtcdStore, conformance};
+    use farshore_store::conformance;
 
-    use crate::cluster::Cluster;
+    use crate::cluster::{Cluster, PATIENT};
 
     /// One cluster for all rules: a member costs half a second and an election.
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -98,7 +98,7 @@ mod etcd {
         let rules = AtomicU64::new(0);
         let make = async || {
             let prefix = format!("/rule/{}/", rules.fetch_add(1, Ordering::Relaxed));
-            let store = EtcdStore::connect(cluster.options(&prefix)).expect("the options are right");
+            let store = cluster.store_at(&cluster.members.endpoints(), &prefix, PATIENT);
             Arc::new(store) as conformance::Subject
         };
         conformance::conformance(make).await;

@@ -7,4 +7,7 @@ mod conformance;
 mod crash;
 mod damage;
 mod dump;
+mod etcd_death;
+mod mirror;
 mod model;
+mod transfer;
