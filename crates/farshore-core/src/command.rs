@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::fencing::OnControlLoss;
-use crate::ids::Region;
+use crate::ids::{Epoch, Region};
 use crate::workload::{PointChoice, ReplicationMode};
 
 /// One operation on one item.
@@ -22,6 +22,9 @@ pub enum Command {
         /// What its active region does without the control plane.
         #[serde(default)]
         on_control_loss: OnControlLoss,
+        /// The control plane fails it over by itself when its region is lost; needs `fence`.
+        #[serde(default)]
+        automatic: bool,
     },
     /// Forget the item and remove what was made for it.
     Delete,
@@ -70,6 +73,17 @@ pub enum Command {
     },
     /// Throw away the kept divergent writes.
     DropDivergence,
+    /// A person says which region is active, after the store and the agents disagreed.
+    Adopt {
+        /// The region that is to be active.
+        region: Region,
+        /// The highest epoch that any region knows; looked up when the command is taken.
+        #[serde(default)]
+        above: Epoch,
+        /// The person's word that regions which do not answer are down: audited, shown for ever.
+        #[serde(default)]
+        others_are_down: bool,
+    },
 }
 
 /// The name of an operation.
@@ -103,11 +117,13 @@ pub enum Verb {
     MarkPoint,
     /// [`Command::DropDivergence`].
     DropDivergence,
+    /// [`Command::Adopt`].
+    Adopt,
 }
 
 impl Verb {
     /// All of them, in the order of an item's life.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 14] = [
         Self::Create,
         Self::Delete,
         Self::Protect,
@@ -121,6 +137,7 @@ impl Verb {
         Self::Failback,
         Self::MarkPoint,
         Self::DropDivergence,
+        Self::Adopt,
     ];
 
     /// The word that the CLI and the API use.
@@ -140,6 +157,7 @@ impl Verb {
             Self::Failback => "failback",
             Self::MarkPoint => "mark-point",
             Self::DropDivergence => "drop-divergence",
+            Self::Adopt => "adopt",
         }
     }
 }
@@ -168,6 +186,7 @@ impl Command {
             Self::Failback => Verb::Failback,
             Self::MarkPoint { .. } => Verb::MarkPoint,
             Self::DropDivergence => Verb::DropDivergence,
+            Self::Adopt { .. } => Verb::Adopt,
         }
     }
 }

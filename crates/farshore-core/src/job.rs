@@ -171,7 +171,7 @@ pub enum Next {
         /// Which half.
         half: Half,
         /// The effect and its proof.
-        act: Act,
+        act: Box<Act>,
         /// The effect's idempotency key.
         key: StepKey,
     },
@@ -323,7 +323,7 @@ impl Job {
         if !self.started {
             return Next::Start { step: self.cursor, half };
         }
-        Next::Perform { step: self.cursor, half, act: act.clone(), key: self.key(step, half) }
+        Next::Perform { step: self.cursor, half, act: Box::new(act.clone()), key: self.key(step, half) }
     }
 
     fn key(&self, step: &Step, half: Half) -> StepKey {

@@ -12,10 +12,10 @@
 use serde::{Deserialize, Serialize};
 
 use crate::command::{Command, Verb};
-use crate::fencing::OnControlLoss;
+use crate::fencing::{FenceTimings, OnControlLoss};
 use crate::ids::{Epoch, ItemId, Region};
 use crate::moment::Moment;
-use crate::workload::{Divergence, Loss, PointChoice, Promotion, ReplicationMode};
+use crate::workload::{Action, Divergence, Loss, PointChoice, Promotion, ReplicationMode};
 
 /// Where an item is in its life.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -89,6 +89,11 @@ pub enum Stage {
 pub enum StopProof {
     /// Its agent acknowledged the fence.
     Acknowledged,
+    /// It did not answer and was waited out: it stops by itself when it cannot renew its right.
+    WaitedOut {
+        /// How long, in milliseconds.
+        waited_ms: u64,
+    },
     /// A person said so. Shown for ever.
     OperatorsWord {
         /// Who.
@@ -150,6 +155,12 @@ pub struct Item {
     pub mode: ReplicationMode,
     /// What the source does without the control plane.
     pub on_control_loss: OnControlLoss,
+    /// Timings by which it fences itself; only with [`OnControlLoss::Fence`].
+    #[serde(default)]
+    pub lease: Option<FenceTimings>,
+    /// The control plane fails it over by itself when its region is lost.
+    #[serde(default)]
+    pub automatic: bool,
     /// When the failover under way was asked for, and the proof once there is one.
     pub failing: Option<Failing>,
     /// The last failover.
@@ -223,6 +234,17 @@ pub enum Event {
     DivergenceSeen(KeptDivergence),
     /// A person dropped them.
     DivergenceDropped,
+    /// A person decided which region is active, and it serves.
+    Adopted {
+        /// What the region opened, if it was promoted and not committed.
+        promotion: Option<Promotion>,
+        /// The other region follows it.
+        follows: bool,
+        /// Who decided.
+        who: String,
+        /// When it was seen to answer.
+        at: Moment,
+    },
     /// An agent knows a higher epoch than the store: the store was restored from a backup.
     AheadOfStore {
         /// What was seen, where.
@@ -283,6 +305,16 @@ pub enum Refusal {
         /// The item.
         item: ItemId,
     },
+    /// Neither source nor target.
+    #[error("{item} has never been in {region}: its regions are {}", known.iter().map(Region::as_str).collect::<Vec<_>>().join(" and "))]
+    NotOfThePair {
+        /// The item.
+        item: ItemId,
+        /// The region that was named.
+        region: Region,
+        /// Those that it has.
+        known: Vec<Region>,
+    },
     /// News that does not fit: late, repeated, or a defect.
     #[error("{item} is {phase}: {event} does not fit")]
     Unexpected {
@@ -315,6 +347,8 @@ impl Item {
             phase: Phase::Creating,
             mode: ReplicationMode::Async,
             on_control_loss,
+            lease: None,
+            automatic: false,
             failing: None,
             failover: None,
             words: Vec::new(),
@@ -338,7 +372,7 @@ impl Item {
             Phase::FailingOver { .. } => vec![Verb::Failover],
             Phase::FailedOver => vec![Verb::ChangePoint, Verb::Commit],
             Phase::Committed => vec![Verb::Reprotect, Verb::Disable],
-            Phase::NeedsUser { .. } => vec![Verb::Delete],
+            Phase::NeedsUser { .. } => vec![Verb::Adopt, Verb::Delete],
         };
         if matches!(self.phase, Phase::Protected { .. })
             && self.source != self.home
@@ -352,6 +386,27 @@ impl Item {
             verbs.push(Verb::DropDivergence);
         }
         verbs
+    }
+
+    /// The timings that an order for `action` carries: the item fences itself by them from then on.
+    #[must_use]
+    pub fn lease_for(&self, action: &Action) -> Option<FenceTimings> {
+        let serves = matches!(action, Action::Create { .. } | Action::Serve | Action::Promote { .. });
+        self.lease.filter(|_| serves)
+    }
+
+    /// Whether `region` may renew its right to serve under `epoch`: it has that right, or it is being given it after the
+    /// source had stopped.
+    #[must_use]
+    pub fn may_renew(&self, region: &Region, epoch: Epoch) -> bool {
+        if epoch != self.epoch {
+            return false;
+        }
+        match self.phase {
+            Phase::FailingOver { stage: Stage::Revoking, .. } => false,
+            Phase::FailingOver { stage: Stage::Promoting, .. } => self.target.as_ref() == Some(region),
+            _ => self.source == *region,
+        }
     }
 
     fn refuse(&self, verb: Verb) -> Refusal {
@@ -393,6 +448,7 @@ impl Item {
             Command::Failback => next.revoke(true, &PointChoice::Latest, now),
             Command::Delete => next.phase = Phase::Deleting,
             Command::Reprotect => next.phase = Phase::Reprotecting,
+            Command::Adopt { region, above, .. } => next.adopt(region, *above)?,
             // The others change the state only when they have been done.
             Command::Create { .. }
             | Command::Disable
@@ -405,6 +461,21 @@ impl Item {
         }
         debug_assert!(next.epoch >= self.epoch, "the epoch never goes down");
         Ok(next)
+    }
+
+    /// The decision is stored before anybody is told: under an epoch that nobody has seen.
+    fn adopt(&mut self, region: &Region, above: Epoch) -> Result<(), Refusal> {
+        let pair = [Some(self.source.clone()), self.target.clone()];
+        if !pair.iter().flatten().any(|one| one == region) {
+            let known = pair.into_iter().flatten().collect();
+            return Err(Refusal::NotOfThePair { item: self.id.clone(), region: region.clone(), known });
+        }
+        if *region != self.source {
+            self.target = Some(std::mem::replace(&mut self.source, region.clone()));
+        }
+        self.epoch = self.epoch.max(above).next();
+        self.failing = None;
+        Ok(())
     }
 
     fn check_failback(&self) -> Result<(), Refusal> {
@@ -492,6 +563,9 @@ impl Item {
             }
             (Phase::FailedOver, Event::Committed) => next.phase = Phase::Committed,
             (Phase::Reprotecting, Event::ReprotectUndone) => next.phase = Phase::Committed,
+            (Phase::NeedsUser { .. }, Event::Adopted { promotion, follows, who, at }) => {
+                next.adopted(promotion.as_ref(), *follows, who, *at);
+            }
             (_, Event::DivergenceSeen(kept)) if kept.region != self.source => next.diverged(kept),
             (_, Event::DivergenceDropped) => next.divergence = None,
             (_, Event::AheadOfStore { why }) => next.phase = Phase::NeedsUser { why: why.clone() },
@@ -545,6 +619,34 @@ impl Item {
             exact: planned,
         });
         Some(())
+    }
+
+    /// What the regions were found to be, under the decision's epoch.
+    fn adopted(&mut self, promotion: Option<&Promotion>, follows: bool, who: &str, at: Moment) {
+        let word = StopProof::OperatorsWord { who: who.to_owned(), at };
+        self.words.push(word.clone());
+        self.divergence = None;
+        match (follows, promotion, self.target.clone()) {
+            (true, _, _) => self.phase = Phase::Protected { drill: None },
+            (false, Some(promotion), Some(from)) => {
+                self.phase = Phase::FailedOver;
+                self.failover = Some(FailoverReport {
+                    planned: false,
+                    from,
+                    to: self.source.clone(),
+                    requested_at: promotion.source_last_seen,
+                    rto_seconds: at.since(promotion.source_last_seen).as_secs_f64(),
+                    proof: word,
+                    promotion: promotion.clone(),
+                    loss_final: None,
+                    exact: false,
+                });
+            }
+            _ => {
+                self.phase = Phase::Unprotected;
+                self.target = None;
+            }
+        }
     }
 
     fn diverged(&mut self, kept: &KeptDivergence) {

@@ -3,7 +3,7 @@
 //! A plan is made once, when the command is accepted, from the item as it will be stored in the same transaction and from
 //! [`Facts`] that the shell looked up. It is stored with the job and never made again.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::Value;
 
@@ -29,6 +29,10 @@ pub struct Facts {
     pub shape: Value,
     /// Where each region receives replication.
     pub addresses: BTreeMap<Region, String>,
+    /// Regions that are seen to be targets of the item.
+    pub following: BTreeSet<Region>,
+    /// Regions that answered and do not know the item: there is nothing to stop there.
+    pub strangers: BTreeSet<Region>,
 }
 
 /// A plan, ready to be put into a job.
@@ -86,6 +90,7 @@ pub fn plan(item: &Item, command: &Command, facts: &Facts) -> Result<Plan, PlanE
         Command::Reprotect => maker.reprotect(),
         Command::MarkPoint { name } => maker.mark_point(name),
         Command::DropDivergence => Ok(maker.drop_divergence()),
+        Command::Adopt { others_are_down, .. } => Ok(maker.adopt(*others_are_down)),
     }
 }
 
@@ -100,6 +105,7 @@ impl Step {
             weight: 1,
             no_return: false,
             may_fail: false,
+            wait_out_ms: None,
         }
     }
     fn record(milestone: Milestone) -> Self {
@@ -135,7 +141,11 @@ impl Maker<'_> {
         Token::new(self.facts.incarnation, epoch)
     }
     fn order(&self, region: &Region, action: Action) -> Does {
-        Does::Order { region: region.clone(), token: self.token(self.item.epoch), action }
+        self.order_under(region, self.item.epoch, action)
+    }
+    fn order_under(&self, region: &Region, epoch: Epoch, action: Action) -> Does {
+        let lease = self.item.lease_for(&action);
+        Does::Order { region: region.clone(), token: self.token(epoch), action, lease }
     }
     fn source(&self) -> &Region {
         &self.item.source
@@ -269,15 +279,39 @@ impl Maker<'_> {
         let granted = self.token(self.item.epoch.next());
         let mut fence = Step::new("fence", self.order(source, Action::Fence { lost_after: None }), fenced)
             .undo(
-                Does::Order { region: source.clone(), token: granted, action: Action::Serve },
+                self.order_under(source, self.item.epoch.next(), Action::Serve),
                 Expect::Role { region: source.clone(), role: Role::Active, token: granted },
             );
         if !planned {
             fence.timeout_seconds = Some(DEAD_SOURCE_SECONDS);
             fence.attempts_max = 1;
             fence.may_fail = source_is_down;
+            if let Some(timings) = self.item.lease.filter(|_| !source_is_down) {
+                let wait = u64::try_from(timings.wait().as_millis()).unwrap_or(u64::MAX);
+                fence.wait_out_ms = Some(wait);
+                fence.may_fail = true;
+                fence.timeout_seconds = None;
+            }
         }
         fence
+    }
+
+    /// The other region is stopped, unless it is known to follow; then the chosen one serves under the decision's epoch.
+    fn adopt(&self, others_are_down: bool) -> Plan {
+        let source = self.source();
+        let mut steps = Vec::new();
+        if let Some(other) = self.item.target.as_ref().filter(|other| !self.facts.following.contains(other)) {
+            let fence = self.order(other, Action::Fence { lost_after: None });
+            let mut fence = Step::new("fence", fence, self.role(other, Role::Fenced)).no_return();
+            fence.may_fail = others_are_down || self.facts.strangers.contains(other);
+            steps.push(fence);
+        }
+        steps.push(
+            Step::new("serve", self.order(source, Action::Serve), self.role(source, Role::Active))
+                .no_return(),
+        );
+        steps.push(Step::record(Milestone::Adopted));
+        Plan { steps, ..Plan::default() }
     }
 
     fn change_point(&self, point: &PointChoice) -> Plan {

@@ -4,6 +4,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+use crate::fencing::FenceTimings;
 use crate::ids::{Region, Token};
 use crate::workload::{Action, Observation, ReplicationState, Role};
 
@@ -19,6 +20,9 @@ pub enum Does {
         token: Token,
         /// What.
         action: Action,
+        /// The item fences itself by these timings from this order on.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        lease: Option<FenceTimings>,
     },
     /// Changes the item's own record, in one transaction with the journal.
     Record {
@@ -64,6 +68,8 @@ pub enum Milestone {
     ReprotectUndone,
     /// [`crate::lifecycle::Event::DivergenceDropped`].
     DivergenceDropped,
+    /// [`crate::lifecycle::Event::Adopted`].
+    Adopted,
 }
 
 /// What must be seen before a step counts as done.
@@ -264,4 +270,8 @@ pub struct Step {
     pub no_return: bool,
     /// A failure is noted and the job goes on (asking a dead source to fence itself, with the operator's word in hand).
     pub may_fail: bool,
+    /// A region that does not answer is waited out for so many milliseconds, on the clock of the executor and in full by each
+    /// executor: it fences itself within that time. Counts as a failure that is allowed; see `may_fail`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub wait_out_ms: Option<u64>,
 }

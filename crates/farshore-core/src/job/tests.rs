@@ -17,6 +17,7 @@ pub(super) fn step(text: &str) -> Step {
             region: Region::parse("oslo").unwrap(),
             token: Token::new(1, Epoch(1)),
             action: Action::MarkPoint { name: format!("{what}-{name}") },
+            lease: None,
         },
         expect: Expect::Nothing,
     };
@@ -29,6 +30,7 @@ pub(super) fn step(text: &str) -> Step {
         weight: 2,
         no_return: marks.contains('n'),
         may_fail: marks.contains('m'),
+        wait_out_ms: None,
     }
 }
 

@@ -56,6 +56,7 @@ fn command(words: &[&str]) -> Option<Command> {
             region: region("paris"),
             spec: "{}".into(),
             on_control_loss: OnControlLoss::Hold,
+            automatic: false,
         },
         ["delete"] => Command::Delete,
         ["protect", to] => Command::Protect { target: region(to), mode: ReplicationMode::Async },
@@ -72,6 +73,10 @@ fn command(words: &[&str]) -> Option<Command> {
         ["failback"] => Command::Failback,
         ["mark-point"] => Command::MarkPoint { name: "before-upgrade".into() },
         ["drop-divergence"] => Command::DropDivergence,
+        ["adopt"] => Command::Adopt { region: region("paris"), above: Epoch(9), others_are_down: false },
+        ["adopt", active, above] => {
+            Command::Adopt { region: region(active), above: Epoch(number(above)), others_are_down: false }
+        }
         _ => return None,
     })
 }
@@ -104,6 +109,12 @@ fn event(item: &Item, words: &[&str]) -> Option<Event> {
         ["+reprotect-undone"] => Event::ReprotectUndone,
         ["+diverged", by, after, writes] => Event::DivergenceSeen(kept(by, number(after), number(writes))),
         ["+dropped"] => Event::DivergenceDropped,
+        ["+adopted", how] => Event::Adopted {
+            promotion: (*how == "promoted").then(|| promotion(5)),
+            follows: *how == "follows",
+            who: "ana".into(),
+            at,
+        },
         ["+ahead"] => Event::AheadOfStore { why: "oslo knows token 1.9".into() },
         _ => return None,
     })
@@ -231,7 +242,7 @@ const VERBS: [(&str, &str); 14] = [
     ("protected-away", "failback, test-failover, failover, mark-point, disable"),
     ("diverged", "failback, test-failover, failover, mark-point, disable, drop-divergence"),
     ("deleting", "delete"),
-    ("needs-user", "delete"),
+    ("needs-user", "adopt, delete"),
 ];
 
 pub(super) fn any_command(verb: Verb) -> Command {
@@ -533,10 +544,40 @@ fn every_word_of_an_operator_is_kept_for_ever() {
         .iter()
         .map(|word| match word {
             StopProof::OperatorsWord { who, .. } => who.as_str(),
-            StopProof::Acknowledged => panic!("an acknowledgement is nobody's word"),
+            other => panic!("{other:?} is nobody's word"),
         })
         .collect();
     assert_eq!(who, ["ana", "bo"]);
+}
+
+#[test]
+fn a_person_decides_where_store_and_agents_disagree() {
+    let ahead = || run(state("protected"), "+ahead -> NeedsUser e1 paris>oslo");
+    run(ahead(), "adopt oslo 7 -> NeedsUser e8 oslo>paris\n+adopted follows -> Protected e8 oslo>paris");
+    run(ahead(), "adopt paris 2 -> NeedsUser e3 paris>oslo\n+adopted alone -> Unprotected e3 paris");
+    let item = run(ahead(), "adopt oslo 7 -> NeedsUser e8 oslo>paris\n+adopted promoted -> *\ncommit -> *");
+    assert_eq!(item.phase, Phase::FailedOver);
+    assert!(matches!(item.words.as_slice(), [StopProof::OperatorsWord { who, .. }] if who == "ana"));
+    run(
+        ahead(),
+        "adopt bergen 7 -> no: machine/web-1 has never been in bergen: its regions are paris and oslo",
+    );
+    run(state("protected"), "adopt oslo 7 -> no: machine/web-1 is Protected: adopt is not possible now");
+}
+
+#[test]
+fn only_the_region_with_the_right_renews_it() {
+    let renews = |item: &Item, name: &str, epoch| item.may_renew(&region(name), Epoch(epoch));
+    let item = state("protected");
+    assert!(renews(&item, "paris", 1) && !renews(&item, "oslo", 1) && !renews(&item, "paris", 2));
+    let revoking = run(item, "failover -> *");
+    assert!(
+        !renews(&revoking, "paris", 1) && !renews(&revoking, "paris", 2) && !renews(&revoking, "oslo", 2)
+    );
+    let promoting = run(revoking.clone(), "+source-stopped -> *");
+    assert!(renews(&promoting, "oslo", 2) && !renews(&promoting, "paris", 2));
+    let undone = run(revoking, "+failover-undone -> *");
+    assert!(renews(&undone, "paris", 3) && !renews(&undone, "paris", 1));
 }
 
 #[test]

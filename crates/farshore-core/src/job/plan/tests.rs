@@ -6,7 +6,7 @@ use super::super::tests::{happened, job_of};
 use super::super::{Half, Job, JobState, Next};
 use super::*;
 use crate::command::Verb;
-use crate::fencing::OnControlLoss;
+use crate::fencing::{FenceTimings, OnControlLoss};
 use crate::ids::ItemId;
 use crate::lifecycle::{FailoverReport, KeptDivergence, StopProof};
 use crate::moment::Moment;
@@ -18,7 +18,12 @@ fn region(name: &str) -> Region {
 
 fn facts() -> Facts {
     let address = |name: &str| (region(name), format!("{name}:7000"));
-    Facts { incarnation: 1, shape: json!({}), addresses: ["paris", "oslo"].map(address).into() }
+    Facts {
+        incarnation: 1,
+        shape: json!({}),
+        addresses: ["paris", "oslo"].map(address).into(),
+        ..Facts::default()
+    }
 }
 
 /// Active in paris, replicated to oslo, failed over once before, with kept writes in oslo.
@@ -66,12 +71,20 @@ fn failover(planned: bool, source_is_down: bool) -> Command {
     Command::Failover { planned, point: PointChoice::Latest, source_is_down }
 }
 
+fn adopt(others_are_down: bool) -> Command {
+    Command::Adopt { region: region("paris"), above: Epoch(5), others_are_down }
+}
+
 /// Every verb with the item that its acceptance leaves behind.
 fn all() -> Vec<(&'static str, Item, Command)> {
     let protected = || item(Phase::Protected { drill: None });
     let point = PointChoice::Latest;
-    let create =
-        Command::Create { region: region("paris"), spec: json!({}), on_control_loss: OnControlLoss::Hold };
+    let create = Command::Create {
+        region: region("paris"),
+        spec: json!({}),
+        on_control_loss: OnControlLoss::Hold,
+        automatic: false,
+    };
     vec![
         ("create", item(Phase::Creating), create),
         ("delete", item(Phase::Deleting), Command::Delete),
@@ -86,6 +99,11 @@ fn all() -> Vec<(&'static str, Item, Command)> {
         ("planned failover", revoking(true), failover(true, false)),
         ("unplanned failover", revoking(false), failover(false, false)),
         ("unplanned failover, source is down", revoking(false), failover(false, true)),
+        (
+            "unplanned failover, fences itself",
+            Item { lease: Some(FenceTimings::STANDARD), ..revoking(false) },
+            failover(false, false),
+        ),
         ("failover that goes on", promoting(), failover(false, false)),
         ("failback", revoking(true), Command::Failback),
         ("change-point", item(Phase::FailedOver), Command::ChangePoint { point }),
@@ -93,6 +111,8 @@ fn all() -> Vec<(&'static str, Item, Command)> {
         ("reprotect", item(Phase::Reprotecting), Command::Reprotect),
         ("mark-point", protected(), Command::MarkPoint { name: "x".into() }),
         ("drop-divergence", protected(), Command::DropDivergence),
+        ("adopt", item(Phase::NeedsUser { why: "x".into() }), adopt(false)),
+        ("adopt, others are down", item(Phase::NeedsUser { why: "x".into() }), adopt(true)),
     ]
 }
 
@@ -101,7 +121,7 @@ fn word(item: &Item, act: &Act) -> String {
     match &act.does {
         Does::Wait => "wait".into(),
         Does::Record { .. } => "record".into(),
-        Does::Order { region, token, action } => {
+        Does::Order { region, token, action, .. } => {
             let name = serde_json::to_value(action).unwrap()["do"].as_str().unwrap().to_owned();
             let raised = token.epoch.0 - item.epoch.0;
             format!("{region}:{name}{}", "+".repeat(usize::try_from(raised).unwrap()))
@@ -124,6 +144,9 @@ fn show(item: &Item, step: &Step) -> String {
     if step.may_fail {
         text += " ?";
     }
+    if let Some(ms) = step.wait_out_ms {
+        text += &format!(" ({ms} ms)");
+    }
     text
 }
 
@@ -138,6 +161,7 @@ cleanup: remove-copy oslo:clean-up !; record-drill-cleaned
 planned failover: fence paris:fence (undo paris:serve+); drain paris:drain; record-source-stopped !; promote oslo:promote; record-promoted
 unplanned failover: fence paris:fence (undo paris:serve+); record-source-stopped !; promote oslo:promote; record-promoted
 unplanned failover, source is down: fence paris:fence (undo paris:serve+) ?; record-source-stopped !; promote oslo:promote; record-promoted
+unplanned failover, fences itself: fence paris:fence (undo paris:serve+) ? (21150 ms); record-source-stopped !; promote oslo:promote; record-promoted
 failover that goes on: record-source-stopped !; promote oslo:promote; record-promoted
 failback: fence paris:fence (undo paris:serve+); drain paris:drain; record-source-stopped !; promote oslo:promote; record-promoted
 change-point: change-point paris:change-point; record-point-changed
@@ -145,6 +169,8 @@ commit: commit paris:commit !; record-committed
 reprotect: fence-old-source oslo:fence ?; follow oslo:follow; replicate paris:replicate (undo paris:stop-replicating); delta wait; first-point wait; record-reprotected
 mark-point: mark paris:mark-point
 drop-divergence: drop oslo:drop-divergence !; record-divergence-dropped
+adopt: fence oslo:fence !; serve paris:serve !; record-adopted
+adopt, others are down: fence oslo:fence ! ?; serve paris:serve !; record-adopted
 ";
 
 #[test]
