@@ -130,9 +130,12 @@ impl Right {
             | Verb::Reprotect
             | Verb::Failback
             | Verb::MarkPoint => Self::Operate,
-            Verb::Create | Verb::Delete | Verb::Protect | Verb::Disable | Verb::DropDivergence => {
-                Self::Contribute
-            }
+            Verb::Create
+            | Verb::Delete
+            | Verb::Protect
+            | Verb::Disable
+            | Verb::DropDivergence
+            | Verb::Adopt => Self::Contribute,
         }
     }
 }
@@ -164,7 +167,8 @@ mod tests {
     fn an_operator_recovers_but_neither_begins_nor_ends_protection() {
         let refused: Vec<Verb> =
             Verb::ALL.into_iter().filter(|verb| !Role::Operator.may(Right::of(*verb))).collect();
-        let expected = [Verb::Create, Verb::Delete, Verb::Protect, Verb::Disable, Verb::DropDivergence];
+        let expected =
+            [Verb::Create, Verb::Delete, Verb::Protect, Verb::Disable, Verb::DropDivergence, Verb::Adopt];
         assert_eq!(refused, expected);
         assert!(Verb::ALL.into_iter().all(|verb| Role::Contributor.may(Right::of(verb))));
         assert!(Verb::ALL.into_iter().all(|verb| !Role::Reader.may(Right::of(verb))));

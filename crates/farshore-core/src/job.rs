@@ -540,7 +540,9 @@ impl Job {
             self.residue.push(format!("{name}: {what}"));
             return self.back();
         }
-        if step.may_fail {
+        // A region that refuses has not been waited out.
+        let refused = fatal && step.wait_out_ms.is_some();
+        if step.may_fail && !refused {
             self.skipped.push(name);
             return self.advance();
         }

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::fencing::FenceTimings;
-use crate::ids::{Epoch, ItemId, Kind, Region, StepKey, Token};
+use crate::ids::{Epoch, ItemId, JobId, Kind, Region, StepKey, Token};
 use crate::moment::Moment;
 
 /// One order to one region about one item.
@@ -33,6 +33,18 @@ pub struct Order {
     /// the right to do so is renewed ([`Workload::renewed`]), by these timings; they are kept durably. `None`: it holds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lease: Option<FenceTimings>,
+    /// Whose order it is: an executor that was replaced has lost its say, even if its order comes late. `None`: no job's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub by: Option<ExecutorClaim>,
+}
+
+/// The claim of an executor on a job: see [`crate::job::Job::executor_epoch`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ExecutorClaim {
+    /// Which job.
+    pub job: JobId,
+    /// Raised at each claim.
+    pub epoch: u64,
 }
 
 /// A moment on this machine's boot clock (`CLOCK_BOOTTIME`: goes on while the machine is suspended), in nanoseconds. Means

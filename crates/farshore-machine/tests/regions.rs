@@ -51,6 +51,7 @@ impl Place {
             action,
             only_if: None,
             lease: None,
+            by: None,
         };
         self.machines.act(&order).await
     }

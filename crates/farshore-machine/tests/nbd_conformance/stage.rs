@@ -171,7 +171,7 @@ impl Place {
     async fn act(&self, epoch: u64, step: &str, action: Action) {
         let (key, token) = (StepKey(format!("test/{step}")), Token::new(1, Epoch(epoch)));
         self.machines
-            .act(&Order { key, item: item(), token, action, only_if: None, lease: None })
+            .act(&Order { key, item: item(), token, action, only_if: None, lease: None, by: None })
             .await
             .unwrap();
     }

@@ -1,16 +1,20 @@
 //! The region agent: the part of a node that acts on its own region's workloads, and the way to reach it from elsewhere.
 //!
 //! Read in this order: `server` (what an agent answers), `ledger` (an order that was carried out is not carried out again),
-//! `client` (how the engine calls an agent, near or far).
+//! `claims` (executors that were
+//! replaced), `client` (how the engine calls an agent, near or far), `lease` (keeps the rights of items that fence themselves).
 //!
 //! Must always hold: every call needs the cluster's secret and has a deadline; one item obeys one order at a time; a repeated
 //! key gets the earlier answer.
 
+mod claims;
 mod client;
+mod lease;
 mod ledger;
 mod server;
 
 pub use client::RegionAgents;
+pub use lease::{LeaseKeeper, Renewals, boot_now};
 pub use ledger::{Ledger, LedgerError};
 pub use server::{AgentState, router};
 

@@ -9,10 +9,12 @@ use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
-use farshore_core::ids::ItemId;
-use farshore_core::workload::{Order, StepError, Workload};
+use farshore_core::ids::{ItemId, Token};
+use farshore_core::workload::{BootTime, Leased, Order, StepError, Workload};
 use subtle::ConstantTimeEq;
+use tokio::sync::Notify;
 
+use super::claims::Claims;
 use super::{Ledger, Workloads};
 
 /// Everything an agent needs.
@@ -23,6 +25,9 @@ pub struct AgentState {
     secret: Arc<str>,
     /// One order at a time for each item.
     turns: Arc<Mutex<HashMap<ItemId, Arc<tokio::sync::Mutex<()>>>>>,
+    claims: Arc<Mutex<Claims>>,
+    /// Told after each order.
+    ordered: Arc<Notify>,
 }
 
 impl AgentState {
@@ -34,6 +39,8 @@ impl AgentState {
             ledger: Arc::new(ledger),
             secret: secret.into(),
             turns: Arc::default(),
+            claims: Arc::default(),
+            ordered: Arc::default(),
         }
     }
 
@@ -51,6 +58,15 @@ impl AgentState {
             Arc::clone(turns.entry(order.item.clone()).or_default())
         };
         let _turn = turn.lock().await;
+        if let Some(claim) = &order.by {
+            let admitted = self.claims.lock().unwrap_or_else(PoisonError::into_inner).admit(claim);
+            admitted.map_err(|highest| StepError::Fatal {
+                what: format!(
+                    "executor {} of job {} was replaced by executor {highest}",
+                    claim.epoch, claim.job
+                ),
+            })?;
+        }
         if self.ledger.has(&order.key) {
             return Ok(());
         }
@@ -63,6 +79,7 @@ impl AgentState {
             }
         }
         workload.act(order).await?;
+        self.ordered.notify_one();
         let (ledger, key) = (Arc::clone(&self.ledger), order.key.clone());
         let kept = tokio::task::spawn_blocking(move || ledger.keep(&key)).await;
         match kept {
@@ -75,6 +92,35 @@ impl AgentState {
     /// What this region knows of the item.
     pub async fn observe(&self, item: &ItemId) -> Result<farshore_core::workload::Observation, StepError> {
         self.workload(item)?.observe(item).await
+    }
+
+    /// Told after each order that was carried out.
+    pub(super) fn ordered(&self) -> Arc<Notify> {
+        Arc::clone(&self.ordered)
+    }
+
+    /// The items here that fence themselves. A kind that cannot say now is asked again soon.
+    pub(super) async fn leased(&self) -> Vec<Leased> {
+        let mut leased = Vec::new();
+        for workload in self.workloads.values() {
+            leased.extend(workload.leased().await.unwrap_or_default());
+        }
+        leased
+    }
+
+    /// See [`Workload::renewed`].
+    pub(super) async fn renewed(
+        &self,
+        item: &ItemId,
+        token: Token,
+        until: BootTime,
+    ) -> Result<(), StepError> {
+        self.workload(item)?.renewed(item, token, until).await
+    }
+
+    /// See [`Workload::expired`].
+    pub(super) async fn expired(&self, item: &ItemId, token: Token) -> Result<(), StepError> {
+        self.workload(item)?.expired(item, token).await
     }
 
     /// All items of all kinds here.

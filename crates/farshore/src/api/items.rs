@@ -59,10 +59,15 @@ pub(super) async fn create(
     State(state): State<ApiState>,
     asked: Asked<CreateRequest>,
 ) -> Result<Accepted, Problem> {
-    let CreateRequest { kind, name, region, spec, on_control_loss } = asked.body;
+    let CreateRequest { kind, name, region, spec, on_control_loss, automatic_failover } = asked.body;
     let id = ItemId::parse(&format!("{kind}/{name}"))?;
     let region = regions::find(&state.control, &Region::parse(&region)?).await?.name;
-    let command = Command::Create { region, spec, on_control_loss: on_control_loss.into() };
+    let command = Command::Create {
+        region,
+        spec,
+        on_control_loss: on_control_loss.into(),
+        automatic: automatic_failover,
+    };
     super::verbs::submit(&state, &id, command, asked.by).await
 }
 
@@ -152,6 +157,7 @@ pub(super) fn view(control: &Control, item: &Item, job: Option<&Job>) -> ItemVie
         epoch: item.epoch.0,
         mode: item.mode.into(),
         on_control_loss: item.on_control_loss.into(),
+        automatic_failover: item.automatic,
         next_actions: match job {
             Some(_) => Vec::new(),
             None => item.next_actions().iter().map(ToString::to_string).collect(),

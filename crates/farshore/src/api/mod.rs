@@ -133,6 +133,7 @@ fn guarded_routes() -> OpenApiRouter<ApiState> {
         .routes(routes!(verbs::failback))
         .routes(routes!(verbs::mark_point))
         .routes(routes!(verbs::drop_divergence))
+        .routes(routes!(verbs::adopt))
         .routes(routes!(jobs::list))
         .routes(routes!(jobs::show))
         .routes(routes!(jobs::log))

@@ -6,7 +6,7 @@ use axum::http::StatusCode;
 use axum::http::header::LOCATION;
 use axum::response::{IntoResponse, Response};
 use farshore_core::command::Command;
-use farshore_core::ids::{ItemId, Region};
+use farshore_core::ids::{Epoch, ItemId, Region};
 use farshore_core::moment::Moment;
 use farshore_core::workload::PointChoice;
 
@@ -14,8 +14,8 @@ use super::ApiState;
 use super::body::{Asked, By};
 use super::problem::{Problem, Refusals};
 use super::views::{
-    ChangePointRequest, FailoverRequest, JobView, MarkPointRequest, NoParameters, ProtectRequest,
-    TestFailoverRequest,
+    AdoptRequest, ChangePointRequest, FailoverRequest, JobView, MarkPointRequest, NoParameters,
+    ProtectRequest, TestFailoverRequest,
 };
 
 /// `202`: the job is durable and under way.
@@ -216,6 +216,22 @@ pub(super) async fn drop_divergence(
     asked: Asked<NoParameters>,
 ) -> Result<Accepted, Problem> {
     ask(&state, name, Command::DropDivergence, asked.by).await
+}
+
+/// Says which region is active, after the store and the agents disagreed (`NeedsUser`).
+#[utoipa::path(post, path = "/api/v1/items/{kind}/{name}/adopt", tag = "verbs", request_body = AdoptRequest,
+    security(("token" = ["contribute"])),
+    params(("kind" = String, Path), ("name" = String, Path), ("Idempotency-Key" = Option<String>, Header)),
+    responses((status = 202, body = JobView, headers(("Location" = String))), Refusals))]
+pub(super) async fn adopt(
+    State(state): State<ApiState>,
+    name: Name,
+    asked: Asked<AdoptRequest>,
+) -> Result<Accepted, Problem> {
+    let AdoptRequest { region, others_are_down } = asked.body;
+    let command =
+        Command::Adopt { region: Region::parse(&region)?, above: Epoch::default(), others_are_down };
+    ask(&state, name, command, asked.by).await
 }
 
 #[cfg(test)]

@@ -45,8 +45,32 @@ pub(super) struct CreateArgs {
     /// A disk: NAME=SIZE, or NAME=SIZE,path=FILE for a raw file that exists; SIZE like 10G, 512M or 1000 (bytes)
     #[arg(long = "disk", value_name = "NAME=SIZE[,path=FILE]", required = true)]
     disks: Vec<Disk>,
+    /// What its active region does when it loses the control plane
+    #[arg(long, value_enum, default_value_t = LossArg::Hold, value_name = "POLICY")]
+    on_control_loss: LossArg,
+    /// Fail it over without being asked when its region is lost; needs --on-control-loss fence and three regions
+    #[arg(long)]
+    automatic_failover: bool,
     #[command(flatten)]
     wait: verbs::Wait,
+}
+
+/// What the active region does without the control plane.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub(super) enum LossArg {
+    /// Go on serving; an unplanned failover then needs the region's answer or your word that it is down
+    Hold,
+    /// Stop by itself; an unplanned failover then waits until it must have stopped
+    Fence,
+}
+
+impl From<LossArg> for OnControlLossWord {
+    fn from(policy: LossArg) -> Self {
+        match policy {
+            LossArg::Hold => Self::Hold,
+            LossArg::Fence => Self::Fence,
+        }
+    }
 }
 
 /// One `--disk`.
@@ -126,7 +150,8 @@ async fn create(global: &Global, args: CreateArgs) -> Result<(), Failure> {
         name: args.name.to_string(),
         region: args.region.to_string(),
         spec: json!({ "disks": disks.collect::<Vec<_>>() }),
-        on_control_loss: OnControlLossWord::Hold,
+        on_control_loss: args.on_control_loss.into(),
+        automatic_failover: args.automatic_failover,
     };
     let job: JobView = client.post("/items", &request).await?;
     verbs::see_through(global, &client, job, args.wait).await

@@ -9,8 +9,8 @@ use super::client::Client;
 use super::exit::Failure;
 use super::{Global, Output, ask, show, wait};
 use crate::api::views::{
-    ChangePointRequest, FailoverRequest, FailoverView, ItemView, JobView, MarkPointRequest, ProtectRequest,
-    ReplicationWord, TestFailoverRequest,
+    AdoptRequest, ChangePointRequest, FailoverRequest, FailoverView, ItemView, JobView, MarkPointRequest,
+    ProtectRequest, ReplicationWord, TestFailoverRequest,
 };
 
 #[derive(Debug, Subcommand)]
@@ -37,6 +37,8 @@ pub(super) enum VerbCommand {
     MarkPoint(MarkPointArgs),
     /// Throw away the writes that a lost region kept
     DropDivergence(Plain),
+    /// Say which region is active, when the control plane and the regions disagree (NeedsUser)
+    Adopt(AdoptArgs),
 }
 
 /// Whether to wait.
@@ -115,6 +117,20 @@ pub(super) struct ChangePointArgs {
 }
 
 #[derive(Debug, Args)]
+pub(super) struct AdoptArgs {
+    /// The item, as KIND/NAME
+    item: ItemId,
+    /// The region that is to be active
+    #[arg(long)]
+    region: Region,
+    /// Your word that a region which does not answer is down: recorded, and shown for ever
+    #[arg(long)]
+    others_are_down: bool,
+    #[command(flatten)]
+    wait: Wait,
+}
+
+#[derive(Debug, Args)]
 pub(super) struct MarkPointArgs {
     /// The item, as KIND/NAME
     item: ItemId,
@@ -158,6 +174,13 @@ pub(super) async fn run(global: &Global, command: VerbCommand) -> Result<(), Fai
         VerbCommand::Commit(args) => {
             let what = "its recovery points will be dropped; the point can no longer be changed.";
             plain(global, args, "commit", Some(what)).await
+        }
+        VerbCommand::Adopt(args) => {
+            let what = format!("{}: {} will be the active region, and no other.", args.item, args.region);
+            ask::confirm(global, &what)?;
+            let body =
+                AdoptRequest { region: args.region.to_string(), others_are_down: args.others_are_down };
+            send(global, &args.item, "adopt", &body, args.wait).await
         }
         VerbCommand::DropDivergence(args) => {
             let what = "the writes that only the lost region kept will be thrown away.";

@@ -88,6 +88,13 @@ impl Book {
         self.read(&job_key(id)).await
     }
 
+    /// The jobs that hold an item.
+    pub(crate) async fn jobs_under_way(&self) -> Result<Vec<JobId>, ReadError> {
+        let (entries, _) = self.store.list(ITEMS).await?;
+        let held = entries.iter().filter(|entry| entry.key.ends_with("/job"));
+        held.map(|entry| decode(entry).map(|at: At<ItemJob>| at.value.job)).collect()
+    }
+
     /// All jobs, oldest first; one that cannot be read is given as its error, and the others go on.
     pub(crate) async fn jobs(&self) -> Result<Vec<(JobId, Result<Job, ReadError>)>, ReadError> {
         let (entries, _) = self.store.list(JOBS).await?;
@@ -136,13 +143,11 @@ impl Book {
     ) -> Result<Revision, CommitError> {
         let Some(line) = audit else { return self.commit_known(transaction).await };
         let mut head = self.head.lock().await;
+        let mut at = match head.take() {
+            Some(head) => head,
+            None => self.find_head(None).await.map_err(unread)?,
+        };
         for _ in 0..AUDIT_ATTEMPTS_MAX {
-            let at = match head.take() {
-                Some(head) => head,
-                None => {
-                    self.find_head().await.map_err(|error| CommitError::Unavailable(error.to_string()))?
-                }
-            };
             let number = at.number + 1;
             let entry = AuditEntry::chained(line.clone(), &at.hash, now());
             let mut with_audit = transaction.clone();
@@ -153,14 +158,30 @@ impl Book {
                     *head = Some(Head { number, hash: entry.hash });
                     return Ok(revision);
                 }
-                Err(CommitError::Conflict { key }) if key == audit_key(number) => {}
+                Err(CommitError::Conflict { key }) if key == audit_key(number) => {
+                    at = self.find_head(Some(at)).await.map_err(unread)?;
+                }
+                // Nothing was added: the head is still where it was. Where that is not sure, it is looked for again.
+                Err(error @ CommitError::Conflict { .. }) => {
+                    *head = Some(at);
+                    return Err(error);
+                }
                 Err(error) => return Err(error),
             }
         }
         Err(CommitError::Unavailable("the audit chain is written by too many others at once".to_owned()))
     }
 
-    async fn find_head(&self) -> Result<Head, ReadError> {
+    /// The last entry, from `known` on where there is one: other nodes add to the chain as well.
+    async fn find_head(&self, known: Option<Head>) -> Result<Head, ReadError> {
+        let Some(mut head) = known else { return self.last_head().await };
+        while let Some(next) = self.read::<AuditEntry>(&audit_key(head.number + 1)).await? {
+            head = Head { number: head.number + 1, hash: next.value.hash };
+        }
+        Ok(head)
+    }
+
+    async fn last_head(&self) -> Result<Head, ReadError> {
         let (entries, _) = self.store.list(AUDIT).await?;
         let Some(last) = entries.last() else { return Ok(Head { number: 0, hash: no_previous() }) };
         let entry: At<AuditEntry> = decode(last)?;
@@ -199,6 +220,10 @@ impl Book {
         let entry = self.store.get(key).await?;
         Ok(entry.filter(|entry| entry.value == *value).map(|entry| entry.revision))
     }
+}
+
+fn unread(error: ReadError) -> CommitError {
+    CommitError::Unavailable(error.to_string())
 }
 
 /// The job that a change in the store is about, if it is about a job's own record.

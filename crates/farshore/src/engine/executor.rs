@@ -55,6 +55,11 @@ impl Executors {
         Some(notify)
     }
 
+    /// This process drives the job.
+    pub(super) fn has(&self, id: &JobId) -> bool {
+        self.running().contains_key(id)
+    }
+
     fn leave(&self, id: &JobId) {
         self.running().remove(id);
     }
@@ -166,6 +171,10 @@ impl Driver<'_> {
             let Some(job) = self.readable(id).await else { return Err(Stop::Rest) };
             if job.value.next() == Next::Rest {
                 return Err(Stop::Rest);
+            }
+            let elsewhere = |executor: &String| self.inner.nodes.alive_elsewhere(executor);
+            if job.value.executor.as_ref().is_some_and(elsewhere) {
+                return Err(Stop::Lost);
             }
             let happened = match job.value.kind_version {
                 KIND_VERSION => Happened::Claimed { executor: self.inner.options.executor.clone() },

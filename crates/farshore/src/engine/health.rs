@@ -193,13 +193,14 @@ async fn mend(inner: &Inner, region: &Region, id: &ItemId, seen: &Observation) -
         None => {}
         Some(Mend::Record(event)) => note_event(inner, &own, &event).await,
         Some(Mend::Order { what, token, action }) => {
+            let lease = own.value.lease_for(&action);
             // A new key each time: the same order may be needed again after the next restart of the region.
             let key = StepKey(format!("reconcile/{}/{what}/{}", token.epoch, ulid::Ulid::generate()));
             give(
                 inner,
                 turn,
                 region,
-                Order { key, item: id.clone(), token, action, only_if: Some(seen.role), lease: None },
+                Order { key, item: id.clone(), token, action, only_if: Some(seen.role), lease, by: None },
             )
             .await;
         }

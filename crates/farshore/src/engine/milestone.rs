@@ -23,7 +23,7 @@ pub(super) enum ItemChange {
 /// The region that must be looked at to know what the milestone brought about.
 pub(super) fn region_to_see(milestone: Milestone, item: &Item) -> Option<Region> {
     match milestone {
-        Milestone::Created | Milestone::PointChanged => Some(item.source.clone()),
+        Milestone::Created | Milestone::PointChanged | Milestone::Adopted => Some(item.source.clone()),
         Milestone::DrillOpened | Milestone::Promoted => item.target.clone(),
         _ => None,
     }
@@ -46,7 +46,10 @@ pub(super) fn change(
     }
     let event = event(milestone, item, job, sight, now)?;
     let next = item.step(&event).map_err(|refusal| refusal.to_string())?;
-    let serves = matches!(milestone, Milestone::Created | Milestone::Promoted | Milestone::PointChanged);
+    let serves = matches!(
+        milestone,
+        Milestone::Created | Milestone::Promoted | Milestone::PointChanged | Milestone::Adopted
+    );
     let directory = sight.filter(|_| serves).map(|seen| DirectoryRecord {
         epoch: next.epoch,
         item: next.id.clone(),
@@ -90,6 +93,15 @@ fn event(
         Milestone::Reprotected => Event::Reprotected,
         Milestone::ReprotectUndone => Event::ReprotectUndone,
         Milestone::DivergenceDropped => Event::DivergenceDropped,
+        Milestone::Adopted => Event::Adopted {
+            promotion: sight.and_then(|seen| seen.promotion.clone()),
+            follows: sight.and_then(|seen| seen.replication.as_ref()).is_some_and(|link| {
+                item.target.as_ref() == Some(&link.target)
+                    && !job.steps.iter().any(|step| step.name == FENCE_STEP)
+            }),
+            who: job.asked_by.clone(),
+            at: now,
+        },
     })
 }
 
@@ -99,6 +111,10 @@ fn proof(item: &Item, job: &Job, now: Moment) -> StopProof {
         return earlier;
     }
     if job.skipped.iter().any(|step| step == FENCE_STEP) {
+        let fence = job.steps.iter().find(|step| step.name == FENCE_STEP);
+        if let Some(waited_ms) = fence.and_then(|step| step.wait_out_ms) {
+            return StopProof::WaitedOut { waited_ms };
+        }
         return StopProof::OperatorsWord { who: job.asked_by.clone(), at: now };
     }
     StopProof::Acknowledged

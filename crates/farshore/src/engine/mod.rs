@@ -2,7 +2,7 @@
 //!
 //! Read in this order: [`records`] (what is in the store), `book` (typed reads and audited transactions), `submit`
 //! (checks before anything changes, and the transaction that makes a job), `steer` (cancel, retry, skip, abandon),
-//! `journal` (writes what happened), `milestone` (what the item becomes by it), `executor` (drives a job), `health` (watches the regions
+//! `journal` (writes what happened), `milestone` (what the item becomes by it), `executor` (drives a job), `nodes` (whose jobs are gone on with), `lease` (renews rights to serve), `health` (watches the regions
 //! and mends what no job does).
 //!
 //! Must always hold: an item changes only in the transaction that also writes the job's journal, the directory and the
@@ -13,18 +13,22 @@ mod executor;
 mod gates;
 mod health;
 mod journal;
+mod lease;
 mod milestone;
+mod nodes;
 pub mod records;
 mod steer;
 mod submit;
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use farshore_core::agents::Agents;
 use farshore_core::command::{Command, Verb};
+use farshore_core::fencing::FenceTimings;
 use farshore_core::ids::{ItemId, JobId, Region};
 use farshore_core::job::Job;
 use farshore_core::lifecycle::Item;
@@ -36,6 +40,7 @@ use tokio::task::JoinSet;
 
 pub use book::changed_job;
 use book::{Book, put};
+pub use lease::RenewError;
 pub use records::{AuditEntry, DirectoryRecord, LogEntry, Meta, RegionRecord, directory_name, sha256_hex};
 
 /// Called at each named node of a job's way; `true` stops its executor there, as a crash would.
@@ -44,7 +49,7 @@ pub type CrashAt = Arc<dyn Fn(&str) -> bool + Send + Sync>;
 /// How the engine runs.
 #[derive(Clone)]
 pub struct Options {
-    /// Who executes, in job records. One for each start of a process.
+    /// Who executes, in job records: `NODE/START`, another one for each start of a process.
     pub executor: String,
     /// How often each region is asked.
     pub health_every: Duration,
@@ -64,6 +69,8 @@ pub struct Options {
     pub jobs_max: usize,
     /// How long a directory answer may be kept.
     pub directory_ttl_seconds: u32,
+    /// How items with `on_control_loss = "fence"` stop by themselves, for those that are made from now on.
+    pub fencing: FenceTimings,
     /// For tests of crashes.
     pub crash_at: Option<CrashAt>,
 }
@@ -81,6 +88,7 @@ impl Default for Options {
             retry_max: Duration::from_secs(8),
             jobs_max: 32,
             directory_ttl_seconds: 5,
+            fencing: FenceTimings::STANDARD,
             crash_at: None,
         }
     }
@@ -218,6 +226,9 @@ struct Inner {
     options: Options,
     meta: Meta,
     executors: executor::Executors,
+    nodes: nodes::Nodes,
+    /// Counts renewals, so that no two write the same.
+    beats: AtomicU64,
     health: health::Board,
     gates: gates::Gates,
     tasks: Mutex<JoinSet<()>>,
@@ -296,14 +307,18 @@ impl Control {
             book,
             agents,
             executors: executor::Executors::new(options.jobs_max),
+            nodes: nodes::Nodes::new(&options.executor),
+            beats: AtomicU64::new(0),
             options,
             meta,
             health: health::Board::default(),
             gates: gates::Gates::default(),
             tasks: Mutex::new(JoinSet::new()),
         });
+        nodes::first_beat(&inner).await?;
         health::start(&inner).await?;
         executor::resume_all(&inner).await?;
+        nodes::start(&inner);
         Ok(Self { inner })
     }
 
@@ -418,6 +433,12 @@ impl Control {
         self.inner.health.regions()
     }
 
+    /// The nodes whose executors are alive, by name.
+    #[must_use]
+    pub fn executors_alive(&self) -> Vec<String> {
+        self.inner.nodes.alive()
+    }
+
     /// The store's present revision: watch from here to miss nothing that was read before.
     pub async fn revision(&self) -> Result<Revision, ReadError> {
         Ok(self.inner.book.store().list(records::META).await?.1)
@@ -428,10 +449,17 @@ impl Control {
         self.inner.book.store().watch(records::JOBS, after).await
     }
 
+    /// Ends all tasks at once, as a crash would: the other nodes find out by themselves. For tests of crashes.
+    pub async fn vanish(self) {
+        let mut tasks = std::mem::take(&mut *self.inner.tasks());
+        tasks.shutdown().await;
+    }
+
     /// Ends all tasks. Jobs under way are gone on with at the next start.
     pub async fn shutdown(self) {
         let mut tasks = std::mem::take(&mut *self.inner.tasks());
         tasks.shutdown().await;
+        nodes::leave(&self.inner).await;
     }
 }
 

@@ -24,6 +24,9 @@ pub(crate) const AUDIT: &str = "audit/";
 pub(crate) fn own_key(item: &ItemId) -> String {
     format!("{ITEMS}{item}/own")
 }
+pub(crate) fn beat_key(item: &ItemId) -> String {
+    format!("{ITEMS}{item}/beat")
+}
 pub(crate) fn item_job_key(item: &ItemId) -> String {
     format!("{ITEMS}{item}/job")
 }

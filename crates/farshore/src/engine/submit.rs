@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use farshore_core::command::{Command, Verb};
 use farshore_core::fencing::OnControlLoss;
-use farshore_core::ids::{ItemId, JobId, Region};
+use farshore_core::ids::{Epoch, ItemId, JobId, Region};
 use farshore_core::job::plan::{Facts, plan};
 use farshore_core::job::{Job, JobState, KIND_VERSION};
 use farshore_core::lifecycle::{Item, Phase, Refusal, Stage};
@@ -88,9 +88,14 @@ impl Request<'_> {
         let own = self.inner.book.item(self.id).await?;
         let revision = own.as_ref().map(|own| own.revision);
         let item = match (own, &command) {
-            (None, Command::Create { region, on_control_loss, .. }) => {
-                self.check_create(region, *on_control_loss).await?;
-                Item::new(self.id.clone(), region.clone(), *on_control_loss, self.now)
+            (None, Command::Create { region, on_control_loss, automatic, .. }) => {
+                self.check_create(region, *on_control_loss, *automatic).await?;
+                let fences = *on_control_loss == OnControlLoss::Fence;
+                Item {
+                    lease: fences.then_some(self.inner.options.fencing),
+                    automatic: *automatic,
+                    ..Item::new(self.id.clone(), region.clone(), *on_control_loss, self.now)
+                }
             }
             (Some(_), Command::Create { .. }) => return Err(self.name_taken()),
             (None, _) => return Err(self.no_item()),
@@ -99,11 +104,15 @@ impl Request<'_> {
                 own.value
             }
         };
+        if command.verb() != Verb::Create {
+            // Asked again below, when what was left open is filled in.
+            item.request(&command, self.now).map_err(refused)?;
+        }
+        let facts = self.check(&item, &mut command).await?;
         let next = match command.verb() {
             Verb::Create => item.clone(),
             _ => item.request(&command, self.now).map_err(refused)?,
         };
-        let facts = self.check(&item, &mut command).await?;
         let plan = plan(&next, &command, &facts).map_err(|error| SubmitError::Refused {
             code: "cannot-plan",
             why: error.to_string(),
@@ -195,18 +204,25 @@ impl Request<'_> {
         SubmitError::Refused { code: "name-taken", why, possible: Vec::new() }
     }
 
-    async fn check_create(&self, region: &Region, loss: OnControlLoss) -> Result<(), SubmitError> {
+    async fn check_create(
+        &self,
+        region: &Region,
+        loss: OnControlLoss,
+        automatic: bool,
+    ) -> Result<(), SubmitError> {
         let record = self.known_region(region).await?;
-        if loss == OnControlLoss::Fence {
-            let known = self.inner.book.regions().await?.len();
-            let why = if known < FENCE_DOMAINS_MIN {
-                format!(
-                    "on_control_loss = \"fence\" needs {FENCE_DOMAINS_MIN} failure domains; this control plane \
-                     knows {known}: use \"hold\""
-                )
-            } else {
-                "agents of this version do not fence themselves: use on_control_loss = \"hold\"".to_owned()
-            };
+        if automatic && loss != OnControlLoss::Fence {
+            let why = "automatic failover needs on_control_loss = \"fence\": nobody could know that an item that holds \
+                       has stopped"
+                .to_owned();
+            return Err(SubmitError::Invalid { why });
+        }
+        let known = self.inner.book.regions().await?.len();
+        if loss == OnControlLoss::Fence && known < FENCE_DOMAINS_MIN {
+            let why = format!(
+                "on_control_loss = \"fence\" needs {FENCE_DOMAINS_MIN} failure domains; this control plane knows {known}: \
+                 use \"hold\""
+            );
             return Err(SubmitError::Invalid { why });
         }
         self.reachable(&record.name).await
@@ -273,6 +289,9 @@ impl Request<'_> {
             Command::CleanUp => drop(self.look(target(item)?).await?),
             Command::Commit | Command::Disable => drop(self.look(&item.source).await?),
             Command::DropDivergence => self.check_drop(item).await?,
+            Command::Adopt { region, above, others_are_down } => {
+                self.check_adopt(item, region, above, *others_are_down, &mut facts).await?;
+            }
             // A region that is gone for good must not keep an item alive: its step can be skipped.
             Command::Create { .. } | Command::Delete => {}
         }
@@ -310,6 +329,8 @@ impl Request<'_> {
         let seen = seen?;
         choose(point, &seen.points)?;
         match source_error {
+            // It fences itself: whoever does not answer is waited out.
+            Some(_) if item.lease.is_some() && !planned => Ok(()),
             None => Ok(()),
             Some(error) => Err(source_unreachable(item, planned, &error)),
         }
@@ -353,6 +374,50 @@ impl Request<'_> {
         Ok(())
     }
 
+    /// Looks at both regions: what they know, and that the chosen one can serve.
+    async fn check_adopt(
+        &self,
+        item: &Item,
+        active: &Region,
+        above: &mut Epoch,
+        others_are_down: bool,
+        facts: &mut Facts,
+    ) -> Result<(), SubmitError> {
+        let chosen = self.look(active).await?;
+        if !matches!(chosen.role, Role::Active | Role::Unconfirmed | Role::Fenced) {
+            let why = format!(
+                "region {active} only follows: what it has may be behind. Adopt the region that it follows, then fail over"
+            );
+            return Err(SubmitError::Refused { code: "only-follows", why, possible: vec![Verb::Adopt] });
+        }
+        *above = (*above).max(chosen.token.epoch);
+        let pair = std::iter::once(&item.source).chain(&item.target);
+        for other in pair.filter(|other| *other != active) {
+            match self.inner.observe(other, self.id).await {
+                Ok(seen) => {
+                    *above = (*above).max(seen.token.epoch);
+                    if seen.role == Role::Target {
+                        facts.following.insert(other.clone());
+                    }
+                }
+                Err(StepError::Unknown) => drop(facts.strangers.insert(other.clone())),
+                Err(_) if others_are_down => {}
+                Err(error) => {
+                    let why = format!(
+                        "region {other} cannot be reached ({error}), so it cannot be stopped: start its node, or, if you know \
+                         that it is down, repeat with --others-are-down (this is recorded)"
+                    );
+                    return Err(SubmitError::Refused {
+                        code: "region-unreachable",
+                        why,
+                        possible: vec![Verb::Adopt],
+                    });
+                }
+            }
+        }
+        Ok(())
+    }
+
     async fn check_mark(&self, item: &Item, name: &str) -> Result<(), SubmitError> {
         let fits = !name.trim().is_empty() && name.len() <= POINT_NAME_LEN_MAX;
         if !fits || name.chars().any(char::is_control) {
@@ -380,6 +445,7 @@ impl Request<'_> {
 fn word(command: &Command) -> &'static str {
     match command {
         Command::Failover { source_is_down: true, .. } => ", with the word that its source is down",
+        Command::Adopt { others_are_down: true, .. } => ", with the word that the other region is down",
         _ => "",
     }
 }
@@ -460,6 +526,7 @@ fn refused(refusal: Refusal) -> SubmitError {
         Refusal::TargetIsSource { .. } => ("target-is-source", Vec::new()),
         Refusal::AtHome { .. } => ("at-home", Vec::new()),
         Refusal::NotTowardHome { .. } => ("not-toward-home", Vec::new()),
+        Refusal::NotOfThePair { .. } => ("not-of-the-pair", Vec::new()),
         Refusal::PlannedWithPoint { .. } => return SubmitError::Invalid { why },
         Refusal::Unexpected { .. } => ("unexpected", Vec::new()),
     };

@@ -7,11 +7,13 @@ use std::sync::{Arc, Mutex};
 
 use farshore::engine::{JobVerb, Options};
 use farshore_core::command::{Command, Verb};
+use farshore_core::ids::{Epoch, Token};
 use farshore_core::job::{Does, Job, JobState};
+use farshore_core::lifecycle::Phase;
 
 use crate::engine_sim::{
-    Bench, change_point, create, failover, job_until, jobs_only, planned, protect, rested, source_is_down,
-    test_failover,
+    Bench, adopt, change_point, create, failover, job_until, jobs_only, planned, protect, rested,
+    source_is_down, test_failover,
 };
 
 /// How an item gets to where the verb is possible, and the verb.
@@ -23,11 +25,13 @@ struct Case {
     source_down: bool,
     /// Writes that never reach the target, before the last of `before` that fails over.
     lost_writes: u64,
+    /// The region with this name knows a higher token than the store: the store was restored from a backup.
+    ahead: Option<&'static str>,
 }
 
 impl Case {
     fn new(name: &'static str, before: &[Command], command: Command) -> Self {
-        Self { name, before: before.to_vec(), command, source_down: false, lost_writes: 0 }
+        Self { name, before: before.to_vec(), command, source_down: false, lost_writes: 0, ahead: None }
     }
 }
 
@@ -56,6 +60,14 @@ fn cases(verb: Verb) -> Vec<Case> {
         Verb::Reprotect => case(&[create(), protect(), failover(), Command::Commit], Command::Reprotect),
         Verb::Failback => case(&home, Command::Failback),
         Verb::MarkPoint => case(&[create(), protect()], Command::MarkPoint { name: "before".to_owned() }),
+        Verb::Adopt => vec![
+            Case {
+                ahead: Some("paris"),
+                ..Case::new("adopt-followed", &[create(), protect()], adopt("paris"))
+            },
+            Case { ahead: Some("oslo"), ..Case::new("adopt-promoted", &moved, adopt("oslo")) },
+            Case { ahead: Some("paris"), ..Case::new("adopt-alone", &[create()], adopt("paris")) },
+        ],
         Verb::DropDivergence => vec![Case {
             lost_writes: 7,
             ..Case::new(
@@ -84,6 +96,10 @@ async fn set_up(case: &Case) -> Bench {
         bench
             .until(&control, |item| item.failover.as_ref().is_none_or(|report| report.loss_final.is_some()))
             .await;
+    }
+    if let Some(region) = case.ahead {
+        bench.sim.change(region, &bench.item, |copy| copy.token = Token::new(1, Epoch(9)));
+        bench.until(&control, |item| matches!(item.phase, Phase::NeedsUser { .. })).await;
     }
     control.shutdown().await;
     bench.sim.set_down("paris", case.source_down);

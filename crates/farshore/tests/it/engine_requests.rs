@@ -67,12 +67,20 @@ async fn refusals_say_how_to_mend_it_and_change_nothing() {
 async fn unknown_and_silent_regions_are_refused() {
     let bench = Bench::new();
     let control = bench.control(jobs_only()).await;
-    let elsewhere =
-        Command::Create { region: region("atlantis"), spec: json!({}), on_control_loss: OnControlLoss::Hold };
+    let elsewhere = Command::Create {
+        region: region("atlantis"),
+        spec: json!({}),
+        on_control_loss: OnControlLoss::Hold,
+        automatic: false,
+    };
     let error = refused(&bench, &control, elsewhere).await;
     assert_eq!(error.to_string(), "there is no region atlantis; known regions: oslo, paris");
-    let fence =
-        Command::Create { region: region("paris"), spec: json!({}), on_control_loss: OnControlLoss::Fence };
+    let fence = Command::Create {
+        region: region("paris"),
+        spec: json!({}),
+        on_control_loss: OnControlLoss::Fence,
+        automatic: false,
+    };
     let error = refused(&bench, &control, fence).await.to_string();
     assert!(error.contains("needs 3 failure domains; this control plane knows 2"), "{error}");
     let error = refused(&bench, &control, protect()).await;

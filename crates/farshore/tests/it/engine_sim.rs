@@ -68,9 +68,9 @@ pub(crate) struct Sim {
 }
 
 impl Sim {
-    pub(crate) fn new() -> Self {
+    fn new(names: &[&str]) -> Self {
         let sim = Self::default();
-        for name in ["oslo", "paris"] {
+        for name in names {
             sim.world().places.insert(region(name), Place::default());
         }
         sim
@@ -388,22 +388,33 @@ pub(crate) struct Bench {
     pub(crate) store: MemStore,
     pub(crate) sim: Sim,
     pub(crate) item: ItemId,
+    pub(crate) regions: &'static [&'static str],
 }
 
 impl Bench {
     pub(crate) fn new() -> Self {
-        Self { store: MemStore::new(), sim: Sim::new(), item: ItemId::parse("machine/web-1").unwrap() }
+        Self::of(&["oslo", "paris"])
+    }
+
+    /// With as many failure domains as fencing needs.
+    pub(crate) fn with_three_regions() -> Self {
+        Self::of(&["bergen", "oslo", "paris"])
+    }
+
+    fn of(regions: &'static [&'static str]) -> Self {
+        let item = ItemId::parse("machine/web-1").unwrap();
+        Self { store: MemStore::new(), sim: Sim::new(regions), item, regions }
     }
 
     pub(crate) async fn control(&self, options: Options) -> Control {
-        let regions = ["oslo", "paris"].map(|name| RegionRecord {
+        let regions = self.regions.iter().map(|name| RegionRecord {
             name: region(name),
             agent_url: String::new(),
             replication: format!("{name}:1"),
             since: Moment(1),
         });
         let (store, sim) = (Arc::new(self.store.clone()), Arc::new(self.sim.clone()));
-        Control::start(store, sim, regions.to_vec(), options).await.unwrap()
+        Control::start(store, sim, regions.collect(), options).await.unwrap()
     }
 
     pub(crate) async fn item(&self, control: &Control) -> Item {
@@ -466,7 +477,20 @@ pub(crate) fn jobs_only() -> Options {
 }
 
 pub(crate) fn create() -> Command {
-    Command::Create { region: region("paris"), spec: json!({}), on_control_loss: OnControlLoss::Hold }
+    Command::Create {
+        region: region("paris"),
+        spec: json!({}),
+        on_control_loss: OnControlLoss::Hold,
+        automatic: false,
+    }
+}
+pub(crate) fn create_fencing() -> Command {
+    Command::Create {
+        region: region("paris"),
+        spec: json!({}),
+        on_control_loss: OnControlLoss::Fence,
+        automatic: false,
+    }
 }
 pub(crate) fn protect() -> Command {
     Command::Protect { target: region("oslo"), mode: ReplicationMode::Async }
@@ -488,4 +512,8 @@ pub(crate) fn change_point(id: &str) -> Command {
 }
 pub(crate) fn token(epoch: u64) -> Token {
     Token::new(1, Epoch(epoch))
+}
+
+pub(crate) fn adopt(active: &str) -> Command {
+    Command::Adopt { region: region(active), above: Epoch::default(), others_are_down: false }
 }

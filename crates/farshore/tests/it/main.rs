@@ -18,6 +18,8 @@ mod demo;
 #[cfg(test)]
 mod docs;
 #[cfg(test)]
+mod engine_fencing;
+#[cfg(test)]
 mod engine_jobs;
 #[cfg(test)]
 mod engine_requests;

@@ -7,7 +7,8 @@ use serde::de::DeserializeOwned;
 use super::*;
 use crate::command::Verb;
 use crate::fencing::OnControlLoss;
-use crate::workload::{Order, PointChoice, ReplicationMode, StepError, Watermark};
+use crate::ids::JobId;
+use crate::workload::{ExecutorClaim, Order, PointChoice, ReplicationMode, StepError, Watermark};
 
 fn oslo() -> Region {
     Region::parse("oslo").unwrap()
@@ -117,6 +118,7 @@ fn orders_with_every_action() {
         action,
         only_if: Some(Role::Fenced),
         lease: Some(crate::fencing::FenceTimings::FAST),
+        by: Some(ExecutorClaim { job: JobId("01J".into()), epoch: 3 }),
     };
     round_trip(&actions().into_iter().map(order).collect::<Vec<_>>());
     round_trip(&actions());

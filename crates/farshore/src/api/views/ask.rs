@@ -25,6 +25,9 @@ pub struct CreateRequest {
     /// What the active region does when it loses the control plane.
     #[serde(default)]
     pub on_control_loss: OnControlLossWord,
+    /// The control plane fails it over by itself when its region is lost; needs `fence` and three regions.
+    #[serde(default)]
+    pub automatic_failover: bool,
 }
 
 /// What an active region does when it loses the control plane.
@@ -137,6 +140,18 @@ pub struct MarkPointRequest {
     /// Its name.
     #[schema(example = "before-upgrade")]
     pub name: String,
+}
+
+/// Says which region is active, after the store and the agents disagreed.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct AdoptRequest {
+    /// The region that is to be active.
+    #[schema(example = "oslo")]
+    pub region: String,
+    /// The operator's word that a region which does not answer is down: audited, shown for ever.
+    #[serde(default)]
+    pub others_are_down: bool,
 }
 
 /// Verbs without parameters take no body, or an empty object.

@@ -38,6 +38,9 @@ pub struct ItemView {
     pub mode: ReplicationWord,
     /// What the source does without the control plane.
     pub on_control_loss: OnControlLossWord,
+    /// The control plane fails it over by itself when its region is lost.
+    #[serde(default)]
+    pub automatic_failover: bool,
     /// The verbs that are possible now; empty while a job is under way.
     pub next_actions: Vec<String>,
     /// The job under way.
@@ -364,6 +367,10 @@ impl From<&FailoverReport> for FailoverView {
 pub(in crate::api) fn proof_text(proof: &StopProof) -> String {
     match proof {
         StopProof::Acknowledged => "the source acknowledged its fence".to_owned(),
+        StopProof::WaitedOut { waited_ms } => {
+            let seconds = *waited_ms as f64 / 1000.0;
+            format!("the source did not answer and was waited out for {seconds:.1} s: it fences itself")
+        }
         StopProof::OperatorsWord { who, at } => format!("the word of {who}, {at}"),
     }
 }

@@ -9,8 +9,8 @@ mod job;
 mod place;
 
 pub use ask::{
-    ChangePointRequest, CreateRequest, FailoverRequest, MarkPointRequest, NoParameters, OnControlLossWord,
-    ProtectRequest, ReasonRequest, ReplicationWord, TestFailoverRequest,
+    AdoptRequest, ChangePointRequest, CreateRequest, FailoverRequest, MarkPointRequest, NoParameters,
+    OnControlLossWord, ProtectRequest, ReasonRequest, ReplicationWord, TestFailoverRequest,
 };
 pub use item::{
     DivergenceView, DrillView, EndpointView, FailoverView, HealthState, HealthView, ItemView, JobBrief,

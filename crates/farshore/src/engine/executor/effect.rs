@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use farshore_core::ids::{Region, StepKey};
 use farshore_core::job::{Act, Does, Expect, Half, Happened, Job, Milestone};
-use farshore_core::workload::{Action, Observation, Order, StepError};
+use farshore_core::workload::{Action, ExecutorClaim, Observation, Order, StepError};
 use futures_util::future::join_all;
 use tokio::time::Instant;
 
@@ -12,6 +12,9 @@ use super::{Driver, Stop};
 use crate::engine::book::At;
 use crate::engine::milestone::region_to_see;
 use crate::engine::no_answer;
+
+/// How long one question to a region that is being waited out may take.
+const FENCE_CALL_DEADLINE: Duration = Duration::from_secs(3);
 
 /// How an attempt ended.
 enum Verdict {
@@ -42,12 +45,30 @@ impl Driver<'_> {
         let verdict = match &act.does {
             Does::Record { milestone } => self.see(job, *milestone).await,
             Does::Wait => self.wait(job, &act.expect, Deadline::of(job, step)).await,
-            Does::Order { region, token, action } => {
+            Does::Order { region, token, action, lease } => {
                 let (item, token, action) = (job.value.item.clone(), *token, action.clone());
-                let order = Order { key: key.clone(), item, token, action, only_if: None, lease: None };
+                let by = Some(ExecutorClaim { job: job.value.id.clone(), epoch: job.value.executor_epoch });
+                let order = Order { key: key.clone(), item, token, action, only_if: None, lease: *lease, by };
+                let waited_out = job.value.steps[step].wait_out_ms.filter(|_| half == Half::Do);
+                if let Some(ms) = waited_out {
+                    let verdict =
+                        self.wait_out(job, region, &order, &act.expect, Duration::from_millis(ms)).await?;
+                    return self.conclude(job, &name, half, verdict).await;
+                }
                 self.order(job, region, &order, &act.expect, Deadline::of(job, step)).await?
             }
         };
+        self.conclude(job, &name, half, verdict).await
+    }
+
+    async fn conclude(
+        &self,
+        job: &At<Job>,
+        name: &str,
+        half: Half,
+        verdict: Verdict,
+    ) -> Result<At<Job>, Stop> {
+        let name = name.to_owned();
         match verdict {
             Verdict::Changed => self.reload(job).await,
             Verdict::Holds(sight) => {
@@ -109,6 +130,48 @@ impl Driver<'_> {
         Ok(Verdict::Failed { what: format!("{region}: {error}"), fatal })
     }
 
+    /// Asks again and again, until the region has answered or must have stopped by itself. The wait starts here and not when
+    /// the step was first begun: an executor that takes over has only its own clock to go by.
+    async fn wait_out(
+        &self,
+        job: &At<Job>,
+        region: &Region,
+        order: &Order,
+        expect: &Expect,
+        wait: Duration,
+    ) -> Result<Verdict, Stop> {
+        let over = Instant::now() + wait;
+        let mut last = String::new();
+        let mut changed = std::pin::pin!(self.changed(job));
+        loop {
+            let attempt = Deadline(Some(over.min(Instant::now() + FENCE_CALL_DEADLINE)));
+            match self.act(region, order, attempt).await {
+                Ok(()) => {
+                    if matches!(self.look(job, expect).await, Look::Holds) {
+                        return Ok(Verdict::Holds(None));
+                    }
+                }
+                Err(StepError::Fenced { current }) => {
+                    let what =
+                        format!("{region} knows the higher token {current}: this failover is out of date");
+                    return Ok(Verdict::Failed { what, fatal: true });
+                }
+                Err(error) => last = error.to_string(),
+            }
+            self.crash_point(&job.value, "after-act")?;
+            if Instant::now() >= over {
+                let what = format!(
+                    "{region} did not answer ({last}); waited {wait:?}, after which it has stopped by itself"
+                );
+                return Ok(Verdict::Failed { what, fatal: false });
+            }
+            tokio::select! {
+                () = tokio::time::sleep_until(over.min(Instant::now() + self.inner.options.poll_max)) => {}
+                () = &mut changed => return Ok(Verdict::Changed),
+            }
+        }
+    }
+
     async fn act(&self, region: &Region, order: &Order, deadline: Deadline) -> Result<(), StepError> {
         let limit = self.inner.options.act_deadline;
         let limit = deadline.left().map_or(limit, |left| left.min(limit));
@@ -136,6 +199,8 @@ impl Driver<'_> {
     async fn wait(&self, job: &At<Job>, expect: &Expect, deadline: Deadline) -> Verdict {
         let options = &self.inner.options;
         let mut pause = options.poll_first;
+        // One for all rounds: it looks into the store less often than a round lasts.
+        let mut changed = std::pin::pin!(self.changed(job));
         loop {
             let why = match self.look(job, expect).await {
                 Look::Holds => return Verdict::Holds(None),
@@ -148,7 +213,7 @@ impl Driver<'_> {
             let pause_now = deadline.left().map_or(pause, |left| left.min(pause));
             tokio::select! {
                 () = tokio::time::sleep(pause_now) => {}
-                () = self.changed(job) => return Verdict::Changed,
+                () = &mut changed => return Verdict::Changed,
             }
             pause = pause.mul_f64(1.5).min(options.poll_max);
         }
