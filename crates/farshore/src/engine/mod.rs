@@ -8,7 +8,7 @@
 //! Must always hold: an item changes only in the transaction that also writes the job's journal, the directory and the
 //! audit entry; an effect is ordered only after its start is durable; only the observation of an effect proves it.
 
-mod book;
+pub(crate) mod book;
 mod executor;
 mod gates;
 mod health;

@@ -19,7 +19,7 @@ use tokio_rustls::TlsAcceptor;
 use tower::ServiceExt;
 
 use super::body::{CountedBody, HurriedBody, UnderWay};
-use super::{PeerIdentity, ServeLimits};
+use super::{PeerIdentity, PeerTls, ServeLimits};
 use crate::trust::{Identity, peer_identity};
 
 /// What a connection needs.
@@ -35,7 +35,7 @@ impl Connection {
     pub(super) async fn serve(self, stream: TcpStream, stop: watch::Receiver<bool>) {
         prepare(&stream, &self.limits);
         let Some(tls) = self.tls.clone() else {
-            return self.http1(stream, None, stop).await;
+            return self.http1(stream, Peer::default(), stop).await;
         };
         let stream = match tokio::time::timeout(self.limits.handshake, tls.accept(stream)).await {
             Ok(Ok(stream)) => stream,
@@ -49,18 +49,20 @@ impl Connection {
             }
         };
         let (_, session) = stream.get_ref();
-        let identity = peer_identity(session.peer_certificates());
+        let certificates = session.peer_certificates();
+        let leaf = certificates.and_then(<[_]>::first).map(|leaf| Arc::new(leaf.clone()));
+        let peer = Peer { identity: peer_identity(certificates), tls: Some(PeerTls(leaf)) };
         match session.alpn_protocol() {
-            Some(b"h2") => self.http2(stream, identity, stop).await,
-            _ => self.http1(stream, identity, stop).await,
+            Some(b"h2") => self.http2(stream, peer, stop).await,
+            _ => self.http1(stream, peer, stop).await,
         }
     }
 
-    async fn http1<S>(self, stream: S, identity: Option<Identity>, stop: watch::Receiver<bool>)
+    async fn http1<S>(self, stream: S, peer: Peer, stop: watch::Receiver<bool>)
     where
         S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     {
-        let (requests, under_way) = self.requests(identity);
+        let (requests, under_way) = self.requests(peer);
         let connection = hyper::server::conn::http1::Builder::new()
             .timer(TokioTimer::new())
             .header_read_timeout(self.limits.head)
@@ -71,11 +73,11 @@ impl Connection {
         self.drive(pin!(connection), under_way, stop, |connection| connection.graceful_shutdown()).await;
     }
 
-    async fn http2<S>(self, stream: S, identity: Option<Identity>, stop: watch::Receiver<bool>)
+    async fn http2<S>(self, stream: S, peer: Peer, stop: watch::Receiver<bool>)
     where
         S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     {
-        let (requests, under_way) = self.requests(identity);
+        let (requests, under_way) = self.requests(peer);
         let head_len = u32::try_from(self.limits.head_len).unwrap_or(u32::MAX);
         let connection = hyper::server::conn::http2::Builder::new(TokioExecutor::new())
             .timer(TokioTimer::new())
@@ -87,12 +89,13 @@ impl Connection {
         self.drive(pin!(connection), under_way, stop, |connection| connection.graceful_shutdown()).await;
     }
 
-    fn requests(&self, identity: Option<Identity>) -> (Requests, watch::Receiver<usize>) {
+    fn requests(&self, peer: Peer) -> (Requests, watch::Receiver<usize>) {
         let (count, under_way) = watch::channel(0);
         let requests = Requests {
             router: self.router.clone(),
             peer: self.peer,
-            identity: PeerIdentity(identity),
+            identity: PeerIdentity(peer.identity),
+            tls: peer.tls,
             body: self.limits.body,
             count: Arc::new(count),
         };
@@ -134,6 +137,13 @@ impl Connection {
     }
 }
 
+/// What the handshake told.
+#[derive(Default)]
+struct Peer {
+    identity: Option<Identity>,
+    tls: Option<PeerTls>,
+}
+
 /// Why a connection is asked to finish.
 enum End {
     Idle,
@@ -169,6 +179,7 @@ struct Requests {
     router: Router,
     peer: SocketAddr,
     identity: PeerIdentity,
+    tls: Option<PeerTls>,
     body: Duration,
     count: Arc<watch::Sender<usize>>,
 }
@@ -183,6 +194,9 @@ impl Service<Request<Incoming>> for Requests {
         let mut request = request.map(|body| Body::new(HurriedBody::new(body, self.body)));
         request.extensions_mut().insert(ConnectInfo(self.peer));
         request.extensions_mut().insert(self.identity.clone());
+        if let Some(tls) = &self.tls {
+            request.extensions_mut().insert(tls.clone());
+        }
         let answer = self.router.clone().oneshot(request);
         Box::pin(async move {
             let response = answer.await?;

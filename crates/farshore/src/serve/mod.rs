@@ -15,6 +15,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rustls::ServerConfig;
+use rustls_pki_types::CertificateDer;
 use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
@@ -25,6 +26,10 @@ use crate::trust::Identity;
 /// Who the client is, by its certificate: an extension of every request. `None`: it showed none, or there is no TLS.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PeerIdentity(pub Option<Identity>);
+
+/// The connection has TLS: an extension of its requests, with the client's verified certificate if it showed one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PeerTls(pub Option<Arc<CertificateDer<'static>>>);
 
 /// How much a client may ask of the listener.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -79,6 +79,7 @@ pub struct Signed {
 pub struct Authority {
     issuer: Issuer<'static, KeyPair>,
     certificate: CaCertificate,
+    key_pem: String,
 }
 
 impl fmt::Debug for Authority {
@@ -133,13 +134,18 @@ impl Authority {
             return Err(TrustError::Certificate("it is not of this key".to_owned()));
         }
         let issuer = Issuer::from_ca_cert_der(certificate.der(), key_pair)?;
-        Ok(Self { issuer, certificate })
+        Ok(Self { issuer, certificate, key_pem: key.to_owned() })
     }
 
     /// Its certificate.
     #[must_use]
     pub fn certificate(&self) -> &CaCertificate {
         &self.certificate
+    }
+
+    /// Its key, for another control node. Goes nowhere else.
+    pub(super) fn key_pem(&self) -> &str {
+        &self.key_pem
     }
 
     /// A certificate for the holder of the key that signed `request` (PEM). Of the request only the key is taken.
@@ -178,10 +184,7 @@ impl Authority {
 }
 
 /// A new key and a request for a certificate for it: `(request, key)`, both PEM.
-///
-/// # Errors
-/// When the machine has no randomness.
-pub fn new_request() -> Result<(String, String), TrustError> {
+pub(super) fn new_request() -> Result<(String, String), TrustError> {
     let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?;
     let request = CertificateParams::default().serialize_request(&key)?.pem()?;
     Ok((request, key.serialize_pem()))

@@ -7,9 +7,10 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use farshore_core::ids::Name;
 use rustls::RootCertStore;
+use rustls::server::WebPkiClientVerifier;
 use rustls::sign::CertifiedKey;
 use rustls_pki_types::pem::PemObject;
-use rustls_pki_types::{CertificateDer, PrivateKeyDer};
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, UnixTime};
 use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
 
 use super::address::Address;
@@ -144,6 +145,15 @@ impl Leaf {
         })?;
         let Read { identity, addresses, from, until } = read;
         Ok(Self { certified: Arc::new(certified), pem: pem.to_owned(), identity, addresses, from, until })
+    }
+
+    /// Whether it is by this authority, good now, and for connecting to others.
+    pub(super) fn is_signed_by(&self, ca: &CaCertificate) -> Result<(), rustls::Error> {
+        let clients = WebPkiClientVerifier::builder_with_provider(ca.roots()?, ring())
+            .build()
+            .map_err(|error| rustls::Error::General(error.to_string()))?;
+        let leaf = self.certified.end_entity_cert()?;
+        clients.verify_client_cert(leaf, &[], UnixTime::now()).map(drop)
     }
 
     /// Who holds it.

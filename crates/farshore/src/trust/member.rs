@@ -43,8 +43,8 @@ impl Trust {
     /// Makes a new cluster in `dir`: its authority, and the first control node's certificate. Never overwrites either.
     ///
     /// # Errors
-    /// When there is a cluster already, or a name or address cannot be used. After a failure in the middle nothing that
-    /// was made is of use to anybody, and it can be done again.
+    /// When there is a cluster already, or a name or address cannot be used. After a crash in the middle it can be done
+    /// again.
     pub fn init(
         dir: &Path,
         cluster: &str,
@@ -61,7 +61,7 @@ impl Trust {
             addresses: addresses.to_vec(),
         };
         order.check(cluster)?;
-        let authority = Authority::create(dir, cluster, now)?;
+        let authority = begun(dir, cluster)?.map_or_else(|| Authority::create(dir, cluster, now), Ok)?;
         let (signed, key) = authority.issue(&order, Validity::starting(now, LEAF_LIFE))?;
         files::write(&dir.join(NODE), &format!("{}{key}", signed.chain), Readers::Owner)?;
         Self::open_at(dir, now)
@@ -203,6 +203,11 @@ impl Trust {
         self.replace(&format!("{}{key}", signed.chain))
     }
 
+    /// Whether others would believe this certificate.
+    pub(super) fn is_ours(&self, leaf: &Leaf) -> Result<(), rustls::Error> {
+        leaf.is_signed_by(&self.0.ca)
+    }
+
     /// Writes a new certificate and its key and uses them from now on.
     pub(super) fn replace(&self, pem: &str) -> Result<(), TrustError> {
         let leaf = Leaf::from_pem(pem).map_err(TrustError::Certificate)?;
@@ -228,6 +233,15 @@ impl Trust {
         self.0.newest.set(leaf);
         Ok(true)
     }
+}
+
+/// The authority that an earlier start of the same work left, if it came no further.
+fn begun(dir: &Path, cluster: &str) -> Result<Option<Authority>, TrustError> {
+    let came_further = files::read(&dir.join(NODE))?.is_some();
+    if came_further || files::read(&dir.join(CA_CERTIFICATE))?.is_none() {
+        return Ok(None);
+    }
+    Ok(Authority::open(dir)?.filter(|authority| authority.certificate().cluster() == cluster))
 }
 
 /// The order for the same certificate once more.

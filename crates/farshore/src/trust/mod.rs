@@ -2,19 +2,25 @@
 //!
 //! Read in this order: `error`, `identity` (what a certificate says), `address` (the names it is good for), `files`
 //! (where keys lie), `certificate` (reading both kinds), `authority` (signing), `verify` (whom we believe), `member`
-//! (a node's own part: [`Trust`], the rest goes through it).
+//! (a node's own part: [`Trust`], the rest goes through it), then how certificates get about: `tokens`, `routes` (a
+//! control node's side), `ask`, `join`, `renewal` (the other).
 //!
 //! Must always hold: a peer is believed only by a chain to our authority *and* the URI in its certificate, never by a
 //! host name; whoever asks for a certificate does not choose what it says about who he is; a private key is never
 //! readable by others on the machine; no certificate that people use is ever half replaced.
 
 mod address;
+mod ask;
 mod authority;
 mod certificate;
 mod error;
 mod files;
 mod identity;
+mod join;
 mod member;
+mod renewal;
+mod routes;
+mod tokens;
 mod verify;
 
 use std::sync::{Arc, Once};
@@ -22,12 +28,16 @@ use std::sync::{Arc, Once};
 use rustls::crypto::CryptoProvider;
 
 pub use address::{Address, InvalidAddress};
-pub use authority::{Authority, LEAF_LIFE, LeafOrder, Signed, Validity, new_request};
+pub use authority::{Authority, LEAF_LIFE, LeafOrder, Signed, Validity};
 pub use certificate::{CaCertificate, Leaf};
 pub use error::TrustError;
 pub use files::{CA_CERTIFICATE, CA_KEY, NODE};
 pub use identity::{CertRole, Identity, InvalidIdentity, peer_identity};
+pub use join::{JoinError, JoinOptions, join};
 pub use member::Trust;
+pub use renewal::{Due, due};
+pub use routes::router;
+pub use tokens::{JoinRefusal, JoinTokens, MadeToken, NewToken, TOKEN_LIFE, TOKEN_LIFE_MAX};
 pub use verify::WrongPeer;
 
 /// Makes ring the cryptography of this process. Called before the first use of TLS, and harmless afterwards: rustls refuses

@@ -15,8 +15,9 @@ use rustls::{
 };
 use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 
+use super::certificate::{CaCertificate, ca_hash};
 use super::error::TrustError;
-use super::identity::{Identity, peer_identity};
+use super::identity::{CertRole, Identity, peer_identity};
 use super::ring;
 
 /// Why a peer whose chain is ours, or seems so, is not believed.
@@ -64,6 +65,8 @@ pub(super) enum Wanted {
     Region(Region),
     /// Any node.
     AnyNode,
+    /// Any control node.
+    Control,
 }
 
 impl Wanted {
@@ -72,6 +75,7 @@ impl Wanted {
         let fits = match self {
             Self::Region(region) => found.role.is_node() && found.region == *region,
             Self::AnyNode => found.role.is_node(),
+            Self::Control => found.role == CertRole::Control,
         };
         if fits && found.cluster == cluster {
             return Ok(());
@@ -83,6 +87,7 @@ impl Wanted {
         match self {
             Self::Region(region) => format!("a node of farshore://{cluster}/{region}"),
             Self::AnyNode => format!("a node of farshore://{cluster}"),
+            Self::Control => format!("a control node of farshore://{cluster}"),
         }
     }
 }
@@ -118,6 +123,66 @@ impl ServerCertVerifier for ClusterServers {
         verify_chain(&self.roots, leaf, intermediates, now)?;
         self.wanted.check(&self.cluster, peer_identity(Some(std::slice::from_ref(leaf))))?;
         Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        verify_tls12_signature(message, certificate, signature, &ring().signature_verification_algorithms)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        verify_tls13_signature(message, certificate, signature, &ring().signature_verification_algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        ring().signature_verification_algorithms.supported_schemes()
+    }
+}
+
+/// Believes a control node whose authority has the given hash: for who does not have the authority's certificate yet.
+#[derive(Debug)]
+pub(super) struct PinnedAuthority {
+    pub(super) hash: String,
+}
+
+impl PinnedAuthority {
+    /// The authority in the chain that has the hash.
+    pub(super) fn find(&self, chain: &[CertificateDer<'_>]) -> Result<CaCertificate, Error> {
+        let pinned = chain.iter().find(|der| ca_hash(der) == self.hash);
+        let Some(pinned) = pinned else {
+            let found = chain.last().map_or_else(|| "none".to_owned(), ca_hash);
+            return Err(WrongPeer::Authority { found }.into());
+        };
+        CaCertificate::from_der(pinned)
+            .map_err(|why| Error::General(format!("the authority's certificate {why}")))
+    }
+}
+
+impl ServerCertVerifier for PinnedAuthority {
+    fn verify_server_cert(
+        &self,
+        leaf: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        name: &ServerName<'_>,
+        ocsp: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, Error> {
+        let authority = self.find(intermediates)?;
+        let servers = ClusterServers {
+            roots: authority.roots()?,
+            cluster: authority.cluster().to_owned(),
+            wanted: Wanted::Control,
+        };
+        servers.verify_server_cert(leaf, intermediates, name, ocsp, now)
     }
 
     fn verify_tls12_signature(

@@ -28,4 +28,6 @@ mod engine_sim;
 #[cfg(test)]
 mod engine_watch;
 #[cfg(test)]
+mod trust_join;
+#[cfg(test)]
 mod trust_listen;
