@@ -1,7 +1,7 @@
 //! Every interleaving of the fencing protocol, and proof that the checker would notice: the same with one rule broken.
 //!
 //! Read in this order: `zone` (time), `rules` (what is explored), `state` (what there is), `protocol` (who does what),
-//! `properties` (what must hold), `broken` (each rule, missing). `docs/decisions/0005-fencing.md` says why, and what is
+//! `properties` (what must hold), `broken` (each rule, missing), `restored` (a store from a backup). `docs/decisions/0005-fencing.md` says why, and what is
 //! not covered.
 
 mod zone;
@@ -15,6 +15,8 @@ mod protocol;
 mod properties;
 
 mod broken;
+
+mod restored;
 
 use farshore_core::fencing::FenceTimings;
 use stateright::{Checker, Model};
