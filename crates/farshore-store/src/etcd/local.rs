@@ -69,6 +69,16 @@ pub enum LocalError {
         /// The log's last lines.
         tail: String,
     },
+    /// A member ended by itself.
+    #[error("the etcd member {name} has ended; the end of {}:\n{tail}", log.display())]
+    Ended {
+        /// Which.
+        name: String,
+        /// Its log.
+        log: PathBuf,
+        /// The log's last lines.
+        tail: String,
+    },
     /// No member has this name.
     #[error("there is no etcd member {0}")]
     Unknown(String),
@@ -263,13 +273,22 @@ impl Members {
             {
                 return Ok(());
             }
+            if !self.pid(name).is_some_and(is_running) {
+                let (log, tail) = self.log_end(name);
+                return Err(LocalError::Ended { name: name.into(), log, tail });
+            }
             sleep(LOOK_EVERY).await;
         }
+        let (log, tail) = self.log_end(name);
+        Err(LocalError::NotReady { name: name.into(), log, tail })
+    }
+
+    fn log_end(&self, name: &str) -> (PathBuf, String) {
         let log = self.log(name);
         let text = fs::read_to_string(&log).unwrap_or_default();
         let lines: Vec<_> = text.lines().collect();
         let tail = lines.get(lines.len().saturating_sub(LOG_LINES_SHOWN)..).unwrap_or_default().join("\n");
-        Err(LocalError::NotReady { name: name.into(), log, tail })
+        (log, tail)
     }
 
     fn command(&self, name: &str) -> Result<Command, LocalError> {
@@ -394,6 +413,12 @@ fn held(port: u16) -> io::Result<(OwnedFd, u16)> {
     bind(&socket, &SocketAddr::V4(SocketAddrV4::new(Ipv4Addr::LOCALHOST, port)))?;
     let address = SocketAddr::try_from(getsockname(&socket)?)?;
     Ok((socket, address.port()))
+}
+
+/// A member that has ended stays in the process table until its supervisor ends, too.
+fn is_running(pid: u32) -> bool {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    stat.rsplit_once(") ").is_some_and(|(_, rest)| !rest.starts_with('Z'))
 }
 
 fn doing(what: impl FnOnce() -> String) -> impl FnOnce(io::Error) -> LocalError {

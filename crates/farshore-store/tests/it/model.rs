@@ -1,12 +1,15 @@
-//! Random transactions against the plainest possible store: memory, redb and the model never differ, also when the
-//! redb file is closed and opened again in between.
+//! Random transactions against the plainest possible store: memory, redb, etcd and the model never differ, also when the
+//! redb file is closed and opened again in between, and when another client goes on with etcd.
 
 use std::collections::BTreeMap;
 use std::path::Path;
 
 use farshore_core::store::{Change, CommitError, Compare, Entry, Revision, Store, Transaction, Write};
-use farshore_store::{MemStore, RedbStore};
+use farshore_store::{EtcdStore, MemStore, RedbStore};
 use proptest::prelude::*;
+use proptest::test_runner::TestRunner;
+
+use crate::cluster::{Cluster, PATIENT};
 
 #[derive(Debug, Default)]
 struct Model {
@@ -160,4 +163,82 @@ proptest! {
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
         runtime.block_on(run(steps, &directory.path().join("store.redb")));
     }
+}
+
+/// etcd's revisions for the model's: others write to it, too, so that they only rise.
+#[derive(Debug)]
+struct Revisions(Vec<u64>);
+
+impl Revisions {
+    fn of(&self, model: u64) -> Revision {
+        // What the model has not reached yet, etcd has not reached either.
+        let future = || self.0.last().unwrap() + 1_000_000;
+        Revision(self.0.get(usize::try_from(model).unwrap()).copied().unwrap_or_else(future))
+    }
+
+    fn transaction(&self, transaction: Transaction) -> Transaction {
+        let compares = transaction.compares.into_iter().map(|compare| match compare {
+            Compare::At(key, Revision(model)) => Compare::At(key, self.of(model)),
+            absent @ Compare::Absent(_) => absent,
+        });
+        Transaction { compares: compares.collect(), writes: transaction.writes }
+    }
+
+    fn entry(&self, entry: Entry) -> Entry {
+        Entry { revision: self.of(entry.revision.0), ..entry }
+    }
+
+    fn change(&self, change: Change) -> Change {
+        match change {
+            Change::Put(entry) => Change::Put(self.entry(entry)),
+            Change::Deleted { key, revision } => Change::Deleted { key, revision: self.of(revision.0) },
+        }
+    }
+}
+
+async fn run_on_etcd(steps: Vec<Step>, connect: impl Fn() -> EtcdStore) {
+    let (mut model, mut etcd) = (Model::default(), connect());
+    let mut revisions = Revisions(vec![0]);
+    for step in steps {
+        let Step::Commit(transaction) = step else {
+            etcd = connect();
+            continue;
+        };
+        let expected = model.commit(&transaction);
+        let done = etcd.commit(revisions.transaction(transaction.clone())).await;
+        if let (Ok(model), Ok(real)) = (&expected, &done) {
+            assert!(real.0 > *revisions.0.last().unwrap(), "the revision does not rise");
+            assert_eq!(revisions.0.len() as u64, *model);
+            revisions.0.push(real.0);
+        }
+        assert_eq!(verdict(done).map(|_| ()), expected.map(|_| ()), "etcd: {transaction:?}");
+    }
+    for prefix in ["", "a", "a/", "é"] {
+        let expected: Vec<_> = model.list(prefix).into_iter().map(|entry| revisions.entry(entry)).collect();
+        assert_eq!(etcd.list(prefix).await.unwrap().0, expected, "under {prefix:?}");
+    }
+    let after = model.revision / 2;
+    let mut watch = etcd.watch("", revisions.of(after)).await.unwrap();
+    for change in model.changes.into_iter().filter(|change| revision_of(change) > after) {
+        assert_eq!(watch.next().await.unwrap(), revisions.change(change), "watched after {after}");
+    }
+}
+
+/// A case takes a hundred times longer than on the others: fewer of them.
+#[test]
+fn etcd_does_what_the_model_does() {
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let cluster = runtime.block_on(Cluster::start());
+    let cases = std::sync::atomic::AtomicU64::new(0);
+    let config = ProptestConfig { cases: 20, failure_persistence: None, ..ProptestConfig::default() };
+    let steps = prop::collection::vec(steps(), 1..50);
+    let done = TestRunner::new(config).run(&steps, |steps| {
+        let prefix = format!("/case/{}/", cases.fetch_add(1, std::sync::atomic::Ordering::Relaxed));
+        let connect = || cluster.store_at(&cluster.members.endpoints(), &prefix, PATIENT);
+        runtime.block_on(run_on_etcd(steps, connect));
+        Ok(())
+    });
+    let _inside = runtime.enter();
+    drop(cluster);
+    done.unwrap();
 }
