@@ -2,21 +2,26 @@
 //!
 //! Read in this order: `server` (what an agent answers), `ledger` (an order that was carried out is not carried out again),
 //! `claims` (executors that were
-//! replaced), `client` (how the engine calls an agent, near or far), `lease` (keeps the rights of items that fence themselves).
+//! replaced), `client` (how the engine calls an agent, near or far), `peers` (where the other nodes are and what
+//! they are shown), `lease` (keeps the rights of items that fence themselves), `renewal` (the same, on the wire).
 //!
-//! Must always hold: every call needs the cluster's secret and has a deadline; one item obeys one order at a time; a repeated
+//! Must always hold: every call needs a certificate of the cluster (or, on loopback, its secret) and has a deadline; one item obeys one order at a time; a repeated
 //! key gets the earlier answer.
 
 mod claims;
 mod client;
 mod lease;
 mod ledger;
+mod peers;
+mod renewal;
 mod server;
 
 pub use client::RegionAgents;
 pub use lease::{LeaseKeeper, Renewals, boot_now};
 pub use ledger::{Ledger, LedgerError};
-pub use server::{AgentState, router};
+pub use peers::{Credentials, Peers};
+pub use renewal::{ControlNodes, renewal_router};
+pub use server::{AgentState, Callers, router};
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

@@ -16,13 +16,14 @@ use tokio::sync::Notify;
 
 use super::claims::Claims;
 use super::{Ledger, Workloads};
+use crate::serve::PeerIdentity;
+use crate::trust::{CertRole, Identity};
 
 /// Everything an agent needs.
 #[derive(Debug, Clone)]
 pub struct AgentState {
     workloads: Arc<Workloads>,
     ledger: Arc<Ledger>,
-    secret: Arc<str>,
     /// One order at a time for each item.
     turns: Arc<Mutex<HashMap<ItemId, Arc<tokio::sync::Mutex<()>>>>>,
     claims: Arc<Mutex<Claims>>,
@@ -31,13 +32,12 @@ pub struct AgentState {
 }
 
 impl AgentState {
-    /// An agent of these workloads; callers must know the secret.
+    /// An agent of these workloads.
     #[must_use]
-    pub fn new(workloads: Workloads, ledger: Ledger, secret: &str) -> Self {
+    pub fn new(workloads: Workloads, ledger: Ledger) -> Self {
         Self {
             workloads: Arc::new(workloads),
             ledger: Arc::new(ledger),
-            secret: secret.into(),
             turns: Arc::default(),
             claims: Arc::default(),
             ordered: Arc::default(),
@@ -135,28 +135,82 @@ impl AgentState {
     }
 }
 
-/// The agent's routes.
-pub fn router(state: AgentState) -> Router {
-    Router::new()
-        .route("/agent/v1/known", get(known))
-        .route("/agent/v1/observe/{kind}/{name}", get(observe))
-        .route("/agent/v1/act", post(act))
-        .layer(from_fn_with_state(state.clone(), check_secret))
-        .with_state(state)
+/// Who may call an agent.
+#[derive(Debug, Clone)]
+pub enum Callers {
+    /// Whoever knows the cluster's secret; for loopback.
+    Secret(Arc<str>),
+    /// Nodes with a certificate of this cluster.
+    Cluster(Arc<str>),
 }
 
-async fn check_secret(State(state): State<AgentState>, request: Request, next: Next) -> Response {
-    let given = request
-        .headers()
-        .get(header::AUTHORIZATION)
-        .and_then(|value| value.as_bytes().strip_prefix(b"Bearer "));
-    if given.is_some_and(|given| given.ct_eq(state.secret.as_bytes()).into()) {
-        return next.run(request).await;
+impl Callers {
+    /// Refuses a request of somebody else. `may`: what a certificate's holder must be.
+    pub(super) fn check(
+        &self,
+        request: &Request,
+        may: impl Fn(&Identity) -> bool,
+    ) -> Result<(), (StatusCode, Json<StepError>)> {
+        let refuse = |status, what: &str| Err((status, Json(StepError::Fatal { what: what.to_owned() })));
+        match self {
+            Self::Secret(secret) => {
+                let header = request.headers().get(header::AUTHORIZATION);
+                let given = header.and_then(|value| value.as_bytes().strip_prefix(b"Bearer "));
+                if given.is_some_and(|given| given.ct_eq(secret.as_bytes()).into()) {
+                    return Ok(());
+                }
+                let what = "the cluster's secret is needed: use the same secret file in all regions";
+                refuse(StatusCode::UNAUTHORIZED, what)
+            }
+            Self::Cluster(cluster) => match peer(request) {
+                Some(peer) if peer.cluster == **cluster && may(peer) => Ok(()),
+                Some(peer) => refuse(
+                    StatusCode::FORBIDDEN,
+                    &format!(
+                        "{peer} may not do this: only control nodes of the cluster {cluster} drive a region"
+                    ),
+                ),
+                None => refuse(
+                    StatusCode::UNAUTHORIZED,
+                    "a certificate of the cluster is needed: call with the node's own, made by farshore join",
+                ),
+            },
+        }
     }
-    let error = StepError::Fatal {
-        what: "the cluster's secret is needed: use the same secret file in all regions".into(),
-    };
-    (StatusCode::UNAUTHORIZED, Json(error)).into_response()
+}
+
+fn peer(request: &Request) -> Option<&Identity> {
+    request.extensions().get::<PeerIdentity>().and_then(|peer| peer.0.as_ref())
+}
+
+/// The region of the node that calls, where certificates tell.
+pub(super) fn peer_region(request: &Request) -> Option<farshore_core::ids::Region> {
+    peer(request).map(|peer| peer.region.clone())
+}
+
+/// The agent's routes. Only control nodes may give orders; every node may look.
+pub fn router(state: AgentState, callers: Callers) -> Router {
+    let looks = Router::new()
+        .route("/agent/v1/known", get(known))
+        .route("/agent/v1/observe/{kind}/{name}", get(observe))
+        .layer(from_fn_with_state(callers.clone(), check_node));
+    let orders =
+        Router::new().route("/agent/v1/act", post(act)).layer(from_fn_with_state(callers, check_control));
+    looks.merge(orders).with_state(state)
+}
+
+async fn check_node(State(callers): State<Callers>, request: Request, next: Next) -> Response {
+    match callers.check(&request, |peer| peer.role.is_node()) {
+        Ok(()) => next.run(request).await,
+        Err(refusal) => refusal.into_response(),
+    }
+}
+
+async fn check_control(State(callers): State<Callers>, request: Request, next: Next) -> Response {
+    match callers.check(&request, |peer| peer.role == CertRole::Control) {
+        Ok(()) => next.run(request).await,
+        Err(refusal) => refusal.into_response(),
+    }
 }
 
 async fn known(State(state): State<AgentState>) -> Response {

@@ -72,7 +72,7 @@ pub(super) enum Refusals {
 
 impl Problem {
     /// A problem of this kind.
-    pub(super) fn new(status: StatusCode, code: &str, detail: impl Into<String>) -> Self {
+    pub(crate) fn new(status: StatusCode, code: &str, detail: impl Into<String>) -> Self {
         Self {
             type_: format!("urn:farshore:problem:{code}"),
             title: title(status).to_owned(),

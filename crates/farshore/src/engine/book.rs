@@ -3,15 +3,19 @@
 //! Must always hold: the audit chain has no gaps and no forks, because every entry is written only if its number is
 //! still free, in the transaction of the act that it tells of.
 
+use std::ops::Deref;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use farshore_core::ids::{ItemId, JobId, Region};
 use farshore_core::job::Job;
 use farshore_core::lifecycle::Item;
+use farshore_core::moment::Moment;
 use farshore_core::store::{
     Change, CommitError, Compare, Entry, ReadError, Revision, Store, Transaction, Write,
 };
+use farshore_store::mirror::{Mirror, MirrorState};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::sync::Mutex;
@@ -29,6 +33,8 @@ const AUDIT_ATTEMPTS_MAX: u32 = 50;
 const UNKNOWN_ATTEMPTS_MAX: u32 = 5;
 /// Between those.
 const UNKNOWN_PAUSE: Duration = Duration::from_millis(200);
+/// The copy in memory usually has what was written here within milliseconds; after this the store itself is read.
+const OWN_WRITES_PATIENCE: Duration = Duration::from_millis(250);
 
 /// A decoded value and when it was last written.
 #[derive(Debug, Clone)]
@@ -44,25 +50,75 @@ struct Head {
     hash: String,
 }
 
+/// Whether the store can be reached.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum StoreState {
+    /// It can, as far as is known.
+    Live,
+    /// It cannot: what was last known is answered, and nothing is changed.
+    ReadOnly {
+        /// Since when.
+        since: Moment,
+        /// What is wrong.
+        why: String,
+    },
+}
+
+/// Where typed reads get their entries from.
+#[derive(Debug)]
+enum Source {
+    /// Linearizable: what decides reads here.
+    Store(Arc<dyn Store>),
+    /// The copy in memory: what people look at.
+    Mirror(Mirror),
+}
+
+impl Source {
+    async fn get(&self, key: &str) -> Result<Option<Entry>, ReadError> {
+        match self {
+            Self::Store(store) => store.get(key).await,
+            Self::Mirror(mirror) => Ok(mirror.get(key)),
+        }
+    }
+
+    async fn list(&self, prefix: &str) -> Result<Vec<Entry>, ReadError> {
+        match self {
+            Self::Store(store) => Ok(store.list(prefix).await?.0),
+            Self::Mirror(mirror) => Ok(mirror.list(prefix)),
+        }
+    }
+}
+
+/// Typed reads.
+#[derive(Debug)]
+pub(crate) struct View {
+    source: Source,
+}
+
 /// Typed access to the store.
 #[derive(Debug)]
 pub(crate) struct Book {
     store: Arc<dyn Store>,
+    mirror: Option<Mirror>,
+    /// Linearizable reads.
+    strict: View,
+    /// The newest revision that this process has written: what it looks at is at least as new.
+    written: AtomicU64,
     /// Held while a transaction with an audit entry is committed, so that one process does not race itself.
     head: Mutex<Option<Head>>,
 }
 
-impl Book {
-    pub(crate) fn new(store: Arc<dyn Store>) -> Self {
-        Self { store, head: Mutex::new(None) }
+impl Deref for Book {
+    type Target = View;
+    /// What is read without saying how is read from the store itself.
+    fn deref(&self) -> &View {
+        &self.strict
     }
+}
 
-    pub(crate) fn store(&self) -> &Arc<dyn Store> {
-        &self.store
-    }
-
+impl View {
     pub(crate) async fn read<T: DeserializeOwned>(&self, key: &str) -> Result<Option<At<T>>, ReadError> {
-        self.store.get(key).await?.map(|entry| decode(&entry)).transpose()
+        self.source.get(key).await?.map(|entry| decode(&entry)).transpose()
     }
 
     pub(crate) async fn meta(&self) -> Result<Option<At<Meta>>, ReadError> {
@@ -74,7 +130,7 @@ impl Book {
     }
 
     pub(crate) async fn items(&self) -> Result<Vec<Item>, ReadError> {
-        let (entries, _) = self.store.list(ITEMS).await?;
+        let entries = self.source.list(ITEMS).await?;
         let own = entries.iter().filter(|entry| entry.key.ends_with("/own"));
         own.map(|entry| decode(entry).map(|at| at.value)).collect()
     }
@@ -90,14 +146,14 @@ impl Book {
 
     /// The jobs that hold an item.
     pub(crate) async fn jobs_under_way(&self) -> Result<Vec<JobId>, ReadError> {
-        let (entries, _) = self.store.list(ITEMS).await?;
+        let entries = self.source.list(ITEMS).await?;
         let held = entries.iter().filter(|entry| entry.key.ends_with("/job"));
         held.map(|entry| decode(entry).map(|at: At<ItemJob>| at.value.job)).collect()
     }
 
     /// All jobs, oldest first; one that cannot be read is given as its error, and the others go on.
     pub(crate) async fn jobs(&self) -> Result<Vec<(JobId, Result<Job, ReadError>)>, ReadError> {
-        let (entries, _) = self.store.list(JOBS).await?;
+        let entries = self.source.list(JOBS).await?;
         let jobs = entries.iter().filter_map(|entry| {
             let id = entry.key.strip_prefix(JOBS)?;
             (!id.contains('/')).then(|| (JobId(id.to_owned()), decode(entry).map(|at| at.value)))
@@ -130,8 +186,48 @@ impl Book {
     }
 
     async fn values<T: DeserializeOwned>(&self, prefix: &str) -> Result<Vec<T>, ReadError> {
-        let (entries, _) = self.store.list(prefix).await?;
+        let entries = self.source.list(prefix).await?;
         entries.iter().map(|entry| decode(entry).map(|at| at.value)).collect()
+    }
+}
+
+impl Book {
+    pub(crate) fn new(store: Arc<dyn Store>, mirrored: bool) -> Self {
+        let mirror = mirrored.then(|| Mirror::start(Arc::clone(&store), ""));
+        let strict = View { source: Source::Store(Arc::clone(&store)) };
+        Self { store, mirror, strict, written: AtomicU64::new(0), head: Mutex::new(None) }
+    }
+
+    pub(crate) fn store(&self) -> &Arc<dyn Store> {
+        &self.store
+    }
+
+    /// For what people look at: the copy in memory, where there is one. It has at least what this process has written. A
+    /// copy that has nothing yet is not looked at.
+    pub(crate) async fn view(&self) -> View {
+        let strict = View { source: Source::Store(Arc::clone(&self.store)) };
+        let Some(mirror) = &self.mirror else { return strict };
+        match mirror.state() {
+            MirrorState::Starting { .. } => strict,
+            MirrorState::Stale { .. } => View { source: Source::Mirror(mirror.clone()) },
+            MirrorState::Live => {
+                let written = Revision(self.written.load(Ordering::Acquire));
+                match mirror.reach(written, OWN_WRITES_PATIENCE).await {
+                    true => View { source: Source::Mirror(mirror.clone()) },
+                    false => strict,
+                }
+            }
+        }
+    }
+
+    /// Whether the store can be reached.
+    pub(crate) fn state(&self) -> StoreState {
+        match self.mirror.as_ref().map(Mirror::state) {
+            None | Some(MirrorState::Live) => StoreState::Live,
+            Some(MirrorState::Starting { since, why } | MirrorState::Stale { since, why }) => {
+                StoreState::ReadOnly { since, why }
+            }
+        }
     }
 
     /// Commits `transaction` with its audit entry, if any. On return it is durable. A conflict is never one of the
@@ -199,14 +295,20 @@ impl Book {
         for _ in 0..UNKNOWN_ATTEMPTS_MAX {
             match self.store.commit(transaction.clone()).await {
                 Err(CommitError::Unknown(what)) => last = what,
+                Ok(revision) => return Ok(self.wrote(revision)),
                 known => return known,
             }
             tokio::time::sleep(UNKNOWN_PAUSE).await;
             if let Ok(Some(revision)) = self.happened(&transaction).await {
-                return Ok(revision);
+                return Ok(self.wrote(revision));
             }
         }
         Err(CommitError::Unknown(last))
+    }
+
+    fn wrote(&self, revision: Revision) -> Revision {
+        self.written.fetch_max(revision.0, Ordering::AcqRel);
+        revision
     }
 
     /// Whether the transaction's first value is in the store. Each of the engine's values is written by one

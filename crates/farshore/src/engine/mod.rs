@@ -38,8 +38,8 @@ use farshore_core::workload::{Observation, Order, StepError};
 use tokio::sync::OwnedMutexGuard;
 use tokio::task::JoinSet;
 
-pub use book::changed_job;
 use book::{Book, put};
+pub use book::{StoreState, changed_job};
 pub use lease::RenewError;
 pub use records::{AuditEntry, DirectoryRecord, LogEntry, Meta, RegionRecord, directory_name, sha256_hex};
 
@@ -71,6 +71,8 @@ pub struct Options {
     pub directory_ttl_seconds: u32,
     /// How items with `on_control_loss = "fence"` stop by themselves, for those that are made from now on.
     pub fencing: FenceTimings,
+    /// Keep a copy of the store in memory: what people look at is answered from it, also when the store is out of reach.
+    pub mirror: bool,
     /// For tests of crashes.
     pub crash_at: Option<CrashAt>,
 }
@@ -89,6 +91,7 @@ impl Default for Options {
             jobs_max: 32,
             directory_ttl_seconds: 5,
             fencing: FenceTimings::STANDARD,
+            mirror: false,
             crash_at: None,
         }
     }
@@ -298,7 +301,7 @@ impl Control {
         regions: Vec<RegionRecord>,
         options: Options,
     ) -> Result<Self, StartError> {
-        let book = Book::new(store);
+        let book = Book::new(store, options.mirror);
         let meta = open_meta(&book).await?;
         for region in regions {
             register(&book, region).await?;
@@ -356,23 +359,23 @@ impl Control {
 
     /// One item.
     pub async fn item(&self, id: &ItemId) -> Result<Option<Item>, ReadError> {
-        Ok(self.inner.book.item(id).await?.map(|at| at.value))
+        Ok(self.inner.book.view().await.item(id).await?.map(|at| at.value))
     }
 
     /// All items, by name.
     pub async fn items(&self) -> Result<Vec<Item>, ReadError> {
-        self.inner.book.items().await
+        self.inner.book.view().await.items().await
     }
 
     /// One job.
     pub async fn job(&self, id: &JobId) -> Result<Option<Job>, ReadError> {
-        Ok(self.inner.book.job(id).await?.map(|at| at.value))
+        Ok(self.inner.book.view().await.job(id).await?.map(|at| at.value))
     }
 
     /// The jobs of an item, or all, oldest first. Records that this program cannot read are left out and logged.
     pub async fn jobs(&self, item: Option<&ItemId>) -> Result<Vec<Job>, ReadError> {
         let mut readable = Vec::new();
-        for (id, job) in self.inner.book.jobs().await? {
+        for (id, job) in self.inner.book.view().await.jobs().await? {
             match job {
                 Ok(job) if item.is_none_or(|item| job.item == *item) => readable.push(job),
                 Ok(_) => {}
@@ -384,7 +387,7 @@ impl Control {
 
     /// The job under way for an item.
     pub async fn active_job(&self, item: &ItemId) -> Result<Option<Job>, ReadError> {
-        match self.inner.book.item_job(item).await? {
+        match self.inner.book.view().await.item_job(item).await? {
             Some(id) => self.job(&id).await,
             None => Ok(None),
         }
@@ -392,27 +395,27 @@ impl Control {
 
     /// A job's journal.
     pub async fn job_log(&self, id: &JobId) -> Result<Vec<LogEntry>, ReadError> {
-        self.inner.book.job_log(id).await
+        self.inner.book.view().await.job_log(id).await
     }
 
     /// The registered regions.
     pub async fn regions(&self) -> Result<Vec<RegionRecord>, ReadError> {
-        self.inner.book.regions().await
+        self.inner.book.view().await.regions().await
     }
 
     /// One name of the directory: `web-1.machine`.
     pub async fn directory(&self, name: &str) -> Result<Option<DirectoryRecord>, ReadError> {
-        self.inner.book.directory(name).await
+        self.inner.book.view().await.directory(name).await
     }
 
     /// All names of the directory.
     pub async fn directory_all(&self) -> Result<Vec<DirectoryRecord>, ReadError> {
-        self.inner.book.directory_all().await
+        self.inner.book.view().await.directory_all().await
     }
 
     /// The newest `limit` audit entries, oldest first.
     pub async fn audit(&self, limit: usize) -> Result<Vec<AuditEntry>, ReadError> {
-        let mut entries = self.inner.book.audit().await?;
+        let mut entries = self.inner.book.view().await.audit().await?;
         Ok(entries.split_off(entries.len().saturating_sub(limit)))
     }
 
@@ -431,6 +434,12 @@ impl Control {
     #[must_use]
     pub fn region_health(&self) -> BTreeMap<Region, RegionHealth> {
         self.inner.health.regions()
+    }
+
+    /// Whether the store can be reached, and if not, since when everything is read-only.
+    #[must_use]
+    pub fn store_state(&self) -> StoreState {
+        self.inner.book.state()
     }
 
     /// The nodes whose executors are alive, by name.

@@ -1,31 +1,38 @@
 //! `farshore node`: one process of a region. The composition root: here, and only here, the rooms are put together.
+//!
+//! Read in this order: this file (what a node consists of, and its start and end), `control` (the part that needs the store).
+
+mod control;
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::{self, Read};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use axum::Router;
 use farshore_core::ids::{Kind, Region};
-use farshore_core::moment::Moment;
-use farshore_core::store::Store;
 use farshore_core::workload::Workload;
 use farshore_machine::replica::{Options as ReplicaOptions, Retention};
 use farshore_machine::source::Options as SourceOptions;
 use farshore_machine::workload::{Machines, MachinesOptions};
-use farshore_store::redb::RedbStore;
 use serde::{Deserialize, Serialize};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
+use tokio::task::JoinSet;
 
-use crate::agent::{self, AgentState, Ledger, RegionAgents, Workloads};
+use crate::agent::{
+    self, AgentState, Callers, ControlNodes, Credentials, LeaseKeeper, Ledger, Peers, RegionAgents, Workloads,
+};
 use crate::config::{NodeConfig, NodeRole, StoreKind};
-use crate::engine::{Control, Options, RegionRecord, now};
+use crate::engine::Control;
+use crate::serve::{self, ServeLimits};
+use crate::trust::Trust;
+use control::{Late, Plan};
 
-/// After the order to stop, requests under way (job streams, above all) get this long.
-const STOP_GRACE: Duration = Duration::from_secs(2);
+pub use control::open_store;
 
 /// `node.json` in the node's data directory: written when it is ready, so that whoever started it can wait for it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -74,7 +81,7 @@ pub async fn run(config_path: &Path, until: Until) -> Result<(), NodeError> {
     let _only_one = lock(&config.data)?;
     let ready_path = config.data.join(READY_FILE);
     remove_if_there(&ready_path)?;
-    let secret = read_secret(config.secret_file.as_deref().unwrap_or(Path::new("")))?;
+    let credentials = credentials(&config)?;
     let listener = TcpListener::bind(config.listen).await.map_err(|error| {
         wrong(format!(
             "cannot listen on {}: {error}; is another node running? set another address for listen",
@@ -82,65 +89,154 @@ pub async fn run(config_path: &Path, until: Until) -> Result<(), NodeError> {
         ))
     })?;
     let http = listener.local_addr().map_err(wrong)?;
-
-    let machines = open_machines(&config, &secret).await?;
-    let ledger = Ledger::open(&config.data.join("ledger")).map_err(wrong)?;
-    let mut workloads = Workloads::new();
-    if let Some(machines) = &machines {
-        workloads.insert(Kind::Machine, Arc::clone(machines) as Arc<dyn Workload>);
-    }
-    let state = AgentState::new(workloads, ledger, &secret);
-    let mut routes = agent::router(state.clone());
-    let control = match config.has(NodeRole::Control) {
-        true => {
-            let control = start_control(&config, &state, &secret).await?;
-            let token = read_secret(config.token_file.as_deref().unwrap_or(Path::new("")))?;
-            routes = routes.merge(crate::api::router(control.clone(), &token));
-            Some(control)
-        }
-        false => None,
-    };
+    let node = Node::open(config, credentials).await?;
+    let mut tasks = JoinSet::new();
+    let routes = node.start(&mut tasks).await?;
     let ready = NodeReady {
         pid: std::process::id(),
-        region: config.region.clone(),
+        region: node.config.region.clone(),
         http,
-        nbd: machines.as_ref().map(|machines| machines.nbd_addr()),
-        replication: machines.as_ref().map(|machines| machines.replication_addr()),
+        nbd: node.machines.as_ref().map(|machines| machines.nbd_addr()),
+        replication: node.machines.as_ref().map(|machines| machines.replication_addr()),
     };
     write_whole(&ready_path, &serde_json::to_vec_pretty(&ready).map_err(wrong)?)?;
-    tracing::info!(region = %config.region, %http, "ready");
+    tracing::info!(region = %node.config.region, %http, "ready");
 
-    serve(listener, routes, until).await?;
-    tracing::info!(region = %config.region, "stopping");
-    if let Some(control) = control {
-        control.shutdown().await;
-    }
-    if let Some(machines) = machines {
-        tokio::task::spawn_blocking(move || machines.stop()).await.map_err(wrong)?;
-    }
+    serve(listener, node.tls(), routes, until).await?;
+    tracing::info!(region = %node.config.region, "stopping");
+    tasks.shutdown().await;
+    node.stop().await?;
     remove_if_there(&ready_path)
 }
 
-async fn serve(listener: TcpListener, routes: axum::Router, until: Until) -> Result<(), NodeError> {
-    let (told, mut stop) = watch::channel(false);
-    let mut stopping = stop.clone();
-    let server = axum::serve(listener, routes).with_graceful_shutdown(async move {
-        let _ = stop.wait_for(|stop| *stop).await;
-    });
+/// The parts of a node.
+#[derive(Debug)]
+struct Node {
+    config: NodeConfig,
+    credentials: Credentials,
+    machines: Option<Arc<Machines>>,
+    agent: AgentState,
+    peers: Peers,
+    /// Filled when the control plane is up.
+    control: Arc<OnceLock<Control>>,
+}
+
+impl Node {
+    async fn open(config: NodeConfig, credentials: Credentials) -> Result<Self, NodeError> {
+        let machines = open_machines(&config, &credentials).await?;
+        let ledger = Ledger::open(&config.data.join("ledger")).map_err(wrong)?;
+        let mut workloads = Workloads::new();
+        if let Some(machines) = &machines {
+            workloads.insert(Kind::Machine, Arc::clone(machines) as Arc<dyn Workload>);
+        }
+        let others = config.regions.iter().filter(|region| region.name != config.region);
+        let urls: BTreeMap<Region, String> =
+            others.map(|region| (region.name.clone(), region.agent.clone())).collect();
+        let peers = Peers::new(urls, &credentials).map_err(wrong)?;
+        let agent = AgentState::new(workloads, ledger);
+        Ok(Self { config, credentials, machines, agent, peers, control: Arc::default() })
+    }
+
+    fn tls(&self) -> Option<Arc<rustls::ServerConfig>> {
+        match &self.credentials {
+            Credentials::Secret(_) => None,
+            Credentials::Trust(trust) => Some(trust.server()),
+        }
+    }
+
+    fn callers(&self) -> Callers {
+        match &self.credentials {
+            Credentials::Secret(secret) => Callers::Secret(secret.as_str().into()),
+            Credentials::Trust(trust) => Callers::Cluster(trust.identity().cluster.as_str().into()),
+        }
+    }
+
+    /// Starts everything that runs beside the listener, and returns what is served on it.
+    async fn start(&self, tasks: &mut JoinSet<()>) -> Result<Router, NodeError> {
+        let mut routes = agent::router(self.agent.clone(), self.callers());
+        let is_control = self.config.has(NodeRole::Control);
+        if is_control {
+            let late = Late::new();
+            routes = routes.fallback_service(late.router());
+            self.start_control(late, tasks).await?;
+        }
+        let controls =
+            self.config.regions.iter().filter(|region| region.control && region.name != self.config.region);
+        let renewals = ControlNodes::new(
+            is_control.then(|| Arc::clone(&self.control)),
+            self.peers.clone(),
+            controls.map(|region| region.name.clone()).collect(),
+        );
+        let keeper = LeaseKeeper::new(self.config.region.clone(), self.agent.clone(), Arc::new(renewals));
+        tasks.spawn(keeper.run());
+        Ok(routes)
+    }
+
+    /// An embedded store is there or the node does not start; etcd may come later, and what the region serves goes on.
+    async fn start_control(&self, late: Late, tasks: &mut JoinSet<()>) -> Result<(), NodeError> {
+        let agents = RegionAgents::new(self.config.region.clone(), self.agent.clone(), self.peers.clone());
+        let plan = Plan::new(&self.config, agents)?;
+        let token = read_secret(self.config.token_file.as_deref().unwrap_or(Path::new("")))?;
+        let (cell, callers) = (Arc::clone(&self.control), self.callers());
+        let arrive = move |control: Control| {
+            let routes = crate::api::router(control.clone(), &token)
+                .merge(agent::renewal_router(control.clone(), callers));
+            let _ = cell.set(control);
+            late.arrive(routes);
+        };
+        if self.config.store == StoreKind::Redb {
+            arrive(plan.start().await.map_err(wrong)?);
+            return Ok(());
+        }
+        tasks.spawn(async move { arrive(plan.start_patiently().await) });
+        Ok(())
+    }
+
+    async fn stop(self) -> Result<(), NodeError> {
+        if let Some(control) = self.control.get() {
+            control.clone().shutdown().await;
+        }
+        match self.machines {
+            Some(machines) => tokio::task::spawn_blocking(move || machines.stop()).await.map_err(wrong),
+            None => Ok(()),
+        }
+    }
+}
+
+/// What this node proves itself with.
+fn credentials(config: &NodeConfig) -> Result<Credentials, NodeError> {
+    let Some(dir) = &config.trust else {
+        let file = config.secret_file.as_deref().unwrap_or(Path::new(""));
+        return Ok(Credentials::Secret(read_secret(file)?));
+    };
+    let trust = Trust::open(dir).map_err(wrong)?;
+    let identity = trust.identity();
+    if identity.region != config.region {
+        return Err(wrong(format!(
+            "the certificate in {} is of region {}, but this node is in {}: run farshore join for {}",
+            dir.display(),
+            identity.region,
+            config.region,
+            config.region
+        )));
+    }
+    Ok(Credentials::Trust(trust))
+}
+
+async fn serve(
+    listener: TcpListener,
+    tls: Option<Arc<rustls::ServerConfig>>,
+    routes: Router,
+    until: Until,
+) -> Result<(), NodeError> {
+    let (told, stop) = watch::channel(false);
     let waiting = tokio::spawn(async move {
         wait_until(until).await;
         let _ = told.send(true);
     });
-    let late = async {
-        let _ = stopping.wait_for(|stop| *stop).await;
-        tokio::time::sleep(STOP_GRACE).await;
-    };
-    let result = tokio::select! {
-        served = async { server.await } => served.map_err(|error| wrong(format!("the server ended: {error}"))),
-        () = late => Ok(()),
-    };
+    let served = serve::listen(listener, tls, routes, stop, ServeLimits::default()).await;
     waiting.abort();
-    result
+    served.map_err(|error| wrong(format!("the server ended: {error}")))
 }
 
 async fn wait_until(until: Until) {
@@ -220,7 +316,10 @@ fn read_secret(path: &Path) -> Result<String, NodeError> {
     Ok(secret)
 }
 
-async fn open_machines(config: &NodeConfig, secret: &str) -> Result<Option<Arc<Machines>>, NodeError> {
+async fn open_machines(
+    config: &NodeConfig,
+    credentials: &Credentials,
+) -> Result<Option<Arc<Machines>>, NodeError> {
     if !config.has(NodeRole::Machines) {
         return Ok(None);
     }
@@ -230,7 +329,11 @@ async fn open_machines(config: &NodeConfig, secret: &str) -> Result<Option<Arc<M
         nbd: config.nbd,
         nbd_socket: config.nbd_socket.clone(),
         replication: config.replication,
-        secret: secret.to_owned(),
+        secret: match credentials {
+            Credentials::Secret(secret) => secret.clone(),
+            // Certificates tell who is who; this only tells clusters apart.
+            Credentials::Trust(trust) => trust.ca_hash(),
+        },
         source: SourceOptions {
             region: Some(config.region.clone()),
             point_every: Duration::from_secs(config.point_seconds),
@@ -243,40 +346,6 @@ async fn open_machines(config: &NodeConfig, secret: &str) -> Result<Option<Arc<M
     };
     let opened = tokio::task::spawn_blocking(move || Machines::open(options)).await.map_err(wrong)?;
     opened.map(Some).map_err(wrong)
-}
-
-/// Opens what the control plane remembers in. Members of etcd need not be reachable yet.
-///
-/// # Errors
-/// When the file is damaged or in use, or the options cannot be right.
-pub fn open_store(config: &NodeConfig) -> Result<Arc<dyn Store>, NodeError> {
-    match config.store {
-        StoreKind::Redb => Ok(Arc::new(RedbStore::open(&config.store_path()).map_err(wrong)?)),
-        StoreKind::Etcd => Err(wrong("this version cannot open etcd")),
-    }
-}
-
-async fn start_control(config: &NodeConfig, agent: &AgentState, secret: &str) -> Result<Control, NodeError> {
-    let store = open_store(config)?;
-    let others: BTreeMap<Region, String> = config
-        .regions
-        .iter()
-        .filter(|region| region.name != config.region)
-        .map(|region| (region.name.clone(), region.agent.clone()))
-        .collect();
-    let agents = RegionAgents::new(config.region.clone(), agent.clone(), others, secret).map_err(wrong)?;
-    let since: Moment = now();
-    let regions = config
-        .regions
-        .iter()
-        .map(|region| RegionRecord {
-            name: region.name.clone(),
-            agent_url: region.agent.clone(),
-            replication: region.replication.to_string(),
-            since,
-        })
-        .collect();
-    Control::start(store, Arc::new(agents), regions, Options::default()).await.map_err(wrong)
 }
 
 /// Replaces the file as a whole.
