@@ -155,7 +155,7 @@ impl JoinTokens {
     /// Those in the store.
     #[must_use]
     pub fn new(store: Arc<dyn Store>) -> Self {
-        Self { book: Arc::new(Book::new(store)) }
+        Self { book: Arc::new(Book::new(store, false)) }
     }
 
     /// Makes a token; the audit says that `by` did.
