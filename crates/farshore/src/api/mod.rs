@@ -1,7 +1,7 @@
 //! The HTTP interface of the control plane. Whatever the CLI can do, it does through here.
 //!
 //! Read in this order: [`views`] (what goes over the wire), `problem` (errors), `access` (what each route needs: read it
-//! before you add one), `auth`, `body` (what is checked before a route runs), then a file per resource: `items`, `verbs`, `jobs`, `events`, `regions`, `status`, `names`, `audit`,
+//! before you add one), `auth`, `body` (what is checked before a route runs), then a file per resource: `items`, `verbs`, `jobs`, `events`, `regions`, `status`, `names`, `audit`, `join_tokens`,
 //! `service`; `health` gives the verdicts that `status` and `items` show.
 //!
 //! Must always hold: a route exists if and only if it is in the OpenAPI document (both come from the same annotation);
@@ -22,6 +22,7 @@ mod events;
 mod health;
 mod items;
 mod jobs;
+mod join_tokens;
 mod names;
 mod problem;
 mod regions;
@@ -148,6 +149,7 @@ fn guarded_routes() -> OpenApiRouter<ApiState> {
         .routes(routes!(names::list))
         .routes(routes!(names::show))
         .routes(routes!(audit::list))
+        .routes(routes!(join_tokens::create))
         .routes(routes!(service::version))
         .routes(routes!(service::metrics))
 }

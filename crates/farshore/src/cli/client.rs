@@ -10,6 +10,7 @@ use serde::de::DeserializeOwned;
 use super::Global;
 use super::exit::Failure;
 use crate::api::Problem;
+use crate::trust::{CA_CERTIFICATE, CaCertificate};
 use crate::up::{CLIENT_FILE, ClientFile};
 
 /// The control plane answers everything but job streams within this; it waits for regions for less.
@@ -50,7 +51,11 @@ impl Client {
             ))
         })?;
         crate::trust::provider();
-        let http = reqwest::Client::builder()
+        let builder = match authority(global, &data, &api)? {
+            Some(ca) => reqwest::Client::builder().tls_backend_preconfigured(crate::trust::operator(&ca)?),
+            None => reqwest::Client::builder(),
+        };
+        let http = builder
             .no_proxy()
             .connect_timeout(CONNECT_DEADLINE)
             .build()
@@ -142,6 +147,25 @@ impl Client {
             Err(_) => Err(not_ours(&self.api, status)),
         }
     }
+}
+
+/// The cluster's authority, for an API with TLS. `None`: those of the system are asked.
+fn authority(global: &Global, data: &Path, api: &str) -> Result<Option<CaCertificate>, Failure> {
+    if !api.starts_with("https://") {
+        return Ok(None);
+    }
+    let own = data.join("trust").join(CA_CERTIFICATE);
+    let path = match &global.ca {
+        Some(path) => path.clone(),
+        None if own.exists() => own,
+        None => return Ok(None),
+    };
+    let pem = std::fs::read_to_string(&path)
+        .map_err(|error| Failure::failed(format!("cannot read {}: {error}", path.display())))?;
+    let ca = CaCertificate::from_pem(&pem).map_err(|why| {
+        Failure::failed(format!("{} {why}: give the ca.crt of a control node with --ca", path.display()))
+    })?;
+    Ok(Some(ca))
 }
 
 fn not_ours(api: &str, status: StatusCode) -> Failure {

@@ -2,7 +2,7 @@
 //!
 //! Read in this order: this file (the grammar), `exit` (what went wrong and the exit status), `client`
 //! (HTTP), `wait` (follows a job), `ask` (prompts), `show` (tables), then a file per group of verbs: `machine`, `verbs`,
-//! `jobs`, `status`, `local`, `config`.
+//! `jobs`, `status`, `trust`, `local`, `config`.
 //!
 //! Results go to stdout, everything else to stderr.
 
@@ -15,6 +15,7 @@ mod local;
 mod machine;
 mod show;
 mod status;
+mod trust;
 mod verbs;
 mod wait;
 
@@ -55,6 +56,16 @@ struct Global {
     /// Directory of `farshore up` [env: FARSHORE_DATA] [default: .farshore]
     #[arg(long, global = true, value_name = "DIR")]
     data: Option<PathBuf>,
+    /// Certificate of the cluster's authority, for an API at https://; otherwise trust/ca.crt in the directory of --data
+    #[arg(
+        long,
+        global = true,
+        env = "FARSHORE_CA",
+        value_name = "FILE",
+        hide_env_values = true,
+        hide_short_help = true
+    )]
+    ca: Option<PathBuf>,
     /// How results are printed
     #[arg(long, global = true, value_enum, default_value_t = Output::Table, value_name = "FORMAT")]
     output: Output,
@@ -103,6 +114,13 @@ enum Command {
     Job(jobs::JobCommand),
     /// Show who did what, newest last
     Audit(status::AuditArgs),
+    /// Make a cluster: its authority, and the certificate of this first node
+    Init(trust::InitArgs),
+    /// Make this host a node of a cluster
+    Join(trust::JoinArgs),
+    /// Certificates: show this node's, issue others, make join tokens
+    #[command(subcommand)]
+    Trust(trust::TrustCommand),
     #[command(flatten)]
     Local(local::LocalCommand),
 }
@@ -136,6 +154,7 @@ fn dispatch(cli: Cli) -> Result<(), Failure> {
     let Cli { global, command } = cli;
     match command {
         Command::Local(command) => local::run(&global, command),
+        Command::Init(args) => trust::init(&global, &args),
         command => client_runtime()?.block_on(ask_api(&global, command)),
     }
 }
@@ -155,6 +174,9 @@ async fn ask_api(global: &Global, command: Command) -> Result<(), Failure> {
         Command::Job(command) => jobs::run(global, command).await,
         Command::Audit(args) => status::audit(global, &args).await,
         Command::Local(command) => local::run(global, command),
+        Command::Init(args) => trust::init(global, &args),
+        Command::Join(args) => trust::join_cluster(global, args).await,
+        Command::Trust(command) => trust::run(global, command).await,
     }
 }
 

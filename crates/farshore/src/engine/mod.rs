@@ -38,6 +38,7 @@ use farshore_core::workload::{Observation, Order, StepError};
 use tokio::sync::OwnedMutexGuard;
 use tokio::task::JoinSet;
 
+use crate::trust::JoinTokens;
 use book::{Book, put};
 pub use book::{StoreState, changed_job};
 pub use lease::RenewError;
@@ -411,6 +412,12 @@ impl Control {
     /// All names of the directory.
     pub async fn directory_all(&self) -> Result<Vec<DirectoryRecord>, ReadError> {
         self.inner.book.view().await.directory_all().await
+    }
+
+    /// The join tokens in the store.
+    #[must_use]
+    pub fn join_tokens(&self) -> JoinTokens {
+        JoinTokens::new(Arc::clone(self.inner.book.store()))
     }
 
     /// The newest `limit` audit entries, oldest first.

@@ -225,7 +225,8 @@ fn leaf_params(
             Address::Dns(name) => SanType::DnsName(name.try_into()?),
         });
     }
-    params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+    // QEMU refuses a certificate without the second one, though an ECDSA key enciphers nothing.
+    params.key_usages = vec![KeyUsagePurpose::DigitalSignature, KeyUsagePurpose::KeyEncipherment];
     params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
     // A client with an address is a server that is not ours: an etcd member, for example.
     if order.role.is_node() || !order.addresses.is_empty() {

@@ -292,6 +292,20 @@ pub(super) fn believing(
         .with_custom_certificate_verifier(servers)
 }
 
+/// For people who have the authority's certificate and no own: believes the cluster's control nodes, whatever their
+/// address.
+///
+/// # Errors
+/// When the certificate is no root.
+pub fn operator(ca: &CaCertificate) -> Result<ClientConfig, TrustError> {
+    let servers =
+        ClusterServers { roots: ca.roots()?, cluster: ca.cluster().to_owned(), wanted: Wanted::Control };
+    let mut config = believing(Arc::new(servers)).with_no_client_auth();
+    config.resumption = Resumption::disabled();
+    config.alpn_protocols = HTTP_PROTOCOLS.map(<[u8]>::to_vec).to_vec();
+    Ok(config)
+}
+
 fn server_config(
     clients: Arc<dyn ClientCertVerifier>,
     newest: &Arc<Newest>,

@@ -3,7 +3,7 @@
 //! Read in this order: `error`, `identity` (what a certificate says), `address` (the names it is good for), `files`
 //! (where keys lie), `certificate` (reading both kinds), `authority` (signing), `verify` (whom we believe), `member`
 //! (a node's own part: [`Trust`], the rest goes through it), then how certificates get about: `tokens`, `routes` (a
-//! control node's side), `ask`, `join`, `renewal` (the other).
+//! control node's side), `ask`, `join`, `renewal` (the other), `issue` (for programs that are not ours).
 //!
 //! Must always hold: a peer is believed only by a chain to our authority *and* the URI in its certificate, never by a
 //! host name; whoever asks for a certificate does not choose what it says about who he is; a private key is never
@@ -16,6 +16,7 @@ mod certificate;
 mod error;
 mod files;
 mod identity;
+mod issue;
 mod join;
 mod member;
 mod renewal;
@@ -33,8 +34,9 @@ pub use certificate::{CaCertificate, Leaf};
 pub use error::TrustError;
 pub use files::{CA_CERTIFICATE, CA_KEY, NODE};
 pub use identity::{CertRole, Identity, InvalidIdentity, peer_identity};
+pub use issue::{Issued, issue};
 pub use join::{JoinError, JoinOptions, join};
-pub use member::Trust;
+pub use member::{Trust, operator};
 pub use renewal::{Due, due};
 pub use routes::router;
 pub use tokens::{JoinRefusal, JoinTokens, MadeToken, NewToken, TOKEN_LIFE, TOKEN_LIFE_MAX};

@@ -326,7 +326,7 @@ mod tests {
         let (entries, _) = tokens.book.store().list("").await.unwrap();
         let secret = made.token.rsplit('_').next().unwrap();
         assert!(entries.iter().all(|entry| !String::from_utf8_lossy(&entry.value).contains(secret)));
-        let audit = tokens.book.audit().await.unwrap();
+        let audit = tokens.book.view().await.audit().await.unwrap();
         let said: Vec<&str> = audit.iter().map(|entry| entry.what.as_str()).collect();
         assert_eq!(said.len(), 2);
         assert!(said[0].starts_with("made join token") && said[1].contains("of alice"), "{said:?}");

@@ -28,6 +28,10 @@ mod engine_sim;
 #[cfg(test)]
 mod engine_watch;
 #[cfg(test)]
+mod trust_cli;
+#[cfg(test)]
 mod trust_join;
+#[cfg(test)]
+mod trust_limits;
 #[cfg(test)]
 mod trust_listen;

@@ -6,6 +6,7 @@
 mod ask;
 mod item;
 mod job;
+mod join;
 mod place;
 
 pub use ask::{
@@ -19,4 +20,5 @@ pub use item::{
 };
 pub(in crate::api) use item::{proof_text, role_word};
 pub use job::{BytesView, JobView, LogView, StepView};
+pub use join::{JoinTokenRequest, JoinTokenView, NodeWord};
 pub use place::{AuditView, BannerView, DirectoryView, RegionItemView, RegionView, StatusView, VersionView};
