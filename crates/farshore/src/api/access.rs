@@ -19,10 +19,12 @@ use axum::extract::FromRequestParts;
 use axum::http::request::Parts;
 use axum::http::{Method, StatusCode};
 use farshore_core::access::{Right, Role};
+use farshore_core::moment::Moment;
 use utoipa::openapi::OpenApi as Document;
 use utoipa::openapi::path::{Operation, PathItem};
 
 use super::problem::Problem;
+use crate::access::keys::Holder;
 
 /// Who asks: put into the request by the check of its token.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -30,6 +32,14 @@ pub(super) struct Caller {
     /// The token's name; it stands in jobs and in the audit.
     pub(super) name: String,
     pub(super) role: Role,
+    /// The token's id and its end; the bootstrap token has none.
+    pub(super) token: Option<(String, Moment)>,
+}
+
+impl From<Holder> for Caller {
+    fn from(Holder { name, role, token, stale: _ }: Holder) -> Self {
+        Self { name, role, token }
+    }
 }
 
 impl<S: Send + Sync> FromRequestParts<S> for Caller {

@@ -46,7 +46,7 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Asked<T> {
     }
 }
 
-fn too_large() -> Problem {
+pub(super) fn too_large() -> Problem {
     let detail = format!("a request body has at most {BODY_LEN_MAX} bytes");
     Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "too-large", detail)
 }

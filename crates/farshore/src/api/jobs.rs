@@ -153,7 +153,7 @@ pub(super) struct Steered {
 const STEERED_MAX: usize = 10_000;
 
 impl Steered {
-    fn earlier(&self, asked: &Idempotency) -> Result<bool, Problem> {
+    pub(super) fn earlier(&self, asked: &Idempotency) -> Result<bool, Problem> {
         let hashes = self.hashes.lock().unwrap_or_else(PoisonError::into_inner);
         match hashes.get(&asked.key) {
             None => Ok(false),
@@ -165,7 +165,7 @@ impl Steered {
         }
     }
 
-    fn remember(&self, asked: Idempotency) {
+    pub(super) fn remember(&self, asked: Idempotency) {
         let mut hashes = self.hashes.lock().unwrap_or_else(PoisonError::into_inner);
         if hashes.len() >= STEERED_MAX {
             hashes.clear();

@@ -1,8 +1,8 @@
 //! The HTTP interface of the control plane. Whatever the CLI can do, it does through here.
 //!
 //! Read in this order: [`views`] (what goes over the wire), `problem` (errors), `access` (what each route needs: read it
-//! before you add one), `auth`, `body` (what is checked before a route runs), then a file per resource: `items`, `verbs`, `jobs`, `events`, `regions`, `status`, `names`, `audit`, `join_tokens`,
-//! `service`; `health` gives the verdicts that `status` and `items` show.
+//! before you add one), `limits`, `auth`, `body` (what is checked before a route runs), then a file per resource: `items`,
+//! `verbs`, `jobs`, `events`, `regions`, `status`, `names`, `audit`, `tokens`, `join_tokens`, `service`; `health` gives the verdicts that `status` and `items` show.
 //!
 //! Must always hold: a route exists if and only if it is in the OpenAPI document (both come from the same annotation);
 //! a request that is refused changes nothing; no answer holds the token.
@@ -23,11 +23,13 @@ mod health;
 mod items;
 mod jobs;
 mod join_tokens;
+mod limits;
 mod names;
 mod problem;
 mod regions;
 mod service;
 mod status;
+mod tokens;
 mod verbs;
 
 use std::sync::Arc;
@@ -46,13 +48,15 @@ use utoipa_axum::routes;
 
 pub use problem::{PROBLEM_JSON, Problem};
 
+use crate::access::keys::Keys;
 use crate::engine::Control;
 
 /// What every route has at hand.
 #[derive(Debug, Clone)]
 struct ApiState {
     control: Control,
-    token: auth::TokenHash,
+    keys: Keys,
+    limits: Arc<limits::Limits>,
     /// What each route needs.
     rights: Arc<access::Rights>,
     /// The OpenAPI document, as it is sent.
@@ -74,7 +78,10 @@ struct ApiState {
 )]
 struct Described;
 
-/// The whole interface, for whoever has `token`.
+/// The whole interface, for whoever has a token: one that was made here, or `token`, which opens everything. There is no
+/// way to have it without: a `token` that is too short to be safe opens nothing.
+///
+/// Call it on a runtime: it reads tokens ahead until the engine is shut down.
 pub fn router(control: Control, token: &str) -> Router {
     let (open, described) = open_routes().split_for_parts();
     let (guarded, document) = guarded_routes().split_for_parts();
@@ -82,9 +89,12 @@ pub fn router(control: Control, token: &str) -> Router {
     let rights = Arc::new(access::Rights::of(&document));
     // Maps with text keys, text and numbers only: this cannot fail.
     let document = document.to_json().unwrap_or_default();
+    let keys = Keys::new(control.clone(), token);
+    control.run(keys.clone().sweep_for_ever());
     let state = ApiState {
         control,
-        token: auth::TokenHash::of(token),
+        keys,
+        limits: Arc::default(),
         rights,
         document: document.into(),
         steered: Arc::default(),
@@ -94,6 +104,8 @@ pub fn router(control: Control, token: &str) -> Router {
     let open = open.method_not_allowed_fallback(no_method);
     open.fallback_service(guarded.with_state(state.clone()))
         .with_state(state)
+        .layer(middleware::from_fn(limits::within))
+        .layer(middleware::from_fn(limits::harden))
         .layer(middleware::from_fn(say_where))
 }
 
@@ -150,6 +162,9 @@ fn guarded_routes() -> OpenApiRouter<ApiState> {
         .routes(routes!(names::show))
         .routes(routes!(audit::list))
         .routes(routes!(join_tokens::create))
+        .routes(routes!(tokens::list, tokens::create))
+        .routes(routes!(tokens::revoke))
+        .routes(routes!(tokens::whoami))
         .routes(routes!(service::version))
         .routes(routes!(service::metrics))
 }

@@ -47,7 +47,7 @@ pub(super) enum Refusals {
     /// The bearer token is absent or wrong.
     #[response(status = 401, content_type = "application/problem+json")]
     Unauthorised(Problem),
-    /// The token's role is not enough.
+    /// The token's role is not enough, or a browser asks for a page of another site.
     #[response(status = 403, content_type = "application/problem+json")]
     Forbidden(Problem),
     /// There is no such item, region, job or name.
@@ -65,6 +65,9 @@ pub(super) enum Refusals {
     /// The idempotency key was used for another request.
     #[response(status = 422, content_type = "application/problem+json")]
     KeyReused(Problem),
+    /// Too many requests; `Retry-After` says when to come back.
+    #[response(status = 429, content_type = "application/problem+json")]
+    TooOften(Problem),
     /// The store does not answer: try again.
     #[response(status = 503, content_type = "application/problem+json")]
     Unavailable(Problem),
@@ -112,6 +115,8 @@ fn title(status: StatusCode) -> &'static str {
         StatusCode::PAYLOAD_TOO_LARGE => "The body is too long",
         StatusCode::UNSUPPORTED_MEDIA_TYPE => "The body must be JSON",
         StatusCode::UNPROCESSABLE_ENTITY => "The idempotency key was used for another request",
+        StatusCode::URI_TOO_LONG | StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE => "The request is too long",
+        StatusCode::TOO_MANY_REQUESTS => "Too many requests",
         StatusCode::SERVICE_UNAVAILABLE => "The control plane cannot answer now",
         _ => "The request failed",
     }

@@ -29,7 +29,7 @@ impl From<Problem> for Failure {
     fn from(problem: Problem) -> Self {
         let code = match problem.status {
             400 | 413 | 415 => USAGE,
-            404 | 409 | 412 | 422 => REFUSED,
+            403 | 404 | 409 | 412 | 422 => REFUSED,
             _ => FAILED,
         };
         Self { code, text: problem.detail }

@@ -2,11 +2,12 @@
 //!
 //! Read in this order: this file (the grammar), `exit` (what went wrong and the exit status), `client`
 //! (HTTP), `wait` (follows a job), `ask` (prompts), `show` (tables), then a file per group of verbs: `machine`, `verbs`,
-//! `jobs`, `status`, `trust`, `local`, `config`.
+//! `jobs`, `status`, `audit`, `token`, `trust`, `local`, `config`.
 //!
 //! Results go to stdout, everything else to stderr.
 
 mod ask;
+mod audit;
 mod client;
 mod config;
 mod exit;
@@ -15,6 +16,7 @@ mod local;
 mod machine;
 mod show;
 mod status;
+mod token;
 mod trust;
 mod verbs;
 mod wait;
@@ -112,8 +114,6 @@ enum Command {
     /// Jobs: list, show, watch, cancel, retry, skip, abandon
     #[command(subcommand)]
     Job(jobs::JobCommand),
-    /// Show who did what, newest last
-    Audit(status::AuditArgs),
     /// Make a cluster: its authority, and the certificate of this first node
     Init(trust::InitArgs),
     /// Make this host a node of a cluster
@@ -121,6 +121,13 @@ enum Command {
     /// Certificates: show this node's, issue others, make join tokens
     #[command(subcommand)]
     Trust(trust::TrustCommand),
+    /// Show who did what, newest last, or check that the record of it is whole
+    Audit(audit::AuditArgs),
+    /// Tokens of people and programs: create, list, revoke
+    #[command(subcommand)]
+    Token(token::TokenCommand),
+    /// Show whose token is used, and what its holder may do
+    Whoami,
     #[command(flatten)]
     Local(local::LocalCommand),
 }
@@ -172,7 +179,9 @@ async fn ask_api(global: &Global, command: Command) -> Result<(), Failure> {
         Command::Status(args) => status::status(global, &args).await,
         Command::Region(command) => status::region(global, command).await,
         Command::Job(command) => jobs::run(global, command).await,
-        Command::Audit(args) => status::audit(global, &args).await,
+        Command::Audit(args) => audit::run(global, &args).await,
+        Command::Token(command) => token::run(global, command).await,
+        Command::Whoami => token::whoami(global).await,
         Command::Local(command) => local::run(global, command),
         Command::Init(args) => trust::init(global, &args),
         Command::Join(args) => trust::join_cluster(global, args).await,

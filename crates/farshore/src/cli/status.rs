@@ -1,4 +1,4 @@
-//! Looking: everything at a glance, an item, its points, regions, the audit.
+//! Looking: everything at a glance, an item, its points, regions.
 
 use clap::{Args, Subcommand};
 use farshore_core::ids::{ItemId, Region};
@@ -8,9 +8,7 @@ use super::exit::Failure;
 use super::jobs::jobs_table;
 use super::show::{ago, bytes, health, loss, sheet, table, time};
 use super::{Global, show, verbs};
-use crate::api::views::{
-    AuditView, HealthState, HealthView, ItemView, PointsView, RegionView, SeenView, StatusView,
-};
+use crate::api::views::{HealthState, HealthView, ItemView, PointsView, RegionView, SeenView, StatusView};
 
 #[derive(Debug, Args)]
 pub(super) struct StatusArgs {
@@ -22,13 +20,6 @@ pub(super) struct StatusArgs {
 pub(super) struct OneItem {
     /// The item, as KIND/NAME
     item: ItemId,
-}
-
-#[derive(Debug, Args)]
-pub(super) struct AuditArgs {
-    /// The newest so many entries
-    #[arg(long, default_value_t = 50, value_name = "COUNT")]
-    limit: u32,
 }
 
 #[derive(Debug, Subcommand)]
@@ -265,15 +256,4 @@ fn region_page(region: &RegionView) -> String {
         page.push_str(&format!("\n{}", table(&["ITEM", "ROLE HERE"], &rows)));
     }
     page
-}
-
-pub(super) async fn audit(global: &Global, args: &AuditArgs) -> Result<(), Failure> {
-    let entries: Vec<AuditView> = Client::find(global)?.get(&format!("/audit?limit={}", args.limit)).await?;
-    show::print(global, &entries, |entries| {
-        let rows: Vec<Vec<String>> = entries
-            .iter()
-            .map(|entry| vec![time(&entry.at), entry.who.clone(), entry.what.clone()])
-            .collect();
-        table(&["TIME", "WHO", "WHAT"], &rows)
-    })
 }

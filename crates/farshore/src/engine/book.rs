@@ -185,7 +185,12 @@ impl View {
         self.values(AUDIT).await
     }
 
-    async fn values<T: DeserializeOwned>(&self, prefix: &str) -> Result<Vec<T>, ReadError> {
+    /// As they are stored, by key.
+    pub(crate) async fn entries(&self, prefix: &str) -> Result<Vec<Entry>, ReadError> {
+        self.source.list(prefix).await
+    }
+
+    pub(crate) async fn values<T: DeserializeOwned>(&self, prefix: &str) -> Result<Vec<T>, ReadError> {
         let entries = self.source.list(prefix).await?;
         entries.iter().map(|entry| decode(entry).map(|at| at.value)).collect()
     }
@@ -345,7 +350,7 @@ pub(crate) fn put<T: Serialize>(key: String, value: &T) -> Result<Write, CommitE
     Ok(Write::Put(key, bytes))
 }
 
-fn decode<T: DeserializeOwned>(entry: &Entry) -> Result<At<T>, ReadError> {
+pub(crate) fn decode<T: DeserializeOwned>(entry: &Entry) -> Result<At<T>, ReadError> {
     let value = serde_json::from_slice(&entry.value).map_err(|error| {
         ReadError::Damaged(format!(
             "the record {} does not read as what it should be ({error}): look at it with farshore store dump, and \

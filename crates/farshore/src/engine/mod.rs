@@ -2,12 +2,14 @@
 //!
 //! Read in this order: [`records`] (what is in the store), `book` (typed reads and audited transactions), `submit`
 //! (checks before anything changes, and the transaction that makes a job), `steer` (cancel, retry, skip, abandon),
-//! `journal` (writes what happened), `milestone` (what the item becomes by it), `executor` (drives a job), `nodes` (whose jobs are gone on with), `lease` (renews rights to serve), `health` (watches the regions
-//! and mends what no job does).
+//! `journal` (writes what happened), `milestone` (what the item becomes by it), `executor` (drives a job), `nodes`
+//! (whose jobs are gone on with), `lease` (renews rights to serve), `health` (watches the regions and mends what no job
+//! does), [`audit`] (who did what, page by page), [`tokens`] (who may ask).
 //!
 //! Must always hold: an item changes only in the transaction that also writes the job's journal, the directory and the
 //! audit entry; an effect is ordered only after its start is durable; only the observation of an effect proves it.
 
+pub mod audit;
 pub(crate) mod book;
 mod executor;
 mod gates;
@@ -19,6 +21,7 @@ mod nodes;
 pub mod records;
 mod steer;
 mod submit;
+pub mod tokens;
 
 use std::collections::BTreeMap;
 use std::fmt;

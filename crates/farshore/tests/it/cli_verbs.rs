@@ -22,7 +22,7 @@ async fn farshore(served: &Served, args: &[&str]) -> Output {
 }
 
 /// Exit status, stdout and stderr.
-async fn run(served: &Served, line: &str) -> (i32, String, String) {
+pub(crate) async fn run(served: &Served, line: &str) -> (i32, String, String) {
     let output = farshore(served, &line.split(' ').collect::<Vec<_>>()).await;
     let text = |bytes| String::from_utf8(bytes).unwrap();
     (output.status.code().unwrap(), text(output.stdout), text(output.stderr))

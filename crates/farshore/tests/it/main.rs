@@ -2,6 +2,14 @@
 //! (`cfg(test)` is always true here; it tells the linter that helpers may unwrap too.)
 
 #[cfg(test)]
+mod access_audit;
+#[cfg(test)]
+mod access_limits;
+#[cfg(test)]
+mod access_matrix;
+#[cfg(test)]
+mod access_tokens;
+#[cfg(test)]
 mod api_bench;
 #[cfg(test)]
 mod api_life;

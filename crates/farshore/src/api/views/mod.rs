@@ -1,6 +1,7 @@
 //! What goes over the wire, shared by the API and the CLI. Fields are only ever added.
 //!
-//! Read in this order: `item`, `job`, `place` (regions, status, directory, audit), `ask` (what clients send).
+//! Read in this order: `item`, `job`, `place` (regions, status, directory, audit), `ask` (what clients send),
+//! `token`.
 //! Moments are RFC 3339 in UTC; bytes are bytes.
 
 mod ask;
@@ -8,6 +9,7 @@ mod item;
 mod job;
 mod join;
 mod place;
+mod token;
 
 pub use ask::{
     AdoptRequest, ChangePointRequest, CreateRequest, FailoverRequest, MarkPointRequest, NoParameters,
@@ -22,3 +24,4 @@ pub(in crate::api) use item::{proof_text, role_word};
 pub use job::{BytesView, JobView, LogView, StepView};
 pub use join::{JoinTokenRequest, JoinTokenView, NodeWord};
 pub use place::{AuditView, BannerView, DirectoryView, RegionItemView, RegionView, StatusView, VersionView};
+pub use token::{NewTokenView, RoleWord, TokenRequest, TokenView, WhoamiView};

@@ -1,5 +1,7 @@
 //! Regions, the whole picture, names and the audit as clients see them.
 
+use farshore_core::ids::{ItemId, JobId};
+use farshore_core::moment::Moment;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
@@ -97,8 +99,12 @@ impl From<&DirectoryRecord> for DirectoryView {
 /// Who did what.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct AuditView {
+    /// Its place in the chain; the first is 1.
+    pub number: u64,
     /// When.
     pub at: String,
+    /// The same in microseconds since 1970, as the hash covers it.
+    pub at_micros: u64,
     /// Who.
     pub who: String,
     /// What.
@@ -113,10 +119,12 @@ pub struct AuditView {
     pub hash: String,
 }
 
-impl From<&AuditEntry> for AuditView {
-    fn from(entry: &AuditEntry) -> Self {
+impl AuditView {
+    pub(in crate::api) fn new(number: u64, entry: &AuditEntry) -> Self {
         Self {
+            number,
             at: entry.at.to_string(),
+            at_micros: entry.at.0,
             who: entry.who.clone(),
             what: entry.what.clone(),
             item: entry.item.as_ref().map(ToString::to_string),
@@ -124,6 +132,21 @@ impl From<&AuditEntry> for AuditView {
             previous: entry.previous.clone(),
             hash: entry.hash.clone(),
         }
+    }
+
+    /// The entry that it tells of, so that its hash can be checked. `None`: no entry could look like this.
+    #[must_use]
+    pub fn entry(&self) -> Option<AuditEntry> {
+        let entry = AuditEntry {
+            at: Moment(self.at_micros),
+            who: self.who.clone(),
+            what: self.what.clone(),
+            item: self.item.as_deref().map(ItemId::parse).transpose().ok()?,
+            job: self.job.clone().map(JobId),
+            previous: self.previous.clone(),
+            hash: self.hash.clone(),
+        };
+        (entry.at.to_string() == self.at).then_some(entry)
     }
 }
 
