@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use axum::Router;
 use axum::body::Body;
@@ -20,7 +20,7 @@ use tower::ServiceExt;
 
 use super::body::{CountedBody, HurriedBody, UnderWay};
 use super::{PeerIdentity, PeerTls, ServeLimits};
-use crate::trust::{Identity, peer_identity};
+use crate::trust::{Identity, peer_expiry, peer_identity};
 
 /// What a connection needs.
 pub(super) struct Connection {
@@ -51,7 +51,8 @@ impl Connection {
         let (_, session) = stream.get_ref();
         let certificates = session.peer_certificates();
         let leaf = certificates.and_then(<[_]>::first).map(|leaf| Arc::new(leaf.clone()));
-        let peer = Peer { identity: peer_identity(certificates), tls: Some(PeerTls(leaf)) };
+        let until = leaf.as_deref().and_then(peer_expiry);
+        let peer = Peer { identity: peer_identity(certificates), tls: Some(PeerTls(leaf)), until };
         match session.alpn_protocol() {
             Some(b"h2") => self.http2(stream, peer, stop).await,
             _ => self.http1(stream, peer, stop).await,
@@ -62,6 +63,7 @@ impl Connection {
     where
         S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     {
+        let until = peer.until;
         let (requests, under_way) = self.requests(peer);
         let connection = hyper::server::conn::http1::Builder::new()
             .timer(TokioTimer::new())
@@ -70,13 +72,15 @@ impl Connection {
             .max_buf_size(self.limits.head_len.max(MIN_BUFFER))
             .serve_connection(TokioIo::new(stream), requests)
             .with_upgrades();
-        self.drive(pin!(connection), under_way, stop, |connection| connection.graceful_shutdown()).await;
+        self.drive(pin!(connection), under_way, until, stop, |connection| connection.graceful_shutdown())
+            .await;
     }
 
     async fn http2<S>(self, stream: S, peer: Peer, stop: watch::Receiver<bool>)
     where
         S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     {
+        let until = peer.until;
         let (requests, under_way) = self.requests(peer);
         let head_len = u32::try_from(self.limits.head_len).unwrap_or(u32::MAX);
         let connection = hyper::server::conn::http2::Builder::new(TokioExecutor::new())
@@ -86,7 +90,8 @@ impl Connection {
             .keep_alive_interval(self.limits.head)
             .keep_alive_timeout(self.limits.stalled_write)
             .serve_connection(TokioIo::new(stream), requests);
-        self.drive(pin!(connection), under_way, stop, |connection| connection.graceful_shutdown()).await;
+        self.drive(pin!(connection), under_way, until, stop, |connection| connection.graceful_shutdown())
+            .await;
     }
 
     fn requests(&self, peer: Peer) -> (Requests, watch::Receiver<usize>) {
@@ -102,11 +107,13 @@ impl Connection {
         (requests, under_way)
     }
 
-    /// Runs the connection; asks it to finish at the order to stop, or when it had no request for too long.
+    /// Runs the connection; asks it to finish at the order to stop, when it had no request for too long, or when the
+    /// client's certificate ends.
     async fn drive<C, E>(
         &self,
         mut connection: Pin<&mut C>,
         mut under_way: watch::Receiver<usize>,
+        until: Option<SystemTime>,
         mut stop: watch::Receiver<bool>,
         finish: impl Fn(Pin<&mut C>),
     ) where
@@ -116,6 +123,7 @@ impl Connection {
         let end = tokio::select! {
             result = connection.as_mut() => return self.ended(result),
             () = idle(&mut under_way, self.limits.idle) => End::Idle,
+            () = over(until) => End::Expired,
             () = super::stopped(&mut stop) => End::Stop,
         };
         finish(connection.as_mut());
@@ -127,6 +135,11 @@ impl Connection {
                 result = connection => self.ended(result),
                 () = idle(&mut under_way, self.limits.grace) => {}
             },
+            End::Expired => {
+                if let Ok(result) = tokio::time::timeout(self.limits.grace, connection).await {
+                    self.ended(result);
+                }
+            }
         }
     }
 
@@ -142,11 +155,14 @@ impl Connection {
 struct Peer {
     identity: Option<Identity>,
     tls: Option<PeerTls>,
+    /// When its certificate ends.
+    until: Option<SystemTime>,
 }
 
 /// Why a connection is asked to finish.
 enum End {
     Idle,
+    Expired,
     Stop,
 }
 
@@ -159,6 +175,14 @@ fn prepare(stream: &TcpStream, limits: &ServeLimits) {
     let _ = stream.set_nodelay(true);
     let millis = u32::try_from(limits.stalled_write.as_millis()).unwrap_or(u32::MAX);
     let _ = rustix::net::sockopt::set_tcp_user_timeout(stream, millis);
+}
+
+/// Returns when a certificate that ends at `until` has ended. A connection does not outlive it.
+async fn over(until: Option<SystemTime>) {
+    match until {
+        Some(until) => tokio::time::sleep(until.duration_since(SystemTime::now()).unwrap_or_default()).await,
+        None => std::future::pending().await,
+    }
 }
 
 /// Returns when no request was under way for `limit`.

@@ -181,6 +181,12 @@ impl Leaf {
     }
 }
 
+/// When a peer's certificate ends.
+#[must_use]
+pub fn peer_expiry(leaf: &CertificateDer<'_>) -> Option<SystemTime> {
+    Read::from_der(leaf).ok().map(|read| read.until)
+}
+
 /// What a leaf certificate says.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Read {
@@ -238,4 +244,43 @@ pub(super) fn pem_text(label: &str, der: &[u8]) -> String {
     }
     pem.push_str(&format!("-----END {label}-----\n"));
     pem
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::trust::{CertRole, LEAF_LIFE, LeafOrder, Validity, peer_identity};
+    use farshore_core::ids::Region;
+
+    #[test]
+    fn bytes_that_are_no_certificate_name_nobody_and_harm_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let now = SystemTime::now();
+        let authority = crate::trust::Authority::create(dir.path(), "prod", now).unwrap();
+        let order = LeafOrder {
+            region: Region::parse("paris").unwrap(),
+            role: CertRole::Agent,
+            name: "a".to_owned(),
+            addresses: Vec::new(),
+        };
+        let (signed, _) = authority.issue(&order, Validity::starting(now, LEAF_LIFE)).unwrap();
+        let leaf = CertificateDer::from_pem_slice(signed.certificate.as_bytes()).unwrap();
+        for good in [leaf.to_vec(), authority.certificate().der().to_vec()] {
+            for cut in 0..good.len() {
+                let der = CertificateDer::from(good[..cut].to_vec());
+                assert_eq!(peer_identity(Some(std::slice::from_ref(&der))), None, "cut at {cut}");
+                assert!(CaCertificate::from_der(&der).is_err(), "cut at {cut}");
+            }
+            for at in 0..good.len() {
+                for flip in [0x01, 0x80, 0xff] {
+                    let mut bytes = good.clone();
+                    bytes[at] ^= flip;
+                    let der = CertificateDer::from(bytes);
+                    // What is left of a name may still be one; the signature is not checked here.
+                    let _ = (peer_identity(Some(std::slice::from_ref(&der))), CaCertificate::from_der(&der));
+                    let _ = (Read::from_der(&der), peer_expiry(&der));
+                }
+            }
+        }
+    }
 }

@@ -5,7 +5,12 @@ use std::path::Path;
 use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
+use farshore::serve::ServeLimits;
 use farshore::trust::Trust;
+
+use crate::api_bench::TOKEN;
+use crate::engine_sim::{Bench, jobs_only};
+use crate::trust_listen::{Server, write_private};
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_farshore");
 
@@ -123,6 +128,56 @@ fn qemu_takes_the_issued_files() {
         ),
     );
     assert!(text(&output).contains("Connection refused"), "{}", text(&output));
+}
+
+/// Runs the program beside the runtime's threads.
+async fn beside(arguments: String) -> Output {
+    tokio::task::spawn_blocking(move || run(PROGRAM, &arguments)).await.unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_person_lets_a_host_in_with_two_commands() {
+    let dir = tempfile::tempdir().unwrap();
+    let (data, oslo, token_file) =
+        (dir.path().join("paris"), dir.path().join("oslo"), dir.path().join("token"));
+    let initiated =
+        beside(format!("--data {} --output json init --cluster prod --region paris", data.display())).await;
+    let made: serde_json::Value = serde_json::from_slice(&initiated.stdout).unwrap();
+    let hash = made["ca_hash"].as_str().unwrap();
+    let trust = Trust::open(&data.join("trust")).unwrap();
+    let bench = Bench::new();
+    let control = bench.control(jobs_only()).await;
+    let routes = farshore::trust::router(trust.clone(), control.join_tokens())
+        .merge(farshore::api::router(control.clone(), TOKEN));
+    let server = Server::start(Some(trust.server()), routes, ServeLimits::default()).await;
+    write_private(&token_file, TOKEN);
+    let api = format!("--api https://{} --token-file {}", server.address, token_file.display());
+
+    let ask = format!("{api} --data {} trust join-token --role agent --region oslo", data.display());
+    let said = text(&beside(ask.clone()).await);
+    assert!(said.contains(hash), "{said}");
+    let made = beside(format!("{ask} --output json")).await;
+    let made: serde_json::Value = serde_json::from_slice(&made.stdout).unwrap();
+    let token = made["token"].as_str().unwrap();
+    let join = format!(
+        "--data {} join https://{} --token {token} --ca-hash {hash} --region oslo --role agent",
+        oslo.display(),
+        server.address
+    );
+    let said = text(&beside(join.clone()).await);
+    assert!(said.contains("this node is oslo/agent of the cluster prod now"), "{said}");
+    let again = beside(join).await;
+    assert_eq!(again.status.code(), Some(1), "{}", text(&again));
+    assert!(text(&again).contains("was used at"), "{}", text(&again));
+    // Without the cluster's authority the command line believes nobody.
+    let bare = beside(format!("{api} --data {} status", dir.path().join("none").display())).await;
+    assert!(!bare.status.success(), "{}", text(&bare));
+    let with_ca =
+        format!("{api} --ca {} --data {} audit", data.join("trust/ca.crt").display(), oslo.display());
+    let told = text(&beside(with_ca).await);
+    assert!(told.contains("made join token") && !told.contains(token), "{told}");
+    server.stop().await;
+    control.shutdown().await;
 }
 
 /// Stops the member however the test ends.

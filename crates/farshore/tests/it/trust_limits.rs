@@ -1,17 +1,18 @@
 //! The listener against slow and greedy clients, and its end.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use axum::Router;
 use axum::body::Bytes;
 use axum::routing::{get, post};
 use farshore::serve::ServeLimits;
+use farshore::trust::{CertRole, Validity};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::Notify;
 
-use crate::trust_listen::{Server, cluster};
+use crate::trust_listen::{Server, cluster, member};
 
 /// Longer than any limit here; reached only when a limit does not work.
 const HANG: Duration = Duration::from_secs(60);
@@ -164,4 +165,30 @@ async fn a_request_that_does_not_end_is_cut_off_after_the_grace() {
     begun.notified().await;
     tokio::time::timeout(HANG, server.stop()).await.expect("the listener ends");
     assert_eq!(to_the_end(&mut stream).await, "");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_connection_does_not_outlive_the_clients_certificate() {
+    let (_dir, trust) = cluster("prod");
+    let limits = ServeLimits { grace: SOON, ..ServeLimits::default() };
+    let server = Server::start(Some(trust.server()), routes(), limits).await;
+    let name = rustls_pki_types::ServerName::try_from("localhost").unwrap();
+    let life = Duration::from_secs(3);
+    loop {
+        let validity = Validity::starting(SystemTime::now(), life);
+        let (_oslo_dir, oslo) = member(&trust, "oslo", CertRole::Agent, validity);
+        let mut config = rustls::ClientConfig::clone(&oslo.client_any());
+        config.alpn_protocols.clear();
+        let stream = TcpStream::connect(server.address).await.unwrap();
+        let connector = tokio_rustls::TlsConnector::from(Arc::new(config));
+        let Ok(mut stream) = connector.connect(name.clone(), stream).await else { continue };
+        stream.write_all(b"GET / HTTP/1.1\r\nhost: a\r\n\r\n").await.unwrap();
+        let mut said = Vec::new();
+        let _ = tokio::time::timeout(HANG, stream.read_to_end(&mut said)).await.expect("the server closes");
+        // On a machine so slow that the certificate ended before the handshake did, once more.
+        if String::from_utf8_lossy(&said).ends_with("here") {
+            break;
+        }
+    }
+    server.stop().await;
 }
