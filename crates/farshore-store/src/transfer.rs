@@ -2,8 +2,8 @@
 //!
 //! Read in this order: [`backup`], [`open_backup`] (the file), [`fill`], [`replace`] (into a store), [`compare`].
 //!
-//! Must always hold: a backup is one revision; a damaged one is refused as a whole, with the line; a store that is filled
-//! half shows it ([`UNFINISHED`]), and is verified by reading everything back before that mark goes.
+//! Must always hold: a backup is one revision; a damaged one is refused as a whole, with the line; no node can start on a
+//! store that is filled half: what stands in the place of `meta` until everything was read back is none.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -23,11 +23,11 @@ use sha2::{Digest as _, Sha256};
 /// Version of the file that is written, and the only one that is read.
 pub const BACKUP_VERSION: u32 = 1;
 
-/// The key that is there while a store is being filled, and after that was interrupted. A node must not start on it.
-pub const UNFINISHED: &str = "unfinished-restore";
-
-/// The key that names the cluster and its incarnation.
+/// The key that names the cluster and its incarnation. Nobody starts on a store in which it does not read as such.
 const META: &str = "meta";
+
+/// Stands in `meta` while a store is being filled, and after that was interrupted. It names no cluster.
+const UNFINISHED: &str = "a restore or migration was interrupted here: repeat it with --replace";
 
 /// How often a transaction with an unknown outcome is sent again. Each attempt waits for the store's own time limit.
 const ATTEMPTS_MAX: usize = 10;
@@ -74,7 +74,7 @@ pub enum TransferError {
     },
     /// What was read back differs from what was written.
     #[error(
-        "the store does not hold what was written: {0}; it stays marked as unfinished, do not start a node on it"
+        "the store does not hold what was written: {0}; no node can start on it until the same is repeated"
     )]
     NotVerified(String),
     /// The store cannot be read.
@@ -127,9 +127,19 @@ struct EndLine {
     sha256: String,
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Default, Deserialize)]
 struct MetaValue {
+    #[serde(default)]
     cluster: String,
+    #[serde(default)]
+    incarnation: u64,
+}
+
+/// `meta` of a store that is not whole.
+#[derive(Debug, Serialize)]
+struct Mark {
+    unfinished: &'static str,
+    /// Of the store that was there before: a restore must go beyond it, also when it is repeated.
     incarnation: u64,
 }
 
@@ -138,8 +148,7 @@ struct MetaValue {
 pub async fn backup(store: &dyn Store, path: &Path) -> Result<BackupHeader, TransferError> {
     let (listed, revision) = store.list("").await?;
     let meta = listed.iter().find(|entry| entry.key == META);
-    let meta = meta.and_then(|entry| serde_json::from_slice::<MetaValue>(&entry.value).ok());
-    let (cluster, incarnation) = meta.map_or((String::new(), 0), |meta| (meta.cluster, meta.incarnation));
+    let MetaValue { cluster, incarnation } = meta.map(|entry| meta_of(&entry.value)).unwrap_or_default();
     let header = BackupHeader {
         farshore_backup: BACKUP_VERSION,
         cluster,
@@ -279,52 +288,72 @@ fn write_new(path: &Path, bytes: &[u8]) -> io::Result<()> {
     File::open(directory)?.sync_all()
 }
 
-/// Puts `entries` into an empty store, and reads everything back. Until that has succeeded the store is marked with
-/// [`UNFINISHED`].
+/// The incarnation of what is in `store`, finished or not; 0 when it names none.
+pub async fn incarnation(store: &dyn Store) -> Result<u64, TransferError> {
+    Ok(store.get(META).await?.map(|entry| meta_of(&entry.value).incarnation).unwrap_or_default())
+}
+
+fn meta_of(value: &[u8]) -> MetaValue {
+    serde_json::from_slice(value).unwrap_or_default()
+}
+
+/// Puts `entries` into an empty store, reads everything back, and puts `meta` last: before, no node can start on it.
 pub async fn fill(store: &dyn Store, entries: Vec<(String, Vec<u8>)>) -> Result<(), TransferError> {
     let (found, _) = store.list("").await?;
     if let Some(first) = found.first() {
         return Err(TransferError::NotEmpty { keys: found.len(), first: first.key.clone() });
     }
-    let mark = Transaction {
-        compares: vec![Compare::Absent(UNFINISHED.into())],
-        writes: vec![Write::Put(UNFINISHED.into(), b"{}".to_vec())],
+    let first = Transaction {
+        compares: vec![Compare::Absent(META.into())],
+        writes: vec![Write::Put(META.into(), mark(0))],
     };
-    commit(store, mark).await?;
-    put_all(store, entries).await
+    commit(store, first).await?;
+    put_all(store, entries, mark(0)).await
 }
 
 /// As [`fill`], for a store that may hold anything: that is lost. No node may be running on it.
 pub async fn replace(store: &dyn Store, entries: Vec<(String, Vec<u8>)>) -> Result<(), TransferError> {
-    let mark = Write::Put(UNFINISHED.into(), b"{}".to_vec());
-    commit(store, Transaction { compares: vec![], writes: vec![mark] }).await?;
+    let mark = mark(incarnation(store).await?);
+    put(store, vec![Write::Put(META.into(), mark.clone())]).await?;
     let (found, _) = store.list("").await?;
-    let others = found.into_iter().filter(|entry| entry.key != UNFINISHED);
+    let others = found.into_iter().filter(|entry| entry.key != META);
     let deletes: Vec<_> = others.map(|entry| Write::Delete(entry.key)).collect();
     for writes in deletes.chunks(TRANSACTION_OPS_MAX) {
-        commit(store, Transaction { compares: vec![], writes: writes.to_vec() }).await?;
+        put(store, writes.to_vec()).await?;
     }
-    put_all(store, entries).await
+    put_all(store, entries, mark).await
 }
 
-async fn put_all(store: &dyn Store, entries: Vec<(String, Vec<u8>)>) -> Result<(), TransferError> {
+fn mark(incarnation: u64) -> Vec<u8> {
+    serde_json::to_vec(&Mark { unfinished: UNFINISHED, incarnation }).expect("strings and numbers are JSON")
+}
+
+async fn put_all(
+    store: &dyn Store,
+    entries: Vec<(String, Vec<u8>)>,
+    mark: Vec<u8>,
+) -> Result<(), TransferError> {
+    let (meta, entries): (Vec<_>, Vec<_>) = entries.into_iter().partition(|(key, _)| key == META);
     let mut writes = Vec::new();
     let mut len = 0;
     for (key, value) in &entries {
         let cost = key.len() + value.len();
         if writes.len() == TRANSACTION_OPS_MAX || (len + cost > FILL_LEN_MAX && !writes.is_empty()) {
-            let writes = std::mem::take(&mut writes);
-            commit(store, Transaction { compares: vec![], writes }).await?;
+            put(store, std::mem::take(&mut writes)).await?;
             len = 0;
         }
         len += cost;
         writes.push(Write::Put(key.clone(), value.clone()));
     }
-    commit(store, Transaction { compares: vec![], writes }).await?;
-    let expected: BTreeMap<_, _> =
-        entries.into_iter().chain([(UNFINISHED.to_owned(), b"{}".to_vec())]).collect();
+    put(store, writes).await?;
+    let mut expected: BTreeMap<_, _> = entries.into_iter().collect();
+    expected.insert(META.into(), mark);
     compare(store, &expected).await?;
-    commit(store, Transaction { compares: vec![], writes: vec![Write::Delete(UNFINISHED.into())] }).await
+    let last = match meta.into_iter().next() {
+        Some((key, value)) => Write::Put(key, value),
+        None => Write::Delete(META.into()),
+    };
+    put(store, vec![last]).await
 }
 
 /// Whether `store` holds exactly `expected`.
@@ -338,7 +367,11 @@ pub async fn compare(store: &dyn Store, expected: &BTreeMap<String, Vec<u8>>) ->
     }
 }
 
-/// Only for transactions that may be repeated: an unknown outcome is resolved by doing it again.
+/// Writes that may be repeated: an unknown outcome is resolved by doing it again.
+async fn put(store: &dyn Store, writes: Vec<Write>) -> Result<(), TransferError> {
+    commit(store, Transaction { compares: vec![], writes }).await
+}
+
 async fn commit(store: &dyn Store, transaction: Transaction) -> Result<(), TransferError> {
     let mut attempts = 0;
     loop {

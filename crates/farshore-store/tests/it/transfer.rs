@@ -3,8 +3,10 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
-use farshore_core::store::{Store, Transaction, Write};
+use async_trait::async_trait;
+use farshore_core::store::{CommitError, Entry, ReadError, Revision, Store, Transaction, Watch, Write};
 use farshore_store::transfer::{self, TransferError, backup, fill, open_backup, read_backup};
 use farshore_store::{MemStore, RedbStore};
 
@@ -139,4 +141,61 @@ async fn a_large_store_goes_to_etcd_and_back() {
     put(&etcd, "later", b"lost").await;
     transfer::replace(&etcd, read_backup(&back).unwrap()).await.unwrap();
     assert!(contents(&etcd).await == contents(&redb).await);
+}
+
+/// A store that takes so many transactions, and then breaks.
+#[derive(Debug)]
+struct Breaks {
+    store: MemStore,
+    left: AtomicUsize,
+}
+
+#[async_trait]
+impl Store for Breaks {
+    async fn get(&self, key: &str) -> Result<Option<Entry>, ReadError> {
+        self.store.get(key).await
+    }
+    async fn list(&self, prefix: &str) -> Result<(Vec<Entry>, Revision), ReadError> {
+        self.store.list(prefix).await
+    }
+    async fn commit(&self, transaction: Transaction) -> Result<Revision, CommitError> {
+        let left = self.left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1));
+        match left {
+            Ok(_) => self.store.commit(transaction).await,
+            Err(_) => Err(CommitError::Unavailable("broken on purpose".into())),
+        }
+    }
+    async fn watch(&self, prefix: &str, after: Revision) -> Result<Box<dyn Watch>, ReadError> {
+        self.store.watch(prefix, after).await
+    }
+}
+
+/// Interrupted after each of its transactions: what is there names no cluster, until all of it is there; and it can be
+/// repeated, without forgetting the incarnation that was there before.
+#[tokio::test]
+async fn a_store_that_is_filled_half_is_no_store() {
+    let entries = |incarnation: u64| {
+        let meta = format!(r#"{{"cluster":"c1","incarnation":{incarnation}}}"#).into_bytes();
+        let many = (0..300).map(|n| (format!("k/{n:03}"), vec![b'x'; n]));
+        many.chain([("meta".to_owned(), meta)]).collect::<Vec<_>>()
+    };
+    let whole: BTreeMap<_, _> = entries(4).into_iter().collect();
+    for transactions in 0.. {
+        let store = Breaks { store: MemStore::new(), left: AtomicUsize::new(usize::MAX) };
+        fill(&store, entries(7)).await.unwrap();
+        put(&store, "later", b"").await;
+        store.left.store(transactions, Ordering::Relaxed);
+        if transfer::replace(&store, entries(4)).await.is_ok() {
+            assert!(transactions > 5, "it was interrupted in between");
+            assert!(contents(&store).await == whole);
+            return;
+        }
+        let meta = contents(&store).await.remove("meta").unwrap();
+        let meta: serde_json::Value = serde_json::from_slice(&meta).unwrap();
+        assert_eq!(meta.get("cluster").is_some(), transactions == 0, "after {transactions}");
+        store.left.store(usize::MAX, Ordering::Relaxed);
+        assert_eq!(transfer::incarnation(&store).await.unwrap(), 7);
+        transfer::replace(&store, entries(4)).await.unwrap();
+        assert!(contents(&store).await == whole);
+    }
 }

@@ -1,4 +1,4 @@
-//! What runs here instead of asking a control plane: nodes, `up`, the demo, the store's dump, completions.
+//! What runs here instead of asking a control plane: nodes, `up`, the demo, the store itself, completions.
 
 use std::io::IsTerminal;
 use std::path::PathBuf;
@@ -9,7 +9,7 @@ use farshore_core::ids::Region;
 use tracing_subscriber::EnvFilter;
 
 use super::exit::{FAILED, Failure};
-use super::{Global, Output};
+use super::{Global, Output, store};
 use crate::demo::Play;
 use crate::node::Until;
 use crate::up::ClusterOptions;
@@ -22,9 +22,9 @@ pub(super) enum LocalCommand {
     Demo(DemoArgs),
     /// Run one node of a region
     Node(NodeArgs),
-    /// Look into a store that no node has open
+    /// Back up, restore, migrate or look into the store
     #[command(subcommand)]
-    Store(StoreCommand),
+    Store(store::StoreCommand),
     /// Check a node's configuration, and say what losing a region would do
     #[command(subcommand)]
     Config(super::config::ConfigCommand),
@@ -82,21 +82,12 @@ enum LogFormat {
     Json,
 }
 
-#[derive(Debug, Subcommand)]
-pub(super) enum StoreCommand {
-    /// Print a store's keys and values; changes nothing
-    Dump {
-        /// The store's file
-        file: PathBuf,
-    },
-}
-
 pub(super) fn run(global: &Global, command: LocalCommand) -> Result<(), Failure> {
     match command {
         LocalCommand::Up(args) => up(global, args),
         LocalCommand::Demo(args) => demo(global, &args),
         LocalCommand::Node(args) => node(&args),
-        LocalCommand::Store(StoreCommand::Dump { file }) => dump(&file),
+        LocalCommand::Store(command) => store::run(global, command),
         LocalCommand::Config(command) => super::config::run(global, &command),
         LocalCommand::Completions { shell } => {
             let mut script = Vec::new();
@@ -166,16 +157,4 @@ fn node(args: &NodeArgs) -> Result<(), Failure> {
     }
     let until = if args.until_stdin_closes { Until::StdinCloses } else { Until::Signal };
     runtime()?.block_on(crate::node::run(&args.config, until)).map_err(failed)
-}
-
-fn dump(file: &std::path::Path) -> Result<(), Failure> {
-    let mut out = std::io::stdout().lock();
-    match farshore_store::dump::dump(file, &mut out) {
-        Err(farshore_store::dump::DumpError::Write(error))
-            if error.kind() == std::io::ErrorKind::BrokenPipe =>
-        {
-            Ok(())
-        }
-        other => other.map_err(failed),
-    }
 }

@@ -16,6 +16,7 @@ mod local;
 mod machine;
 mod show;
 mod status;
+mod store;
 mod token;
 mod trust;
 mod verbs;

@@ -16,6 +16,8 @@ mod api_life;
 #[cfg(test)]
 mod api_refusals;
 #[cfg(test)]
+mod cli_store;
+#[cfg(test)]
 mod cli_text;
 #[cfg(test)]
 mod cli_verbs;
