@@ -93,7 +93,8 @@ pub(super) fn too_often(what: &str, wait: Duration) -> Response {
 
 /// Refuses what is too long, and what a browser sends for a page of somebody else.
 pub(super) async fn within(request: Request, next: Next) -> Response {
-    match size(&request).and_then(|()| origin(request.method(), request.headers())) {
+    let host = request.uri().authority().map(ToString::to_string);
+    match size(&request).and_then(|()| origin(request.method(), request.headers(), host.as_deref())) {
         Ok(()) => next.run(request).await,
         Err(problem) => problem.into_response(),
     }
@@ -120,8 +121,9 @@ fn size(request: &Request) -> Result<(), Problem> {
     }
 }
 
-/// A browser says for whom it asks. Programs say nothing, and have no pages that could be made to ask for them.
-fn origin(method: &Method, headers: &HeaderMap) -> Result<(), Problem> {
+/// A browser says for whom it asks. Programs say nothing, and have no pages that could be made to ask for them. `host` is
+/// what HTTP/2 says in place of the header.
+fn origin(method: &Method, headers: &HeaderMap, host: Option<&str>) -> Result<(), Problem> {
     if matches!(*method, Method::GET | Method::HEAD | Method::OPTIONS) {
         return Ok(());
     }
@@ -129,7 +131,10 @@ fn origin(method: &Method, headers: &HeaderMap) -> Result<(), Problem> {
     let own = match text(&SEC_FETCH_SITE) {
         Some(site) => matches!(site, "same-origin" | "none"),
         None => match text(&ORIGIN) {
-            Some(origin) => origin.split_once("://").map(|(_, host)| host) == text(&HOST),
+            Some(origin) => match (origin.split_once("://"), text(&HOST).or(host)) {
+                (Some((_, origin)), Some(host)) => origin.eq_ignore_ascii_case(host),
+                _ => false,
+            },
             None => true,
         },
     };
@@ -170,7 +175,7 @@ mod tests {
             .iter()
             .map(|(name, value)| (HeaderName::from_static(name), value.parse().unwrap()))
             .collect();
-        assert_eq!(origin(&method, &headers).is_ok(), expected, "{method} {headers:?}");
+        assert_eq!(origin(&method, &headers, None).is_ok(), expected, "{method} {headers:?}");
     }
 
     #[test]
@@ -187,6 +192,9 @@ mod tests {
         }
         check(Method::POST, &[("host", "a:1"), ("origin", "https://a:1")], true);
         check(Method::GET, &[("sec-fetch-site", "cross-site")], true);
+        let over_http2: HeaderMap = [(ORIGIN, "https://a:1".parse().unwrap())].into_iter().collect();
+        assert!(origin(&Method::POST, &over_http2, Some("a:1")).is_ok());
+        assert!(origin(&Method::POST, &over_http2, Some("b:1")).is_err());
     }
 
     #[test]

@@ -116,7 +116,13 @@ pub fn document() -> Document {
 }
 
 fn finished(mut document: Document) -> Document {
-    let token = SecurityScheme::Http(Http::new(HttpAuthScheme::Bearer));
+    let mut bearer = Http::new(HttpAuthScheme::Bearer);
+    bearer.description = Some(
+        "A token of farshore token create. What a route needs stands beside it: read (every role), operate (operator \
+         and above), contribute (contributor and above) or administer (admin)."
+            .to_owned(),
+    );
+    let token = SecurityScheme::Http(bearer);
     document.components.get_or_insert_default().add_security_scheme("token", token);
     document
 }

@@ -80,3 +80,8 @@ async fn the_page_on_failover_tells_commands_that_work() {
 async fn the_page_on_going_home_tells_commands_that_work() {
     commands_of("failback.md").await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_page_on_access_tells_commands_that_work() {
+    commands_of("access.md").await;
+}
