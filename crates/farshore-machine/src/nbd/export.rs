@@ -37,6 +37,10 @@ pub trait Export: Send + Sync + Debug {
     fn extents(&self, offset: u64, len: u64, max: usize) -> io::Result<Vec<Extent>>;
     /// Hints that the range will be read soon.
     fn prefetch(&self, offset: u64, len: u64) -> io::Result<()>;
+    /// Asked right before replies are sent: on an error nothing of them leaves, and the connection is closed.
+    fn may_reply(&self) -> io::Result<()> {
+        Ok(())
+    }
     /// Runs of `(length, changed since last replicated)`, in order, at most `max`; `None` where changes are not tracked.
     /// Whether it is `None` must not change while served.
     fn dirty(&self, _offset: u64, _len: u64, _max: usize) -> Option<io::Result<Vec<(u64, bool)>>> {
@@ -127,6 +131,9 @@ impl Export for SourceDisk {
     }
     fn prefetch(&self, offset: u64, len: u64) -> io::Result<()> {
         Self::prefetch(self, offset, len)
+    }
+    fn may_reply(&self) -> io::Result<()> {
+        self.check_lease()
     }
     fn dirty(&self, offset: u64, len: u64, max: usize) -> Option<io::Result<Vec<(u64, bool)>>> {
         Self::dirty(self, offset, len, max)

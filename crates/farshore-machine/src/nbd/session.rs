@@ -26,7 +26,7 @@ pub(super) fn serve(stream: &Stream, agreement: &Agreement) -> io::Result<()> {
         export,
         contexts: agreement.contexts,
         structured: agreement.structured,
-        sender: Sender::new(stream),
+        sender: Sender::new(stream, export),
     };
     let terms = Terms {
         size: export.size(),

@@ -31,21 +31,37 @@ pub(super) const MEMORY_KEPT: usize = 4 << 20;
 #[derive(Debug)]
 pub(super) struct Sender<'a> {
     pub(super) stream: &'a Stream,
+    /// Whose replies they are: it says whether they may still leave.
+    export: &'a dyn Export,
     /// Held while whole replies are sent, so that they do not mix.
     turn: Mutex<()>,
 }
 
 impl<'a> Sender<'a> {
-    pub(super) fn new(stream: &'a Stream) -> Self {
-        Self { stream, turn: Mutex::new(()) }
+    pub(super) fn new(stream: &'a Stream, export: &'a dyn Export) -> Self {
+        Self { stream, export, turn: Mutex::new(()) }
+    }
+
+    /// A client that takes its replies slowly gets none that are due after the right to send them has ended.
+    fn send_while_allowed(&self, mut bytes: &[u8]) -> io::Result<()> {
+        let mut stream = self.stream;
+        while !bytes.is_empty() {
+            self.export.may_reply()?;
+            match stream.write(bytes) {
+                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+                Ok(sent) => bytes = &bytes[sent..],
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
     }
 
     /// Sends everything in `out` and empties it.
     pub(super) fn send(&self, out: &mut Outbox) -> io::Result<()> {
         if out.len() > 0 {
             let _turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
-            let mut stream = self.stream;
-            stream.write_all(out.as_slice())?;
+            self.send_while_allowed(out.as_slice())?;
         }
         out.clear();
         if out.capacity() > MEMORY_KEPT {

@@ -60,6 +60,19 @@ impl SourceDisk {
         &self.shared.disks[usize::from(self.index)]
     }
 
+    /// An error when nothing may be acknowledged now.
+    pub fn check_lease(&self) -> io::Result<()> {
+        self.shared.lease.check()
+    }
+
+    /// What was done by a right that ended meanwhile is not acknowledged.
+    fn within_lease<T>(&self, request: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
+        self.check_lease()?;
+        let done = request()?;
+        self.check_lease()?;
+        Ok(done)
+    }
+
     /// Size in bytes.
     #[must_use]
     pub fn size(&self) -> u64 {
@@ -74,12 +87,12 @@ impl SourceDisk {
 
     /// Fills `buf`. Works on a fenced source too: what it has may be looked at.
     pub fn read(&self, offset: u64, buf: &mut [u8]) -> io::Result<()> {
-        self.tracked().disk.read_at(buf, offset)
+        self.within_lease(|| self.tracked().disk.read_at(buf, offset))
     }
 
     /// Fills `buf` if that needs no waiting; `WouldBlock` otherwise.
     pub fn read_nowait(&self, offset: u64, buf: &mut [u8]) -> io::Result<()> {
-        self.tracked().disk.read_nowait(buf, offset)
+        self.within_lease(|| self.tracked().disk.read_nowait(buf, offset))
     }
 
     /// Writes all of `data`, which may be taken.
@@ -106,6 +119,10 @@ impl SourceDisk {
 
     /// Everything written before the call is durable on return; in sync mode also at the target.
     pub fn flush(&self) -> io::Result<()> {
+        self.within_lease(|| self.flush_held())
+    }
+
+    fn flush_held(&self) -> io::Result<()> {
         let (gate, goal) = {
             let gate = self.shared.gate.read().unwrap_or_else(PoisonError::into_inner);
             if gate.serving.is_none() {
@@ -122,7 +139,7 @@ impl SourceDisk {
 
     /// Describes `[offset, offset + len)`.
     pub fn extents(&self, offset: u64, len: u64, max: usize) -> io::Result<Vec<Extent>> {
-        self.tracked().disk.extents(offset, len, max)
+        self.within_lease(|| self.tracked().disk.extents(offset, len, max))
     }
 
     /// Hints that the range will be read soon.
@@ -149,6 +166,11 @@ impl SourceDisk {
             );
             return Err(io::Error::new(io::ErrorKind::InvalidInput, text));
         }
+        self.within_lease(|| self.change_held(offset, len, change))
+    }
+
+    fn change_held(&self, offset: u64, len: u64, change: Change<'_>) -> io::Result<()> {
+        let tracked = self.tracked();
         let gate = self.shared.gate.read().unwrap_or_else(PoisonError::into_inner);
         if gate.serving.is_none() {
             return Err(shut_down());

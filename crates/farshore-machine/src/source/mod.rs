@@ -2,7 +2,7 @@
 //! ships it.
 //!
 //! Read in this order: `source` (what the rest of the house calls), `disk` (one write, from the gate to the outbox),
-//! `core` (what is known, under one short mutex), `log`, `map` and `extents` (what survives a crash of the process and
+//! `lease` (until when it may), `core` (what is known, under one short mutex), `log`, `map` and `extents` (what survives a crash of the process and
 //! of the machine), `recovery` (opening after one), `flow` (what to put on the wire next), `resume` (where to go on
 //! after a cut), `sender` (the thread that does it).
 //!
@@ -14,6 +14,7 @@ mod core;
 mod disk;
 mod extents;
 mod flow;
+mod lease;
 mod log;
 mod map;
 #[cfg(test)]
@@ -28,5 +29,6 @@ mod source;
 mod tests;
 
 pub use disk::SourceDisk;
+pub use lease::{Clock, Lease, boot_time};
 pub use shared::Options;
 pub use source::{Link, Source, SourceError};

@@ -12,6 +12,7 @@ use farshore_core::workload::{ReplicationMode, Watermark};
 
 use super::core::Core;
 use super::extents::Extents;
+use super::lease::Lease;
 use super::{log, map};
 use crate::disk::Disk;
 
@@ -32,6 +33,8 @@ pub struct Options {
     pub dead_after: Duration,
     /// First pause before connecting again; doubles up to 5 s.
     pub retry_after: Duration,
+    /// The machine's right to serve. `None`: it holds.
+    pub lease: Option<Arc<Lease>>,
 }
 
 impl Default for Options {
@@ -44,6 +47,7 @@ impl Default for Options {
             point_every: Duration::from_secs(5),
             dead_after: Duration::from_secs(8),
             retry_after: Duration::from_millis(100),
+            lease: None,
         }
     }
 }
@@ -92,6 +96,8 @@ pub(super) struct Shared {
     pub(super) disks: Vec<Tracked>,
     /// Held for reading by every write from check to end: whoever holds it for writing knows that none is under way.
     pub(super) gate: RwLock<Gate>,
+    /// Until when it may serve: asked before each request and again before each reply.
+    pub(super) lease: Arc<Lease>,
     pub(super) core: Mutex<Core>,
     /// Writers that wait for room.
     pub(super) room: Condvar,

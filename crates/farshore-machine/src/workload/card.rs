@@ -6,6 +6,7 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use farshore_core::fencing::FenceTimings;
 use farshore_core::ids::{ItemId, Region, Token};
 use farshore_core::workload::{Loss, Promotion, ReplicationMode, Role, Watermark};
 use serde::{Deserialize, Serialize};
@@ -30,6 +31,9 @@ pub(super) struct Card {
     /// Set on an old source: the last write that the new side has.
     pub(super) lost: Option<LostCard>,
     pub(super) promotion: Option<Promotion>,
+    /// It serves only while the right to is renewed, by these timings. `None`: it holds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) lease: Option<FenceTimings>,
 }
 
 /// What the bytes of the disks are made of.
@@ -83,6 +87,7 @@ impl Card {
             link: None,
             lost: None,
             promotion: None,
+            lease: None,
         }
     }
 
@@ -127,7 +132,12 @@ mod tests {
     fn a_card_is_read_back_and_damage_is_named() {
         let dir = tempfile::tempdir().unwrap();
         let item = ItemId::parse("machine/web-1").unwrap();
-        let card = Card::new(item, Token::new(1, Epoch(3)), Role::Target, Vec::new(), Layers::Replica);
+        let mut card = Card::new(item, Token::new(1, Epoch(3)), Role::Target, Vec::new(), Layers::Replica);
+        card.write(dir.path()).unwrap();
+        // As it was written before there were leases.
+        assert!(!fs::read_to_string(dir.path().join("card.json")).unwrap().contains("lease"));
+        assert_eq!(Card::read(dir.path()).unwrap(), card);
+        card.lease = Some(FenceTimings::FAST);
         card.write(dir.path()).unwrap();
         assert_eq!(Card::read(dir.path()).unwrap(), card);
         fs::write(dir.path().join("card.json"), b"{\"version\":1,").unwrap();

@@ -41,7 +41,9 @@ impl Machine {
         };
         match &self.body {
             Body::Source { source, promoted } => {
-                observation.ready = self.confirmed;
+                observation.ready =
+                    self.confirmed && (self.card.role != Role::Active || self.lease.is_valid());
+                observation.warnings.extend(self.lease.warning());
                 observation.watermark = source.watermark();
                 observation.replication = source.replication();
                 if observation.role == Role::Active && self.confirmed {

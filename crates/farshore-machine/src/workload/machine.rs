@@ -15,13 +15,14 @@ use farshore_core::workload::{
 };
 
 use super::card::{Card, DiskCard, Layers, LinkCard, LostCard};
+use super::leases::Leases;
 use super::machines::now;
 use super::spec::MachineSpec;
 use crate::disk::Disk;
 use crate::nbd::{DiskExport, Exports, Options as NbdOptions, Server};
 use crate::raw::RawFile;
 use crate::replica::{DivergenceInfo, Drill, Opened, Options as ReplicaOptions, Promoted, Replica, open_any};
-use crate::source::{Link, Options as SourceOptions, Source};
+use crate::source::{Lease, Link, Options as SourceOptions, Source};
 
 /// What every machine of a region shares.
 #[derive(Debug, Clone)]
@@ -31,7 +32,16 @@ pub(super) struct Surroundings {
     pub(super) nbd: std::net::SocketAddr,
     pub(super) secret: String,
     pub(super) source: SourceOptions,
+    /// The rights of all its machines: renewed without waiting for a long order.
+    pub(super) leases: Leases,
     pub(super) replica: ReplicaOptions,
+}
+
+impl Surroundings {
+    /// How the source of `item` works, and by which right.
+    fn source_of(&self, item: &ItemId) -> SourceOptions {
+        SourceOptions { lease: Some(self.leases.of(item)), ..self.source.clone() }
+    }
 }
 
 /// One machine.
@@ -40,6 +50,8 @@ pub(super) struct Machine {
     pub(super) dir: PathBuf,
     pub(super) around: Surroundings,
     pub(super) card: Card,
+    /// Until when it may serve.
+    pub(super) lease: Arc<Lease>,
     /// Told to serve since this process started.
     pub(super) confirmed: bool,
     pub(super) base: Vec<Arc<RawFile>>,
@@ -121,7 +133,9 @@ impl Machine {
         })?;
         // The directories of source and replica hold their own paths, so they are opened under the final name.
         let body = open_body(dir, &card, &base, &around).map_err(fatal)?;
-        Ok(Self { dir: dir.to_owned(), around, card, confirmed: false, base, body, drill: None })
+        let lease = around.leases.of(&card.item);
+        lease.raise(card.token);
+        Ok(Self { dir: dir.to_owned(), around, card, lease, confirmed: false, base, body, drill: None })
     }
 
     fn fill(
@@ -141,7 +155,8 @@ impl Machine {
             cards.push(card);
             base.push(Arc::new(file));
         }
-        let card = Card::new(order.item.clone(), order.token, role, cards, layers);
+        let mut card = Card::new(order.item.clone(), order.token, role, cards, layers);
+        card.lease = order.lease.filter(|_| role == Role::Active);
         let made = match layers {
             Layers::Replica => Replica::create(&replica_dir(making, card.life), disks(&base), around.replica)
                 .map(drop)
@@ -175,8 +190,10 @@ impl Machine {
                 (base, body)
             }
         };
+        let lease = around.leases.of(&card.item);
+        lease.raise(card.token);
         let mut machine =
-            Self { dir: dir.to_owned(), around, card, confirmed: false, base, body, drill: None };
+            Self { dir: dir.to_owned(), around, card, lease, confirmed: false, base, body, drill: None };
         machine.offer_divergence();
         Ok(machine)
     }
@@ -187,6 +204,7 @@ impl Machine {
         if let Body::Broken { why } = &self.body {
             return Err(fatal(why));
         }
+        self.take_lease(order)?;
         match &order.action {
             Action::Create { .. } if self.card.role == Role::Active => self.serve(order.token),
             Action::PrepareTarget { .. } if self.card.role == Role::Target => Ok(()),
@@ -211,12 +229,33 @@ impl Machine {
         }
     }
 
+    /// Keeps by which timings the machine fences itself, before it serves by them.
+    fn take_lease(&mut self, order: &Order) -> Result<(), StepError> {
+        let begins = matches!(order.action, Action::Create { .. } | Action::Serve | Action::Promote { .. });
+        if !begins || self.card.lease == order.lease {
+            return Ok(());
+        }
+        self.card.lease = order.lease;
+        self.keep_card()
+    }
+
+    /// The right to serve under `token` was not renewed in time: stops, unless it was renewed meanwhile.
+    pub(super) fn expire(&mut self, token: Token) -> Result<(), StepError> {
+        let serves = self.card.role == Role::Active && self.confirmed;
+        if !self.lease.lapse(token)? || !serves {
+            return Ok(());
+        }
+        tracing::warn!(item = %self.card.item, %token, "the right to serve was not renewed in time: fenced");
+        self.fence(None)
+    }
+
     /// Refuses a lower token; keeps a higher one durably before anything is done with it.
     pub(super) fn admit(&mut self, token: Token) -> Result<(), StepError> {
         match judge(token, self.card.token) {
             TokenVerdict::Stale { highest } => Err(StepError::Fenced { current: highest }),
             TokenVerdict::Current => Ok(()),
             TokenVerdict::Newer => {
+                self.lease.raise(token);
                 self.card.token = token;
                 self.keep_card()
             }
@@ -264,6 +303,7 @@ impl Machine {
             self.withdraw_divergence();
             self.offer_divergence();
         }
+        self.lease.begin(self.card.token, self.card.lease);
         source.serve(token);
         self.confirmed = true;
         for (index, disk) in self.card.disks.iter().enumerate() {
@@ -308,6 +348,7 @@ impl Machine {
             return Err(fatal(format!("{} follows already in {}", self.card.item, self.around.region)));
         }
         let source = self.source()?.clone();
+        self.lease.end();
         self.card.role = Role::Fenced;
         self.keep_card()?;
         source.fence().map_err(|error| fatal(format!("cannot stop {}: {error}", self.card.item)))?;
@@ -370,7 +411,7 @@ impl Machine {
             &source_dir,
             promoted.disks(),
             promotion.point.watermark,
-            self.around.source.clone(),
+            self.around.source_of(&self.card.item),
         )
         .map_err(fatal)?;
         source.track().map_err(fatal)?;
@@ -495,7 +536,9 @@ impl Machine {
         card.layers = Layers::Replica;
         card.link = None;
         card.promotion = None;
+        card.lease = None;
         card.lost = Some(LostCard { after, loss, exact });
+        self.lease.end();
         let dir = replica_dir(&self.dir, card.life);
         if dir.exists() {
             fs::remove_dir_all(&dir)
@@ -542,6 +585,7 @@ impl Machine {
     /// Ends everything that runs, cleanly.
     pub(super) fn close(&mut self) {
         let _ = self.end_drill();
+        self.lease.end();
         self.withdraw("");
         self.withdraw_divergence();
         match &self.body {
@@ -666,7 +710,7 @@ fn open_body(dir: &Path, card: &Card, base: &[Arc<RawFile>], around: &Surroundin
         _ => None,
     };
     let bytes = promoted.as_ref().map_or_else(|| disks(base), Promoted::disks);
-    let source = Source::open(&source_dir(dir, card.life), bytes, around.source.clone())
+    let source = Source::open(&source_dir(dir, card.life), bytes, around.source_of(&card.item))
         .map_err(|error| text(&error))?;
     Ok(Body::Source { source, promoted })
 }

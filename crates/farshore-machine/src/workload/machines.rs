@@ -13,8 +13,9 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use async_trait::async_trait;
 use farshore_core::ids::{ItemId, Kind, Region, Token};
 use farshore_core::moment::Moment;
-use farshore_core::workload::{Action, Observation, Order, Role, StepError, Workload};
+use farshore_core::workload::{Action, BootTime, Leased, Observation, Order, Role, StepError, Workload};
 
+use super::leases::Leases;
 use super::machine::{Body, Machine, Surroundings, fatal};
 use super::spec::MachineSpec;
 use crate::nbd::{Exports, Options as NbdOptions, Server};
@@ -123,6 +124,7 @@ impl Machines {
             nbd,
             secret: options.secret.clone(),
             source: options.source.clone(),
+            leases: Leases::default(),
             replica: options.replica,
         };
         let machines = Mutex::new(open_all(&options.dir, &around).map_err(in_dir)?);
@@ -232,6 +234,7 @@ impl Shared {
         fs::rename(&dir, &aside)
             .map_err(|error| fatal(format!("cannot remove {}: {error}", dir.display())))?;
         lock(&self.machines).remove(&order.item);
+        self.around.leases.forget(&order.item);
         if kept {
             tracing::warn!(item = %order.item, dir = %aside.display(), "writes that only this region had are kept");
             return Ok(());
@@ -373,6 +376,19 @@ impl Workload for Machines {
     async fn act(&self, order: &Order) -> Result<(), StepError> {
         let (shared, order) = (Arc::clone(&self.shared), order.clone());
         blocking(move || shared.obey(&order)).await
+    }
+
+    async fn leased(&self) -> Result<Vec<Leased>, StepError> {
+        Ok(self.shared.around.leases.leased())
+    }
+
+    async fn renewed(&self, item: &ItemId, token: Token, until: BootTime) -> Result<(), StepError> {
+        self.shared.around.leases.get(item).ok_or(StepError::Unknown)?.renew(token, until)
+    }
+
+    async fn expired(&self, item: &ItemId, token: Token) -> Result<(), StepError> {
+        let machine = self.shared.machine(item).ok_or(StepError::Unknown)?;
+        blocking(move || lock(&machine).expire(token)).await
     }
 }
 

@@ -7,6 +7,7 @@
 //! restart serves nothing until it is told to.
 
 mod card;
+mod leases;
 mod look;
 mod machine;
 mod machines;
