@@ -1,7 +1,7 @@
 //! A self-fencing machine acknowledges nothing past its deadline, whoever is asleep.
 #![expect(clippy::unwrap_used, reason = "a test stops at the first surprise")]
 
-use std::io::{BufRead, BufReader, Write};
+use std::io::{self, BufRead, BufReader, Write};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use farshore_core::fencing::FenceTimings;
 use farshore_core::ids::{Epoch, ItemId, Region, StepKey, Token};
 use farshore_core::workload::{Action, BootTime, Order, Role, StepError, Watermark, Workload};
-use farshore_machine::disk::Disk;
+use farshore_machine::disk::{Disk, Extent};
 use farshore_machine::nbd::Client;
 use farshore_machine::raw::RawFile;
 use farshore_machine::source::{Lease, Options, Source, boot_time};
@@ -113,33 +113,67 @@ async fn a_machine_serves_only_while_renewed_and_again_after_an_order() {
     machines.stop();
 }
 
-/// The clock passes the deadline between the acceptance and the reply, at each possible look.
+/// A disk on which everything takes a nanosecond of the test's clock.
+#[derive(Debug)]
+struct Slow(RawFile, Arc<AtomicU64>);
+
+impl Slow {
+    fn tick(&self) -> &RawFile {
+        self.1.fetch_add(1, Ordering::SeqCst);
+        &self.0
+    }
+}
+
+impl Disk for Slow {
+    fn size(&self) -> u64 {
+        self.0.size()
+    }
+    fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()> {
+        self.tick().read_at(buf, offset)
+    }
+    fn write_at(&self, buf: &[u8], offset: u64) -> io::Result<()> {
+        self.tick().write_at(buf, offset)
+    }
+    fn trim(&self, offset: u64, len: u64) -> io::Result<()> {
+        self.tick().trim(offset, len)
+    }
+    fn zero(&self, offset: u64, len: u64, no_hole: bool) -> io::Result<()> {
+        self.tick().zero(offset, len, no_hole)
+    }
+    fn sync(&self) -> io::Result<()> {
+        self.tick().sync()
+    }
+    fn extents(&self, offset: u64, len: u64, max: usize) -> io::Result<Vec<Extent>> {
+        self.tick().extents(offset, len, max)
+    }
+}
+
+/// The clock passes the deadline between the acceptance of each kind of request and its reply.
 #[test]
 fn what_was_accepted_in_time_is_not_acknowledged_too_late() {
     let dir = tempfile::tempdir().unwrap();
-    let disk: Arc<dyn Disk> = Arc::new(RawFile::create(dir.path().join("disk"), 65536).unwrap());
-    let looks = Arc::new(AtomicU64::new(0));
-    let clock = Arc::clone(&looks);
-    // Every look at the clock takes a nanosecond.
-    let lease = Arc::new(Lease::new(Arc::new(move || BootTime(clock.fetch_add(1, Ordering::SeqCst)))));
+    let now = Arc::new(AtomicU64::new(1));
+    let raw = RawFile::create(dir.path().join("disk"), 65536).unwrap();
+    let disk: Arc<dyn Disk> = Arc::new(Slow(raw, Arc::clone(&now)));
+    let clock = Arc::clone(&now);
+    let lease = Arc::new(Lease::new(Arc::new(move || BootTime(clock.load(Ordering::SeqCst)))));
     let options = Options { lease: Some(Arc::clone(&lease)), ..Options::default() };
     let source =
         Source::create(&dir.path().join("source"), vec![disk], Watermark::default(), options).unwrap();
     lease.begin(token(1), Some(FenceTimings::FAST));
     source.serve(token(1));
     let disk = source.disk(0);
-    for until in 1..200 {
+    for request in 0..40_u64 {
+        let until = now.load(Ordering::SeqCst) + request / 5 % 3;
         lease.renew(token(1), BootTime(until)).unwrap();
-        for request in 0..4 {
-            let done = match request {
-                0 => disk.write(0, &mut vec![7; 512]),
-                1 => disk.read(0, &mut [0; 512]),
-                2 => disk.flush(),
-                _ => disk.zero(0, 512, false),
-            };
-            // The last look was one before the count.
-            assert!(done.is_err() || looks.load(Ordering::SeqCst) - 1 < until);
-        }
+        let done = match request % 5 {
+            0 => disk.write(0, &mut vec![7; 512]),
+            1 => disk.read(0, &mut [0; 512]),
+            2 => disk.flush(),
+            3 => disk.trim(0, 512),
+            _ => disk.zero(0, 512, false),
+        };
+        assert_eq!(done.is_ok(), now.load(Ordering::SeqCst) < until, "request {request}: {done:?}");
     }
 }
 
