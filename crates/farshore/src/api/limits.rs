@@ -24,9 +24,9 @@ const HEADERS_LEN_MAX: usize = 16 * 1024;
 const HEADERS_MAX: usize = 64;
 /// The longest path is two names of 63 characters; a query is short.
 const URI_LEN_MAX: usize = 4 * 1024;
-/// Requests of one token, and of one address. A program that asks all day stays far below; one that ran wild is stopped
-/// before it takes the node's processor from those who recover something.
-const REQUESTS: Rate = Rate { per_second: 1_000.0, burst: 5_000.0 };
+/// Requests of one token, and of one address. A program that asks all day, or makes ten thousand items one by one, stays
+/// below; one that ran wild does not take the node's processor for ever from those who recover something.
+const REQUESTS: Rate = Rate { per_second: 2_000.0, burst: 20_000.0 };
 /// Wrong tokens of one address. Somebody who mistypes needs a few; a script with an old token is told for two minutes.
 const FAILURES: Rate = Rate { per_second: 1.0, burst: 120.0 };
 
@@ -195,6 +195,18 @@ mod tests {
         let over_http2: HeaderMap = [(ORIGIN, "https://a:1".parse().unwrap())].into_iter().collect();
         assert!(origin(&Method::POST, &over_http2, Some("a:1")).is_ok());
         assert!(origin(&Method::POST, &over_http2, Some("b:1")).is_err());
+    }
+
+    #[test]
+    fn one_token_and_one_address_have_a_limit_each() {
+        let limits = Limits::default();
+        let [one, other] = [[192, 0, 2, 1], [192, 0, 2, 2]].map(IpAddr::from);
+        let asked = (0..200_000).take_while(|_| limits.request(one).is_ok()).count();
+        assert!((10_000..200_000).contains(&asked), "{asked}");
+        assert_eq!(limits.request(other), Ok(()));
+        let asked = (0..200_000).take_while(|_| limits.holder("ada").is_ok()).count();
+        assert!((10_000..200_000).contains(&asked), "{asked}");
+        assert_eq!(limits.holder("ben"), Ok(()));
     }
 
     #[test]
