@@ -1,6 +1,8 @@
 //! HTTP to the control plane.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use reqwest::{Method, RequestBuilder, Response, StatusCode};
@@ -26,24 +28,23 @@ const CONNECT_DEADLINE: Duration = Duration::from_secs(5);
 #[derive(Debug, Clone)]
 pub(super) struct Client {
     http: reqwest::Client,
-    api: String,
+    /// Control nodes: asked in turn, beginning with the one that answered last.
+    apis: Vec<String>,
+    good: Arc<AtomicUsize>,
     token: String,
+}
+
+/// Where to find it all.
+struct Found {
+    apis: Vec<String>,
+    token_file: PathBuf,
+    ca_file: Option<PathBuf>,
 }
 
 impl Client {
     /// From the options, the environment, or the directory of `farshore up`.
     pub(super) fn find(global: &Global) -> Result<Self, Failure> {
-        let data = global.data_dir();
-        let (api, token_file) = match (&global.api, &global.token_file) {
-            (Some(api), Some(token_file)) => (api.clone(), token_file.clone()),
-            (api, token_file) => {
-                let found = read_client_file(&data)?;
-                (
-                    api.clone().unwrap_or(found.api),
-                    token_file.clone().unwrap_or_else(|| data.join(found.token_file)),
-                )
-            }
-        };
+        let Found { apis, token_file, ca_file } = find(global)?;
         let token = std::fs::read_to_string(&token_file).map_err(|error| {
             Failure::failed(format!(
                 "cannot read the token file {}: {error}; give the one that `farshore up` printed with --token-file",
@@ -51,8 +52,11 @@ impl Client {
             ))
         })?;
         crate::trust::provider();
-        let builder = match authority(global, &data, &api)? {
-            Some(ca) => reqwest::Client::builder().tls_backend_preconfigured(crate::trust::operator(&ca)?),
+        let builder = match ca_file {
+            Some(path) => {
+                let ca = read_authority(&path)?;
+                reqwest::Client::builder().tls_backend_preconfigured(crate::trust::operator(&ca)?)
+            }
             None => reqwest::Client::builder(),
         };
         let http = builder
@@ -60,13 +64,12 @@ impl Client {
             .connect_timeout(CONNECT_DEADLINE)
             .build()
             .map_err(|error| Failure::failed(format!("cannot start: {error}")))?;
-        let api = api.trim_end_matches('/').trim_end_matches("/api/v1").to_owned();
-        Ok(Self { http, api, token: token.trim().to_owned() })
+        Ok(Self { http, apis, good: Arc::default(), token: token.trim().to_owned() })
     }
 
     /// What is at the path under `/api/v1`.
     pub(super) async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, Failure> {
-        self.answer(self.request(Method::GET, path).timeout(ANSWER_DEADLINE)).await
+        self.answer(|api| self.request(&Method::GET, api, path).timeout(ANSWER_DEADLINE)).await
     }
 
     /// Asks for something. Repeating it because the answer was lost has one effect.
@@ -90,37 +93,54 @@ impl Client {
         body: &impl Serialize,
     ) -> Result<T, Failure> {
         let key = ulid::Ulid::generate().to_string();
-        let request = self.request(method, path).timeout(ANSWER_DEADLINE);
-        self.answer(request.header("idempotency-key", key).json(body)).await
+        self.answer(|api| {
+            let request = self.request(&method, api, path).timeout(ANSWER_DEADLINE);
+            request.header("idempotency-key", &key).json(body)
+        })
+        .await
     }
 
     /// The stream at the path.
     pub(super) async fn stream(&self, path: &str) -> Result<Response, Failure> {
-        self.send(self.request(Method::GET, path)).await
+        self.send(|api| self.request(&Method::GET, api, path)).await
     }
 
-    fn request(&self, method: Method, path: &str) -> RequestBuilder {
-        self.http.request(method, format!("{}/api/v1{path}", self.api)).bearer_auth(&self.token)
+    fn request(&self, method: &Method, api: &str, path: &str) -> RequestBuilder {
+        self.http.request(method.clone(), format!("{api}/api/v1{path}")).bearer_auth(&self.token)
     }
 
-    async fn answer<T: DeserializeOwned>(&self, request: RequestBuilder) -> Result<T, Failure> {
+    async fn answer<T: DeserializeOwned>(
+        &self,
+        request: impl Fn(&str) -> RequestBuilder,
+    ) -> Result<T, Failure> {
         let response = self.send(request).await?;
         response.json().await.map_err(|error| {
             Failure::failed(format!(
                 "the answer of {} does not read as expected ({}): is it a control plane of this version?",
-                self.api,
+                self.present(),
                 reason(&error)
             ))
         })
     }
 
-    /// Sends, and again where the connection was there but the answer was lost. What changes something carries a key,
-    /// so that it is done once.
-    async fn reach(&self, request: RequestBuilder) -> reqwest::Result<Response> {
+    /// The control node that is asked now.
+    fn present(&self) -> &str {
+        let good = self.good.load(Ordering::Relaxed);
+        self.apis.get(good % self.apis.len().max(1)).map_or("", String::as_str)
+    }
+
+    /// Sends, and again where the connection was there but the answer was lost: what changes something carries a key, so
+    /// that it is done once. A control node that cannot be reached makes way for the next.
+    async fn reach(&self, request: &impl Fn(&str) -> RequestBuilder) -> reqwest::Result<Response> {
         let mut lost = 0;
+        let mut unreached = 1;
         loop {
-            let Some(copy) = request.try_clone() else { return request.send().await };
-            match copy.send().await {
+            match request(self.present()).send().await {
+                Err(error) if error.is_connect() && unreached < self.apis.len() => {
+                    unreached += 1;
+                    self.good.fetch_add(1, Ordering::Relaxed);
+                    continue;
+                }
                 Err(error) if lost < REPEATS_MAX && !error.is_connect() && !error.is_timeout() => lost += 1,
                 // Back in a moment, if it was there a moment ago.
                 Err(error) if (1..REPEATS_MAX).contains(&lost) && error.is_connect() => lost += 1,
@@ -130,11 +150,11 @@ impl Client {
         }
     }
 
-    async fn send(&self, request: RequestBuilder) -> Result<Response, Failure> {
-        let response = self.reach(request).await.map_err(|error| {
+    async fn send(&self, request: impl Fn(&str) -> RequestBuilder) -> Result<Response, Failure> {
+        let response = self.reach(&request).await.map_err(|error| {
             Failure::failed(format!(
                 "cannot reach the control plane at {} ({}): start it with `farshore up`, or say where it is with --api",
-                self.api,
+                self.apis.join(", "),
                 reason(&error)
             ))
         })?;
@@ -144,28 +164,40 @@ impl Client {
         }
         match response.json::<Problem>().await {
             Ok(problem) => Err(problem.into()),
-            Err(_) => Err(not_ours(&self.api, status)),
+            Err(_) => Err(not_ours(self.present(), status)),
         }
     }
 }
 
-/// The cluster's authority, for an API with TLS. `None`: those of the system are asked.
-fn authority(global: &Global, data: &Path, api: &str) -> Result<Option<CaCertificate>, Failure> {
-    if !api.starts_with("https://") {
-        return Ok(None);
+fn find(global: &Global) -> Result<Found, Failure> {
+    let data = global.data_dir();
+    let split = |apis: &str| -> Vec<String> { apis.split(',').map(base_url).collect() };
+    // Of a node on this machine; without any, the system's authorities are asked.
+    let of_node = || Some(data.join("trust").join(CA_CERTIFICATE)).filter(|path| path.exists());
+    if let (Some(api), Some(token_file)) = (&global.api, &global.token_file) {
+        let (token_file, ca_file) = (token_file.clone(), global.ca.clone().or_else(of_node));
+        return Ok(Found { apis: split(api), token_file, ca_file });
     }
-    let own = data.join("trust").join(CA_CERTIFICATE);
-    let path = match &global.ca {
-        Some(path) => path.clone(),
-        None if own.exists() => own,
-        None => return Ok(None),
-    };
-    let pem = std::fs::read_to_string(&path)
+    let found = read_client_file(&data)?;
+    let listed = || std::iter::once(&found.api).chain(&found.others).map(|api| base_url(api)).collect();
+    let of_cluster = || found.ca_file.as_ref().map(|file| data.join(file));
+    Ok(Found {
+        apis: global.api.as_deref().map_or_else(listed, split),
+        token_file: global.token_file.clone().unwrap_or_else(|| data.join(&found.token_file)),
+        ca_file: global.ca.clone().or_else(of_cluster).or_else(of_node),
+    })
+}
+
+fn base_url(api: &str) -> String {
+    api.trim().trim_end_matches('/').trim_end_matches("/api/v1").to_owned()
+}
+
+fn read_authority(path: &Path) -> Result<CaCertificate, Failure> {
+    let pem = std::fs::read_to_string(path)
         .map_err(|error| Failure::failed(format!("cannot read {}: {error}", path.display())))?;
-    let ca = CaCertificate::from_pem(&pem).map_err(|why| {
+    CaCertificate::from_pem(&pem).map_err(|why| {
         Failure::failed(format!("{} {why}: give the ca.crt of a control node with --ca", path.display()))
-    })?;
-    Ok(Some(ca))
+    })
 }
 
 fn not_ours(api: &str, status: StatusCode) -> Failure {

@@ -10,6 +10,7 @@ use tracing_subscriber::EnvFilter;
 
 use super::exit::{FAILED, Failure};
 use super::{Global, Output, store};
+use crate::config::StoreKind;
 use crate::demo::Play;
 use crate::node::Until;
 use crate::up::ClusterOptions;
@@ -37,9 +38,13 @@ pub(super) enum LocalCommand {
 
 #[derive(Debug, Args)]
 pub(super) struct UpArgs {
-    /// Names of the regions; the last one is the recovery region and has the control plane
-    #[arg(long, value_delimiter = ',', default_value = "paris,oslo", value_name = "A,B")]
+    /// Names of the regions; the last one is the recovery region and has the control plane [default: paris,oslo; with etcd
+    /// paris,oslo,bergen]
+    #[arg(long, value_delimiter = ',', value_name = "A,B")]
     regions: Vec<Region>,
+    /// What the control plane remembers in; with etcd every region has a member and a control node
+    #[arg(long, value_enum, default_value_t = StoreArg::Redb, value_name = "STORE")]
+    store: StoreArg,
     /// Seconds between recovery points, for regions that are made now
     #[arg(long, default_value_t = 5, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..=86_400))]
     point_seconds: u64,
@@ -50,9 +55,30 @@ pub(super) struct DemoArgs {
     /// Only this act
     #[arg(long, value_enum, value_name = "ACT")]
     only: Option<Act>,
+    /// What the control plane remembers in; with etcd three members and three nodes in three regions are started, and the lost
+    /// region takes its member and its control node with it
+    #[arg(long, value_enum, default_value_t = StoreArg::Redb, value_name = "STORE")]
+    store: StoreArg,
     /// Leave the regions running at the end, and say how to reach them
     #[arg(long)]
     keep: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum StoreArg {
+    /// One file, in the recovery region
+    Redb,
+    /// A member in each region; needs the program etcd
+    Etcd,
+}
+
+impl From<StoreArg> for StoreKind {
+    fn from(store: StoreArg) -> Self {
+        match store {
+            StoreArg::Redb => Self::Redb,
+            StoreArg::Etcd => Self::Etcd,
+        }
+    }
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
@@ -107,17 +133,26 @@ fn failed(error: impl std::fmt::Display) -> Failure {
 }
 
 fn up(global: &Global, args: UpArgs) -> Result<(), Failure> {
-    let mut names = args.regions.clone();
+    let mut options = match args.store {
+        StoreArg::Redb => ClusterOptions::new(&global.data_dir()),
+        StoreArg::Etcd => ClusterOptions::with_etcd(&global.data_dir()),
+    };
+    options.point_seconds = args.point_seconds;
+    if !args.regions.is_empty() {
+        options.regions = args.regions;
+    }
+    let mut names = options.regions.clone();
     names.sort();
     names.dedup();
-    if names.len() != args.regions.len() || names.len() < 2 {
+    if names.len() != options.regions.len() || names.len() < 2 {
         return Err(Failure::usage("--regions needs at least two different names, for example paris,oslo"));
     }
-    let options = ClusterOptions {
-        regions: args.regions,
-        point_seconds: args.point_seconds,
-        ..ClusterOptions::new(&global.data_dir())
-    };
+    if args.store == StoreArg::Etcd && names.len().is_multiple_of(2) {
+        return Err(Failure::usage(
+            "--store etcd needs an odd number of regions, for example paris,oslo,bergen: an even number of voters can lose no \
+             more of them than one less",
+        ));
+    }
     runtime()?.block_on(crate::up::run(options)).map_err(failed)
 }
 
@@ -131,7 +166,7 @@ fn demo(global: &Global, args: &DemoArgs) -> Result<(), Failure> {
         .clone()
         .unwrap_or_else(|| std::env::temp_dir().join(format!("farshore-demo-{}", std::process::id())));
     let json = global.output != Output::Table;
-    let play = Play { data: data.clone(), keep: args.keep, json };
+    let play = Play { data: data.clone(), store: args.store.into(), keep: args.keep, json };
     let played = runtime()?.block_on(crate::demo::play(&play)).map_err(failed);
     if played.is_err() && temporary {
         // Nothing was found out that is worth keeping.

@@ -50,7 +50,7 @@ struct Cli {
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Global options")]
 struct Global {
-    /// Base URL of the control plane; otherwise found through --data
+    /// Base URL of a control node; several, with commas between them, are asked in turn; otherwise found through --data
     #[arg(long, global = true, env = "FARSHORE_API", value_name = "URL", hide_env_values = true)]
     api: Option<String>,
     /// File that holds the token

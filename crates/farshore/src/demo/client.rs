@@ -1,5 +1,8 @@
 //! The demo's way to Farshore: the HTTP API that everybody has, and nothing else.
 
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
@@ -10,6 +13,9 @@ const JOB_DEADLINE: Duration = Duration::from_secs(180);
 const LOOK_EVERY: Duration = Duration::from_millis(50);
 /// An answer of the API that takes longer is none.
 const CALL_DEADLINE: Duration = Duration::from_secs(40);
+
+/// A node that is gone makes way for the next after this.
+const CONNECT_DEADLINE: Duration = Duration::from_secs(2);
 
 /// What went wrong in a step; ends the story.
 #[derive(Debug, thiserror::Error)]
@@ -24,7 +30,9 @@ pub fn broken(text: impl std::fmt::Display) -> Broken {
 /// A client of the API.
 #[derive(Debug, Clone)]
 pub struct Client {
-    base: String,
+    /// Control nodes: the next one is asked when one does not answer.
+    bases: Vec<String>,
+    good: Arc<AtomicUsize>,
     token: String,
     http: reqwest::Client,
 }
@@ -32,36 +40,57 @@ pub struct Client {
 impl Client {
     /// A client of the API at `base`.
     pub fn new(base: &str, token: &str) -> Result<Self, Broken> {
+        Self::of(&[base.to_owned()], token, None)
+    }
+
+    /// A client of the API at several control nodes, which show certificates of the authority in `ca_file`.
+    pub fn of(bases: &[String], token: &str, ca_file: Option<&Path>) -> Result<Self, Broken> {
         crate::trust::provider();
-        let http = reqwest::Client::builder().timeout(CALL_DEADLINE).build().map_err(broken)?;
-        Ok(Self { base: base.trim_end_matches('/').to_owned(), token: token.to_owned(), http })
+        let http =
+            reqwest::Client::builder().timeout(CALL_DEADLINE).connect_timeout(CONNECT_DEADLINE).no_proxy();
+        let http = match ca_file {
+            None => http,
+            Some(path) => {
+                let pem = std::fs::read(path).map_err(broken)?;
+                http.tls_certs_only([reqwest::Certificate::from_pem(&pem).map_err(broken)?])
+            }
+        };
+        let bases = bases.iter().map(|base| base.trim_end_matches('/').to_owned()).collect();
+        Ok(Self { bases, good: Arc::default(), token: token.to_owned(), http: http.build().map_err(broken)? })
     }
 
     /// The answer to a question.
     pub async fn get(&self, path: &str) -> Result<Value, Broken> {
-        self.send(self.http.get(self.url(path)), path).await
+        self.send(|url| self.http.get(url), path).await
     }
 
-    /// Asks for something; what takes time is answered with its job.
+    /// Asks for something; what takes time is answered with its job. The key makes it one request, however often it is sent.
     pub async fn post(&self, path: &str, body: &Value) -> Result<Value, Broken> {
-        self.send(self.http.post(self.url(path)).json(body), path).await
+        let key = ulid::Ulid::generate().to_string();
+        self.send(|url| self.http.post(url).header("idempotency-key", &key).json(body), path).await
     }
 
-    fn url(&self, path: &str) -> String {
-        format!("{}/api/v1/{path}", self.base)
-    }
-
-    async fn send(&self, request: reqwest::RequestBuilder, path: &str) -> Result<Value, Broken> {
-        let response = request.bearer_auth(&self.token).send().await.map_err(broken)?;
-        let status = response.status();
-        let body: Value = response.json().await.map_err(broken)?;
-        if status.is_success() {
-            return Ok(body);
+    /// A node that is gone makes way for the next; one that is alone for the moment is asked again.
+    async fn send(
+        &self,
+        request: impl Fn(String) -> reqwest::RequestBuilder,
+        path: &str,
+    ) -> Result<Value, Broken> {
+        let until = Instant::now() + CALL_DEADLINE;
+        loop {
+            let base = &self.bases[self.good.load(Ordering::Relaxed) % self.bases.len()];
+            let sent = request(format!("{base}/api/v1/{path}")).bearer_auth(&self.token).send().await;
+            let alone = match &sent {
+                Ok(response) => response.status() == reqwest::StatusCode::SERVICE_UNAVAILABLE,
+                Err(_) => true,
+            };
+            if !alone || self.bases.len() == 1 || Instant::now() > until {
+                return answered(sent.map_err(broken)?, path).await;
+            }
+            self.good.fetch_add(1, Ordering::Relaxed);
+            tokio::time::sleep(LOOK_EVERY).await;
         }
-        let why = body.get("detail").and_then(Value::as_str).unwrap_or("no reason given");
-        Err(broken(format!("{path}: {status}: {why}")))
     }
-
     /// Asks for something that takes a job, and waits until it is done.
     pub async fn carry_out(&self, path: &str, body: &Value) -> Result<Value, Broken> {
         let job = self.post(path, body).await?;
@@ -102,6 +131,16 @@ impl Client {
         let body = if body.is_null() { json!({}) } else { body };
         self.carry_out(&format!("items/{item}/{verb}"), &body).await
     }
+}
+
+async fn answered(response: reqwest::Response, path: &str) -> Result<Value, Broken> {
+    let status = response.status();
+    let body: Value = response.json().await.map_err(broken)?;
+    if status.is_success() {
+        return Ok(body);
+    }
+    let why = body.get("detail").and_then(Value::as_str).unwrap_or("no reason given");
+    Err(broken(format!("{path}: {status}: {why}")))
 }
 
 /// A text at a JSON pointer.

@@ -17,6 +17,7 @@ use std::path::PathBuf;
 
 use stage::Stage;
 
+use crate::config::StoreKind;
 use crate::node::interrupted;
 
 /// How the demo is played and what is printed.
@@ -24,6 +25,8 @@ use crate::node::interrupted;
 pub struct Play {
     /// Where the regions keep their state.
     pub data: PathBuf,
+    /// What the control plane remembers in.
+    pub store: StoreKind,
     /// Leave the regions running at the end, and print how to reach them.
     pub keep: bool,
     /// JSON instead of a table.
@@ -36,9 +39,9 @@ pub struct Play {
 /// When the regions could not even be started, or Ctrl-C ended the demo; the text says which. No region runs then.
 pub async fn play(play: &Play) -> std::io::Result<bool> {
     let began = std::time::Instant::now();
-    let mut stage = Stage::set(&play.data).await?;
+    let mut stage = Stage::set(&play.data, play.store).await?;
     let report = tokio::select! {
-        report = story::play(&mut stage, began) => Some(report),
+        report = story::play(&mut stage, play.store, began) => Some(report),
         () = interrupted() => None,
     };
     stage.curtain();

@@ -69,11 +69,21 @@ pub(super) struct FailbackReport {
     pub(super) interruption_seconds: f64,
 }
 
+/// What became of the control plane when a region was lost.
+#[derive(Debug, Clone, Default, Serialize)]
+pub(super) struct ControlReport {
+    /// Control nodes before the disaster.
+    pub(super) nodes: usize,
+    /// Those that answered rightly after it, without the lost region.
+    pub(super) survivors: usize,
+}
+
 /// The whole report.
 #[derive(Debug, Clone, Default, Serialize)]
 pub(super) struct Report {
     pub(super) verified: bool,
     pub(super) store: &'static str,
+    pub(super) control: ControlReport,
     pub(super) drill: DrillReport,
     pub(super) failover: FailoverSummary,
     pub(super) reprotect: ReprotectReport,
@@ -151,6 +161,8 @@ mod tests {
             "/reprotect/bytes_moved",
             "/reprotect/bytes_changed",
             "/drill/verified",
+            "/store",
+            "/control/survivors",
         ] {
             assert!(json.pointer(pointer).is_some(), "{pointer}");
         }

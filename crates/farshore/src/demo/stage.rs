@@ -1,12 +1,14 @@
-//! Where the demo plays: two regions as real processes, and what a person sees meanwhile.
+//! Where the demo plays: regions as real processes, and what a person sees meanwhile.
 
 use std::io::{self, IsTerminal};
 use std::path::{Path, PathBuf};
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
+use super::client::{Broken, Client};
 use super::link;
 use super::report::StepReport;
+use crate::config::StoreKind;
 use crate::up::{Cluster, ClusterOptions, Line};
 
 /// Recovery points come this often, so that a demo of a minute has some.
@@ -23,13 +25,16 @@ pub(super) struct Stage {
 }
 
 impl Stage {
-    pub(super) async fn set(data: &Path) -> io::Result<Self> {
+    pub(super) async fn set(data: &Path, store: StoreKind) -> io::Result<Self> {
         let line = link::Line::default();
         let laid = line.clone();
         let options = ClusterOptions {
             point_seconds: POINT_SECONDS,
             line: Some(Line(std::sync::Arc::new(move |far| laid.lay(far)))),
-            ..ClusterOptions::new(data)
+            ..match store {
+                StoreKind::Redb => ClusterOptions::new(data),
+                StoreKind::Etcd => ClusterOptions::with_etcd(data),
+            }
         };
         let cluster = Cluster::start(options).await.map_err(io::Error::other)?;
         let target = if io::stderr().is_terminal() {
@@ -44,12 +49,19 @@ impl Stage {
         Ok(Self { cluster, data: data.to_owned(), line, bar })
     }
 
-    pub(super) fn api_url(&self) -> &str {
-        self.cluster.api_url()
+    /// The API as a client knows it: all control nodes.
+    pub(super) fn client(&self) -> Result<Client, Broken> {
+        Client::of(self.cluster.apis(), self.cluster.token(), self.cluster.ca_file())
     }
 
-    pub(super) fn api_token(&self) -> &str {
-        self.cluster.token()
+    /// A client that asks the node of one region and no other.
+    pub(super) fn client_at(&self, api: &str) -> Result<Client, Broken> {
+        Client::of(&[api.to_owned()], self.cluster.token(), self.cluster.ca_file())
+    }
+
+    /// Base URLs of all control nodes.
+    pub(super) fn apis(&self) -> &[String] {
+        self.cluster.apis()
     }
 
     /// What is about to happen.
@@ -81,8 +93,8 @@ impl Stage {
     }
 
     /// SIGKILL to every process of the region.
-    pub(super) fn kill(&mut self, region: &str) -> io::Result<()> {
-        self.cluster.kill(region)
+    pub(super) async fn kill(&mut self, region: &str) -> io::Result<()> {
+        self.cluster.kill(region).await
     }
 
     pub(super) async fn start(&mut self, region: &str) -> io::Result<()> {

@@ -8,9 +8,10 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 
 use super::client::{Broken, Client, broken, text, two_uris};
-use super::report::{Lost, Report, StepReport, bytes_text, seconds};
+use super::report::{ControlReport, Lost, Report, StepReport, bytes_text, seconds};
 use super::stage::Stage;
 use super::workload::{History, Resolver, Verdict, Writer, read_images};
+use crate::config::StoreKind;
 
 const ITEM: &str = "machine/web-1";
 /// Sizes that are no multiple of anything a disk is usually counted in.
@@ -45,12 +46,16 @@ struct Aftermath {
 }
 
 /// Plays all steps. The report is true in any case: a step that breaks is in it.
-pub(super) async fn play(stage: &mut Stage, began: Instant) -> Report {
-    let api = match Client::new(stage.api_url(), stage.api_token()) {
+pub(super) async fn play(stage: &mut Stage, store: StoreKind, began: Instant) -> Report {
+    let api = match stage.client() {
         Ok(api) => api,
         Err(error) => return Report { failures: vec![error.to_string()], ..Report::default() },
     };
-    let report = Report { store: "redb", ..Report::default() };
+    let store = match store {
+        StoreKind::Redb => "redb",
+        StoreKind::Etcd => "etcd",
+    };
+    let report = Report { store, ..Report::default() };
     let mut story = Story { stage, api, report, began, checks: Vec::new() };
     if let Err(error) = story.steps().await {
         story.report.failures.push(error.to_string());
@@ -63,7 +68,15 @@ pub(super) async fn play(stage: &mut Stage, began: Instant) -> Report {
 
 impl Story<'_> {
     async fn steps(&mut self) -> Result<(), Broken> {
-        self.end("start two regions", None, None, "control plane in oslo, the recovery region");
+        match self.report.store {
+            "etcd" => self.end(
+                "start three regions",
+                None,
+                None,
+                "a control node and a member of etcd in each; mutual TLS",
+            ),
+            _ => self.end("start two regions", None, None, "control plane in oslo, the recovery region"),
+        }
         let writer = self.create_and_write().await?;
         self.protect(&writer).await?;
         self.drill(&writer).await?;
@@ -225,7 +238,7 @@ impl Story<'_> {
         tokio::time::sleep(CUT).await;
         writer.be_mortal();
         let disaster = Instant::now();
-        self.stage.kill("paris").map_err(broken)?;
+        self.stage.kill("paris").await.map_err(broken)?;
         let before = tokio::task::spawn_blocking(move || writer.wait()).await.map_err(broken)?;
         let asked = Instant::now();
         let body = json!({"point": "latest", "source_is_down": true});
@@ -236,6 +249,7 @@ impl Story<'_> {
         let (rto, since) = (seconds(asked.elapsed()), seconds(disaster.elapsed()));
         let verdict = self.verify(uris, &before).await?;
         self.check_prefix(verdict);
+        self.count_survivors().await;
         let (writes, bytes, lost_seconds) = before.lost_after(verdict.kept);
         let truth = Lost { writes, bytes, seconds: lost_seconds };
         let item = self.api.get(&format!("items/{ITEM}")).await?;
@@ -257,6 +271,28 @@ impl Story<'_> {
         );
         self.end("lose paris, fail over to latest", Some(truth), Some(rto), &note);
         Ok(Aftermath { before, kept: verdict.kept })
+    }
+
+    /// Each control node that is left must say the same: oslo is active.
+    async fn count_survivors(&mut self) {
+        let apis = self.stage.apis().to_vec();
+        let mut survivors = 0;
+        for api in &apis {
+            let Ok(client) = self.stage.client_at(api) else { continue };
+            if let Ok(item) = client.get(&format!("items/{ITEM}")).await {
+                self.check(
+                    item["source"] == "oslo",
+                    format!("the control node at {api} names oslo as active"),
+                );
+                survivors += 1;
+            }
+        }
+        let lost = usize::from(self.report.store == "etcd");
+        self.check(
+            survivors == apis.len() - lost,
+            format!("{survivors} of {} control nodes answer", apis.len()),
+        );
+        self.report.control = ControlReport { nodes: apis.len(), survivors };
     }
 
     async fn change_point_and_commit(&mut self, after: &Aftermath) -> Result<(), Broken> {

@@ -67,6 +67,34 @@ impl Trust {
         Self::open_at(dir, now)
     }
 
+    /// Makes a node of this cluster in `dir` on the same machine: with the authority's key for the role control. Nodes on
+    /// other machines join.
+    ///
+    /// # Errors
+    /// When the authority's key is not here, or a file cannot be written.
+    pub fn enroll(
+        &self,
+        dir: &Path,
+        region: &Region,
+        role: CertRole,
+        now: SystemTime,
+    ) -> Result<Self, TrustError> {
+        let authority = self
+            .authority()
+            .ok_or_else(|| TrustError::NoAuthority { path: self.0.dir.join(files::CA_KEY) })?;
+        let identity = Identity { cluster: self.identity().cluster, region: region.clone(), role };
+        let name = node_name(&identity);
+        let order = LeafOrder { region: region.clone(), role, name, addresses: Vec::new() };
+        let (signed, key) = authority.issue(&order, Validity::starting(now, LEAF_LIFE))?;
+        files::make_dir(dir)?;
+        if role == CertRole::Control {
+            files::write(&dir.join(files::CA_KEY), authority.key_pem(), Readers::Owner)?;
+        }
+        files::write(&dir.join(NODE), &format!("{}{key}", signed.chain), Readers::Owner)?;
+        files::write(&dir.join(CA_CERTIFICATE), self.ca_pem(), Readers::Everyone)?;
+        Self::open_at(dir, now)
+    }
+
     /// The trust in `dir`, as `farshore init` or `farshore join` made it. A certificate that has expired is renewed at
     /// once where the authority's key is; elsewhere it is given as it is, and others will say so.
     ///

@@ -95,7 +95,7 @@ impl World {
     }
 
     async fn restart(&mut self, region: &str) {
-        self.cluster.kill(region).unwrap();
+        self.cluster.kill_node(region).unwrap();
         self.cluster.start_region(region).await.unwrap();
     }
 
@@ -280,7 +280,7 @@ async fn a_new_active_region_that_is_killed_keeps_what_it_acknowledged_all_the_w
     let writer = world.writer();
     world.written(&writer, 200).await;
     writer.be_mortal();
-    world.cluster.kill("paris").unwrap();
+    world.cluster.kill_node("paris").unwrap();
     let mut history = tokio::task::spawn_blocking(move || writer.wait()).await.unwrap();
     world.verb("failover", json!({"source_is_down": true})).await;
     let verdict = world.active(&history).await;
@@ -336,7 +336,7 @@ async fn in_sync_mode_a_flush_waits_for_the_target_and_is_never_lost() {
     let (flushed, disk) = flushing.await.unwrap();
     flushed.unwrap();
     // Lost in the moment after the acknowledgement.
-    world.cluster.kill("paris").unwrap();
+    world.cluster.kill_node("paris").unwrap();
     drop(disk);
     world.verb("failover", json!({"source_is_down": true})).await;
     let uri = two_uris(&world.item().await["endpoints"]).unwrap()[0].clone();

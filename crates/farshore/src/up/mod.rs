@@ -1,21 +1,28 @@
 //! `farshore up`: regions as real processes on one machine, for trying out, for the demo and for tests.
 //!
-//! The last region is the recovery region: it has the control plane. A node ends when its standard input closes, so nothing is
-//! left behind when `up` itself is killed.
+//! Read in this order: this file (starting, killing and stopping regions), `configure` (their configuration, on free ports).
+//!
+//! With the embedded store the last region is the recovery region: it has the control plane. With etcd every region has a control
+//! node and a member, and everything is mutual TLS. A node ends when its standard input closes, so nothing is left behind when
+//! `up` itself is killed.
+
+mod configure;
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
-use std::net::{SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
+use configure::Files;
 use farshore_core::ids::Region;
+use farshore_store::etcd::local::Members;
 use serde::{Deserialize, Serialize};
 use tokio::process::{Child, Command};
 
-use crate::config::{FencingConfig, NodeConfig, NodeRole, RedbConfig, RegionConfig, StoreKind};
+use crate::config::StoreKind;
 use crate::node::{NodeReady, READY_FILE, interrupted};
 
 /// A node that is not ready by then will not be. A journal of a day is indexed in a few seconds.
@@ -32,8 +39,10 @@ const LOG_LINES: usize = 8;
 pub struct ClusterOptions {
     /// Where everything lives.
     pub data: PathBuf,
-    /// The regions; the last one is the recovery region.
+    /// The regions; with the embedded store the last one is the recovery region.
     pub regions: Vec<Region>,
+    /// What the control plane remembers in. With etcd a member runs in each region: name an odd number of them.
+    pub store: StoreKind,
     /// Seconds between recovery points, for regions that are made now.
     pub point_seconds: u64,
     /// The program; by default the running one.
@@ -58,7 +67,22 @@ impl ClusterOptions {
     #[must_use]
     pub fn new(data: &Path) -> Self {
         let regions = ["paris", "oslo"].iter().filter_map(|name| Region::parse(name).ok()).collect();
-        Self { data: data.to_owned(), regions, point_seconds: 5, program: None, line: None }
+        Self {
+            data: data.to_owned(),
+            regions,
+            store: StoreKind::Redb,
+            point_seconds: 5,
+            program: None,
+            line: None,
+        }
+    }
+
+    /// Paris, oslo and bergen under `data`, with a member of etcd and a control node in each.
+    #[must_use]
+    pub fn with_etcd(data: &Path) -> Self {
+        let regions =
+            ["paris", "oslo", "bergen"].iter().filter_map(|name| Region::parse(name).ok()).collect();
+        Self { regions, store: StoreKind::Etcd, ..Self::new(data) }
     }
 }
 
@@ -67,8 +91,14 @@ impl ClusterOptions {
 pub struct ClientFile {
     /// Base URL.
     pub api: String,
+    /// Base URLs of other control nodes, asked when that one does not answer.
+    #[serde(default)]
+    pub others: Vec<String>,
     /// File with the token.
     pub token_file: PathBuf,
+    /// The cluster's certificate authority, for https.
+    #[serde(default)]
+    pub ca_file: Option<PathBuf>,
 }
 
 /// The name of [`ClientFile`]'s file in the data directory.
@@ -93,9 +123,13 @@ pub struct Cluster {
     data: PathBuf,
     program: PathBuf,
     nodes: Vec<Node>,
-    api: String,
+    /// Members of etcd, named as the regions.
+    members: Option<Members>,
+    /// Base URLs of the control nodes.
+    apis: Vec<String>,
+    http: reqwest::Client,
     token: String,
-    token_file: PathBuf,
+    client: ClientFile,
     _only_one: File,
 }
 
@@ -113,9 +147,9 @@ impl Cluster {
     /// # Errors
     /// When one does not start; those that did are stopped again.
     pub async fn start(options: ClusterOptions) -> Result<Self, UpError> {
-        let Some(recovery) = options.regions.last().cloned() else {
+        if options.regions.is_empty() {
             return Err(wrong("name at least one region"));
-        };
+        }
         if options.data.is_file() {
             return Err(wrong(format!("{} is a file: name a directory with --data", options.data.display())));
         }
@@ -127,17 +161,18 @@ impl Cluster {
         make_secret(&secret_file, "")?;
         let token = make_secret(&token_file, "farshore-")?;
         let program = options.program.clone().map_or_else(std::env::current_exe, Ok).map_err(wrong)?;
-        let configs = configure(&options, &data, &recovery, &secret_file, &token_file)?;
-        let api = configs
-            .iter()
-            .find(|config| config.region == recovery)
-            .map(|config| format!("http://{}", config.listen))
-            .unwrap_or_default();
+        let members = start_members(&options, &data).await?;
+        let files = Files { secret: secret_file, token: token_file };
+        let configs = configure::configure(&options, &data, &files, members.as_ref())?;
+        let client = configure::client_file(&configs, &data, &files, options.store);
+        let apis: Vec<String> = std::iter::once(&client.api).chain(&client.others).cloned().collect();
+        let http = client_for(client.ca_file.as_deref())?;
         let nodes = configs
             .iter()
             .map(|config| Node { region: config.region.clone(), child: None, log_from: 0 })
             .collect();
-        let mut cluster = Self { data, program, nodes, api, token, token_file, _only_one: only_one };
+        let mut cluster =
+            Self { data, program, nodes, members, apis, http, token, client, _only_one: only_one };
         let regions: Vec<Region> = cluster.nodes.iter().map(|node| node.region.clone()).collect();
         for region in &regions {
             cluster.spawn(region)?;
@@ -146,16 +181,28 @@ impl Cluster {
             cluster.wait_ready(region).await?;
         }
         cluster.wait_api().await?;
-        let client = ClientFile { api: cluster.api.clone(), token_file: cluster.token_file.clone() };
         let path = cluster.data.join(CLIENT_FILE);
-        fs::write(&path, serde_json::to_vec_pretty(&client).map_err(wrong)?).map_err(at("write", &path))?;
+        fs::write(&path, serde_json::to_vec_pretty(&cluster.client).map_err(wrong)?)
+            .map_err(at("write", &path))?;
         Ok(cluster)
     }
 
     /// Base URL of the API.
     #[must_use]
     pub fn api_url(&self) -> &str {
-        &self.api
+        &self.client.api
+    }
+
+    /// Base URLs of the API at all control nodes, with the region of each.
+    #[must_use]
+    pub fn apis(&self) -> &[String] {
+        &self.apis
+    }
+
+    /// The cluster's certificate authority, when everything is TLS.
+    #[must_use]
+    pub fn ca_file(&self) -> Option<&Path> {
+        self.client.ca_file.as_deref()
     }
 
     /// The API's token.
@@ -170,8 +217,17 @@ impl Cluster {
         self.nodes.iter().find(|node| node.region.as_str() == region)?.child.as_ref()?.id()
     }
 
-    /// SIGKILL to every process of the region, at once.
-    pub fn kill(&mut self, region: &str) -> io::Result<()> {
+    /// SIGKILL to every process of the region: its node and its member of etcd.
+    pub async fn kill(&mut self, region: &str) -> io::Result<()> {
+        self.kill_node(region)?;
+        match &mut self.members {
+            Some(members) => members.kill(region).await.map_err(io::Error::other),
+            None => Ok(()),
+        }
+    }
+
+    /// SIGKILL to the region's node only.
+    pub fn kill_node(&mut self, region: &str) -> io::Result<()> {
         let node = self.node(region).map_err(io::Error::other)?;
         let Some(child) = &mut node.child else { return Ok(()) };
         child.start_kill()?;
@@ -186,6 +242,11 @@ impl Cluster {
     /// Starts a region that was killed, on what it left behind.
     pub async fn start_region(&mut self, region: &str) -> Result<(), UpError> {
         let region = self.node(region)?.region.clone();
+        if let Some(members) = &mut self.members
+            && members.pid(region.as_str()).is_none()
+        {
+            members.restart(region.as_str()).await.map_err(wrong)?;
+        }
         self.spawn(&region)?;
         self.wait_ready(&region).await
     }
@@ -256,21 +317,37 @@ impl Cluster {
         }
     }
 
+    /// Waits until every control node answers as ready.
     async fn wait_api(&self) -> Result<(), UpError> {
-        crate::trust::provider();
-        let http = reqwest::Client::builder().no_proxy().build().map_err(wrong)?;
         let until = Instant::now() + READY_DEADLINE;
-        loop {
-            let answer =
-                http.get(format!("{}/readyz", self.api)).timeout(Duration::from_secs(2)).send().await;
-            if answer.is_ok_and(|answer| answer.status().is_success()) {
-                return Ok(());
+        for api in &self.apis {
+            while !self.is_ready(api).await {
+                if Instant::now() > until {
+                    return Err(wrong(format!("the API at {api} is not ready after {READY_DEADLINE:?}")));
+                }
+                tokio::time::sleep(LOOK_EVERY).await;
             }
-            if Instant::now() > until {
-                return Err(wrong(format!("the API at {} is not ready after {READY_DEADLINE:?}", self.api)));
-            }
-            tokio::time::sleep(LOOK_EVERY).await;
         }
+        Ok(())
+    }
+
+    async fn is_ready(&self, api: &str) -> bool {
+        let ask = self.http.get(format!("{api}/readyz")).timeout(Duration::from_secs(2)).send();
+        ask.await.is_ok_and(|answer| answer.status().is_success())
+    }
+
+    /// Whether the region's control node answers as ready now.
+    pub async fn control_answers(&self, region: &str) -> bool {
+        let at = self.nodes.iter().filter(|node| self.is_control(&node.region));
+        let at = at.zip(&self.apis).find(|(node, _)| node.region.as_str() == region);
+        match at {
+            Some((_, api)) => self.is_ready(api).await,
+            None => false,
+        }
+    }
+
+    fn is_control(&self, region: &Region) -> bool {
+        self.members.is_some() || self.nodes.last().is_some_and(|node| node.region == *region)
     }
 
     /// Stops all regions in order and waits for them.
@@ -290,6 +367,9 @@ impl Cluster {
                 let _ = child.kill().await;
                 late.push(node.region.to_string());
             }
+        }
+        if let Some(members) = &mut self.members {
+            members.stop().await.map_err(wrong)?;
         }
         if late.is_empty() {
             return Ok(());
@@ -315,8 +395,8 @@ impl Cluster {
              {program} test-failover machine/web-1 && {program} cleanup machine/web-1\n\
              {program} status\n",
             regions = regions.join(", "),
-            api = self.api,
-            token = self.token_file.display(),
+            api = self.client.api,
+            token = self.client.token_file.display(),
             data = self.data.display(),
         )
     }
@@ -396,81 +476,27 @@ fn make_secret(path: &Path, prefix: &str) -> Result<String, UpError> {
     }
 }
 
-/// Reads each region's configuration, or makes one with free ports.
-fn configure(
-    options: &ClusterOptions,
-    data: &Path,
-    recovery: &Region,
-    secret_file: &Path,
-    token_file: &Path,
-) -> Result<Vec<NodeConfig>, UpError> {
-    let mut configs = Vec::new();
-    // Held until all are chosen, so that no two are the same.
-    let mut held = Vec::new();
-    for region in &options.regions {
-        let dir = data.join(region.as_str());
-        fs::create_dir_all(&dir).map_err(at("make", &dir))?;
-        let path = dir.join("region.toml");
-        if path.exists() {
-            configs.push(NodeConfig::load(&path, std::iter::empty()).map_err(wrong)?);
-            continue;
-        }
-        let is_recovery = region == recovery;
-        configs.push(NodeConfig {
-            region: region.clone(),
-            data: dir,
-            roles: if is_recovery {
-                vec![NodeRole::Control, NodeRole::Machines]
-            } else {
-                vec![NodeRole::Machines]
-            },
-            listen: free_port(&mut held)?,
-            nbd: free_port(&mut held)?,
-            nbd_socket: None,
-            replication: free_port(&mut held)?,
-            trust: None,
-            secret_file: Some(secret_file.to_owned()),
-            token_file: is_recovery.then(|| token_file.to_owned()),
-            point_seconds: options.point_seconds,
-            retention_hours: 24,
-            store: StoreKind::Redb,
-            redb: RedbConfig::default(),
-            etcd: None,
-            fencing: FencingConfig::default(),
-            dns: None,
-            regions: Vec::new(),
-        });
+/// Starts a member of etcd for each region, on what it left behind.
+async fn start_members(options: &ClusterOptions, data: &Path) -> Result<Option<Members>, UpError> {
+    if options.store == StoreKind::Redb {
+        return Ok(None);
     }
-    drop(held);
-    let mut all: Vec<RegionConfig> = configs
-        .iter()
-        .map(|config| RegionConfig {
-            name: config.region.clone(),
-            agent: format!("http://{}", config.listen),
-            replication: config.replication,
-            control: config.has(NodeRole::Control),
-        })
-        .collect();
-    if let (Some(Line(lay)), Some(region)) =
-        (&options.line, all.iter_mut().find(|region| region.name == *recovery))
-    {
-        region.replication = lay(region.replication).map_err(wrong)?;
-    }
-    for config in &mut configs {
-        if config.region == *recovery && config.regions != all {
-            config.regions.clone_from(&all);
-        }
-        let path = data.join(config.region.as_str()).join("region.toml");
-        fs::write(&path, toml::to_string_pretty(config).map_err(wrong)?).map_err(at("write", &path))?;
-    }
-    Ok(configs)
+    let names: Vec<&str> = options.regions.iter().map(Region::as_str).collect();
+    Members::start(&data.join("etcd"), &names, None).await.map(Some).map_err(wrong)
 }
 
-fn free_port(held: &mut Vec<TcpListener>) -> Result<SocketAddr, UpError> {
-    let listener = TcpListener::bind((std::net::Ipv4Addr::LOCALHOST, 0)).map_err(wrong)?;
-    let address = listener.local_addr().map_err(wrong)?;
-    held.push(listener);
-    Ok(address)
+/// A client that believes the cluster's nodes and nobody else.
+fn client_for(ca_file: Option<&Path>) -> Result<reqwest::Client, UpError> {
+    crate::trust::provider();
+    let builder = reqwest::Client::builder().no_proxy();
+    let builder = match ca_file {
+        None => builder,
+        Some(path) => {
+            let pem = fs::read(path).map_err(at("read", path))?;
+            builder.tls_certs_only([reqwest::Certificate::from_pem(&pem).map_err(wrong)?])
+        }
+    };
+    builder.build().map_err(wrong)
 }
 
 /// The last lines that were written after `from`.

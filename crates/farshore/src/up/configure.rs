@@ -1,0 +1,173 @@
+//! The configuration of each region: made on free ports the first time, and read from then on.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::net::{SocketAddr, TcpListener};
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
+
+use farshore_core::ids::Region;
+use farshore_store::etcd::local::Members;
+
+use super::{ClientFile, ClusterOptions, Line, UpError, at, wrong};
+use crate::config::{
+    EtcdConfig, FencingConfig, NodeConfig, NodeRole, OneOrMany, RedbConfig, RegionConfig, StoreKind,
+};
+use crate::trust::{CA_CERTIFICATE, CertRole, Trust};
+
+/// Name of the cluster that is made here.
+const CLUSTER: &str = "farshore";
+
+/// Files that all regions of this machine share.
+#[derive(Debug)]
+pub(super) struct Files {
+    pub(super) secret: PathBuf,
+    pub(super) token: PathBuf,
+}
+
+/// Reads each region's configuration, or makes one with free ports.
+pub(super) fn configure(
+    options: &ClusterOptions,
+    data: &Path,
+    files: &Files,
+    members: Option<&Members>,
+) -> Result<Vec<NodeConfig>, UpError> {
+    let mut configs = Vec::new();
+    // Held until all are chosen, so that no two are the same.
+    let mut held = Vec::new();
+    for region in &options.regions {
+        let dir = data.join(region.as_str());
+        fs::create_dir_all(&dir).map_err(at("make", &dir))?;
+        let path = dir.join("region.toml");
+        let config = match path.exists() {
+            true => NodeConfig::load(&path, std::iter::empty()).map_err(wrong)?,
+            false => fresh(options, region, dir, files, &mut held)?,
+        };
+        configs.push(config);
+    }
+    drop(held);
+    let all = all_regions(options, &configs)?;
+    enroll(options, data, &configs)?;
+    for config in &mut configs {
+        if config.store == StoreKind::Etcd || config.has(NodeRole::Control) {
+            config.regions.clone_from(&all);
+        }
+        if let Some(members) = members {
+            config.etcd = Some(etcd(options, members));
+        }
+        let path = data.join(config.region.as_str()).join("region.toml");
+        fs::write(&path, toml::to_string_pretty(config).map_err(wrong)?).map_err(at("write", &path))?;
+    }
+    Ok(configs)
+}
+
+fn fresh(
+    options: &ClusterOptions,
+    region: &Region,
+    dir: PathBuf,
+    files: &Files,
+    held: &mut Vec<TcpListener>,
+) -> Result<NodeConfig, UpError> {
+    let is_etcd = options.store == StoreKind::Etcd;
+    let is_control = is_etcd || options.regions.last() == Some(region);
+    let mut roles = vec![NodeRole::Machines];
+    if is_control {
+        roles.insert(0, NodeRole::Control);
+    }
+    Ok(NodeConfig {
+        region: region.clone(),
+        trust: is_etcd.then(|| dir.join("trust")),
+        data: dir,
+        roles,
+        listen: free_port(held)?,
+        nbd: free_port(held)?,
+        nbd_socket: None,
+        replication: free_port(held)?,
+        secret_file: (!is_etcd).then(|| files.secret.clone()),
+        token_file: is_control.then(|| files.token.clone()),
+        point_seconds: options.point_seconds,
+        retention_hours: 24,
+        store: options.store,
+        redb: RedbConfig::default(),
+        etcd: None,
+        fencing: FencingConfig::default(),
+        dns: None,
+        regions: Vec::new(),
+    })
+}
+
+fn all_regions(options: &ClusterOptions, configs: &[NodeConfig]) -> Result<Vec<RegionConfig>, UpError> {
+    let scheme = if options.store == StoreKind::Etcd { "https" } else { "http" };
+    let regions = configs.iter().map(|config| RegionConfig {
+        name: config.region.clone(),
+        agent: format!("{scheme}://{}", config.listen),
+        replication: config.replication,
+        control: config.has(NodeRole::Control),
+    });
+    let mut all: Vec<RegionConfig> = regions.collect();
+    // Between the first region and the one it is protected to.
+    if let (Some(Line(lay)), Some(far)) = (&options.line, all.get_mut(1)) {
+        far.replication = lay(far.replication).map_err(wrong)?;
+    }
+    Ok(all)
+}
+
+/// Members choose their ports anew when they are started.
+fn etcd(options: &ClusterOptions, members: &Members) -> EtcdConfig {
+    let endpoint = |region: &Region| (region.clone(), OneOrMany::One(members.endpoint(region.as_str())));
+    EtcdConfig {
+        endpoints: options.regions.iter().map(endpoint).collect::<BTreeMap<_, _>>(),
+        prefix: "/farshore/".to_owned(),
+        ca_file: None,
+        cert_file: None,
+        key_file: None,
+    }
+}
+
+/// Makes the authority in the first region, and a certificate for every other one.
+fn enroll(options: &ClusterOptions, data: &Path, configs: &[NodeConfig]) -> Result<(), UpError> {
+    let mut first: Option<Trust> = None;
+    for config in configs.iter().filter(|config| config.trust.is_some()) {
+        let dir = data.join(config.region.as_str()).join("trust");
+        let made = dir.join(CA_CERTIFICATE).exists();
+        let trust = match (&first, made) {
+            (_, true) => Trust::open(&dir).map_err(wrong)?,
+            (None, false) => {
+                Trust::init(&dir, CLUSTER, &config.region, &[], SystemTime::now()).map_err(wrong)?
+            }
+            (Some(authority), false) => {
+                authority.enroll(&dir, &config.region, CertRole::Control, SystemTime::now()).map_err(wrong)?
+            }
+        };
+        first.get_or_insert(trust);
+    }
+    debug_assert_eq!(first.is_some(), options.store == StoreKind::Etcd);
+    Ok(())
+}
+
+/// How the CLI finds this cluster.
+pub(super) fn client_file(
+    configs: &[NodeConfig],
+    data: &Path,
+    files: &Files,
+    store: StoreKind,
+) -> ClientFile {
+    let is_etcd = store == StoreKind::Etcd;
+    let scheme = if is_etcd { "https" } else { "http" };
+    let controls = configs.iter().filter(|config| config.has(NodeRole::Control));
+    let mut apis = controls.map(|config| format!("{scheme}://{}", config.listen));
+    let first = configs.first().map(|config| data.join(config.region.as_str()).join("trust"));
+    ClientFile {
+        api: apis.next().unwrap_or_default(),
+        others: apis.collect(),
+        token_file: files.token.clone(),
+        ca_file: first.filter(|_| is_etcd).map(|dir| dir.join(CA_CERTIFICATE)),
+    }
+}
+
+fn free_port(held: &mut Vec<TcpListener>) -> Result<SocketAddr, UpError> {
+    let listener = TcpListener::bind((std::net::Ipv4Addr::LOCALHOST, 0)).map_err(wrong)?;
+    let address = listener.local_addr().map_err(wrong)?;
+    held.push(listener);
+    Ok(address)
+}
