@@ -3,6 +3,8 @@
 //! Must always hold: an answer is used only when it is of our cluster and not older than what this process had seen when
 //! it asked; a commit is sent only to a member that has proven so since it last failed.
 
+use std::error::Error;
+use std::io;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -57,6 +59,15 @@ pub(super) struct Members {
 struct Seen {
     cluster: Option<u64>,
     revision: u64,
+}
+
+/// What was known when a question was sent.
+#[derive(Debug, Clone, Copy)]
+struct Floor {
+    /// Of the cluster.
+    revision: u64,
+    /// Of the member asked: others may be ahead of it or behind.
+    term: u64,
 }
 
 #[derive(Debug)]
@@ -179,16 +190,13 @@ impl Members {
         request: &(impl Serialize + Sync),
         deadline: Instant,
     ) -> Result<A, CallError> {
-        if let Some(Standing { trust: Trust::Dropped(why), .. }) = self.standing(index).as_deref() {
-            return Err(CallError::NotSent(why.clone()));
-        }
+        let floor = self.floor(index)?;
         let body = serde_json::to_vec(request).map_err(|error| CallError::NotSent(error.to_string()))?;
-        let floor = *lock(&self.seen);
         let called = timeout_at(deadline, self.post(index, path, body)).await;
         let answered = called.unwrap_or_else(|_| {
             Err(CallError::Lost(format!("{} did not answer within {:?}", self.url(index), self.call_timeout)))
         });
-        let judged = answered.and_then(|bytes| self.judge::<A>(index, &bytes, floor.revision));
+        let judged = answered.and_then(|bytes| self.judge::<A>(index, &bytes, floor));
         if matches!(judged, Err(CallError::NotSent(_) | CallError::Lost(_))) {
             self.doubt(index);
         }
@@ -217,7 +225,20 @@ impl Members {
         }
     }
 
-    fn judge<A: Answer>(&self, index: usize, bytes: &[u8], floor: u64) -> Result<A, CallError> {
+    /// What an answer to a question that is sent now must have reached; an error if none of its answers is used.
+    fn floor(&self, index: usize) -> Result<Floor, CallError> {
+        let Some(standing) = self.standing(index) else {
+            return Err(CallError::NotSent("there is no such member".into()));
+        };
+        if let Trust::Dropped(why) = &standing.trust {
+            return Err(CallError::NotSent(why.clone()));
+        }
+        let term = standing.term;
+        drop(standing);
+        Ok(Floor { revision: lock(&self.seen).revision, term })
+    }
+
+    fn judge<A: Answer>(&self, index: usize, bytes: &[u8], floor: Floor) -> Result<A, CallError> {
         let answer: A = serde_json::from_slice(bytes).map_err(|error| {
             CallError::Lost(format!(
                 "{} does not answer as etcd does ({error}): {}",
@@ -233,29 +254,29 @@ impl Members {
         Ok(answer)
     }
 
-    /// Whether an answer with this header may be used. `floor`: the revision that was known when the question was sent;
-    /// a linearizable answer is at least as new.
-    fn accept(&self, index: usize, header: Header, floor: u64) -> Result<(), String> {
+    /// Whether an answer with this header may be used: a linearizable one is at least as new as what was known when the
+    /// question was sent.
+    fn accept(&self, index: usize, header: Header, floor: Floor) -> Result<(), String> {
         self.check_cluster(index, header.cluster_id)?;
         let url = self.url(index);
         let Some(mut standing) = self.standing(index) else { return Err("there is no such member".into()) };
-        if header.revision < floor {
+        if header.revision < floor.revision {
             let why = format!(
-                "the revision of {url} went back from {floor} to {}: it lost what it had (restored from a backup?); its \
+                "the revision of {url} went back from {} to {}: it lost what it had (restored from a backup?); its \
                  answers are not used until this process is restarted",
-                header.revision
+                floor.revision, header.revision
             );
             standing.trust = Trust::Dropped(why.clone());
             return Err(why);
         }
-        if header.raft_term < standing.term {
+        if header.raft_term < floor.term {
             standing.trust = Trust::Unproven;
             return Err(format!(
                 "the term of {url} went back from {} to {}: this answer is not used",
-                standing.term, header.raft_term
+                floor.term, header.raft_term
             ));
         }
-        standing.term = header.raft_term;
+        standing.term = standing.term.max(header.raft_term);
         if matches!(standing.trust, Trust::Dropped(_)) {
             return Err(format!("{url} is not used until this process is restarted"));
         }
@@ -318,11 +339,25 @@ fn unsent(url: &str, error: &reqwest::Error) -> CallError {
 
 /// The innermost cause says what is wrong; the outer ones repeat the address.
 pub(super) fn causes(error: &reqwest::Error) -> String {
-    let mut cause: &dyn std::error::Error = error;
-    while let Some(source) = cause.source() {
-        cause = source;
+    let mut cause: &(dyn Error + 'static) = error;
+    loop {
+        let inside = cause.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
+        match inside.map(|inside| inside as &(dyn Error + 'static)).or_else(|| cause.source()) {
+            Some(inner) => cause = inner,
+            None => break,
+        }
     }
-    cause.to_string()
+    match cause.downcast_ref::<rustls::Error>() {
+        Some(rustls::Error::InvalidCertificate(_)) => {
+            format!(
+                "{cause}: its certificate must be signed by the CA that is configured, and be for this host"
+            )
+        }
+        Some(rustls::Error::AlertReceived(_)) => {
+            format!("{cause}: it refused the client certificate; give one that its own CA has signed")
+        }
+        _ => cause.to_string(),
+    }
 }
 
 async fn body_of(mut response: reqwest::Response) -> Result<Vec<u8>, String> {
