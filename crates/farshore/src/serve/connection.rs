@@ -64,7 +64,8 @@ impl Connection {
         S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     {
         let until = peer.until;
-        let (requests, under_way) = self.requests(peer);
+        // The limit on the head ends quiet connections, too.
+        let (requests, _) = self.requests(peer);
         let connection = hyper::server::conn::http1::Builder::new()
             .timer(TokioTimer::new())
             .header_read_timeout(self.limits.head)
@@ -72,8 +73,7 @@ impl Connection {
             .max_buf_size(self.limits.head_len.max(MIN_BUFFER))
             .serve_connection(TokioIo::new(stream), requests)
             .with_upgrades();
-        self.drive(pin!(connection), under_way, until, stop, |connection| connection.graceful_shutdown())
-            .await;
+        self.drive(pin!(connection), None, until, stop, |connection| connection.graceful_shutdown()).await;
     }
 
     async fn http2<S>(self, stream: S, peer: Peer, stop: watch::Receiver<bool>)
@@ -90,8 +90,10 @@ impl Connection {
             .keep_alive_interval(self.limits.head)
             .keep_alive_timeout(self.limits.stalled_write)
             .serve_connection(TokioIo::new(stream), requests);
-        self.drive(pin!(connection), under_way, until, stop, |connection| connection.graceful_shutdown())
-            .await;
+        self.drive(pin!(connection), Some(under_way), until, stop, |connection| {
+            connection.graceful_shutdown()
+        })
+        .await;
     }
 
     fn requests(&self, peer: Peer) -> (Requests, watch::Receiver<usize>) {
@@ -112,7 +114,7 @@ impl Connection {
     async fn drive<C, E>(
         &self,
         mut connection: Pin<&mut C>,
-        mut under_way: watch::Receiver<usize>,
+        mut under_way: Option<watch::Receiver<usize>>,
         until: Option<SystemTime>,
         mut stop: watch::Receiver<bool>,
         finish: impl Fn(Pin<&mut C>),
@@ -185,8 +187,9 @@ async fn over(until: Option<SystemTime>) {
     }
 }
 
-/// Returns when no request was under way for `limit`.
-async fn idle(under_way: &mut watch::Receiver<usize>, limit: Duration) {
+/// Returns when no request was under way for `limit`; never, when nobody counts them.
+async fn idle(under_way: &mut Option<watch::Receiver<usize>>, limit: Duration) {
+    let Some(under_way) = under_way else { return std::future::pending().await };
     loop {
         if under_way.wait_for(|count| *count == 0).await.is_err() {
             return std::future::pending().await;

@@ -1,6 +1,7 @@
 //! Calls to the `/trust/v1/…` of control nodes.
 
 use std::error::Error;
+use std::io;
 use std::time::Duration;
 
 use rustls::ClientConfig;
@@ -49,14 +50,47 @@ pub(super) async fn ask<T: DeserializeOwned>(
 }
 
 fn why(error: &reqwest::Error) -> String {
-    if error.is_timeout() { "no answer in time".to_owned() } else { innermost(error) }
+    if error.is_timeout() {
+        return "no answer in time".to_owned();
+    }
+    let said = innermost(error);
+    match advice(error) {
+        Some(advice) => format!("{said}; {advice}"),
+        None => said,
+    }
 }
 
 /// The innermost cause: what a person can act on.
-fn innermost(error: &dyn Error) -> String {
-    let mut cause = error;
-    while let Some(inner) = cause.source() {
-        cause = inner;
+fn innermost(error: &(dyn Error + 'static)) -> String {
+    causes(error).last().map_or_else(|| error.to_string(), ToString::to_string)
+}
+
+/// What to do about a handshake that failed for the time of day.
+fn advice(error: &(dyn Error + 'static)) -> Option<&'static str> {
+    use rustls::CertificateError;
+    let tls = tls_error(error)?;
+    match tls {
+        rustls::Error::InvalidCertificate(
+            CertificateError::Expired
+            | CertificateError::ExpiredContext { .. }
+            | CertificateError::NotValidYet
+            | CertificateError::NotValidYetContext { .. },
+        ) => Some(
+            "compare the clocks of both hosts; if they are right, the other node must renew its certificate",
+        ),
+        _ => None,
     }
-    cause.to_string()
+}
+
+/// The handshake's own error, which libraries wrap in those of the system.
+fn tls_error<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a rustls::Error> {
+    match (error.downcast_ref(), error.downcast_ref::<io::Error>()) {
+        (Some(found), _) => Some(found),
+        (None, Some(wrapped)) => wrapped.get_ref().and_then(|inner| tls_error(inner)),
+        (None, None) => error.source().and_then(tls_error),
+    }
+}
+
+fn causes<'a>(error: &'a (dyn Error + 'static)) -> impl Iterator<Item = &'a (dyn Error + 'static)> {
+    std::iter::successors(Some(error), |cause| (*cause).source())
 }

@@ -19,7 +19,8 @@ use super::error::TrustError;
 use super::files::{self, CA_CERTIFICATE, CA_KEY, Readers};
 use super::identity::{CertRole, Identity};
 
-/// How long a leaf certificate lives: a key that was stolen is worth no more than this.
+/// How long a leaf certificate lives: who is cut off from every control node is out after this, and a copy of a key that
+/// nobody renews is worth no more.
 pub const LEAF_LIFE: Duration = Duration::from_secs(30 * 24 * 3600);
 /// How long the authority lives: longer than the machines.
 const CA_LIFE: Duration = Duration::from_secs(10 * 365 * 24 * 3600);

@@ -69,6 +69,10 @@ impl Trust {
         if tried.is_empty() {
             tried.push("this node knows none: name them in its configuration".to_owned());
         }
+        if self.expires_at() <= now {
+            // Control nodes then close the connection without a word that reaches us.
+            tried.push("its certificate has ended: join again with farshore join".to_owned());
+        }
         Err(TrustError::NotRenewed { tried: tried.join("; ") })
     }
 

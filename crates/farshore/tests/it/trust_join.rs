@@ -243,6 +243,24 @@ async fn without_tls_nothing_is_let_in() {
     gate.server.stop().await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn clocks_that_differ_are_named_as_such() {
+    let gate = Gate::open().await;
+    let tomorrow = SystemTime::now() + Duration::from_secs(24 * 3600);
+    let late = Validity { from: tomorrow, until: tomorrow + LEAF_LIFE };
+    let (_early_dir, early) = member(&gate.trust, "paris", CertRole::Control, late);
+    let server = Server::start(Some(early.server()), Router::new(), ServeLimits::default()).await;
+    let (_dir, dir) = new_dir();
+    let options = JoinOptions {
+        control: format!("https://{}", server.address),
+        ..gate.options("fsj_a_b", CertRole::Agent, &dir)
+    };
+    let said = refusal(&options).await;
+    assert!(said.contains("compare the clocks of both hosts"), "{said}");
+    server.stop().await;
+    gate.server.stop().await;
+}
+
 /// A validity of which two thirds are over.
 fn due() -> Validity {
     let now = SystemTime::now();
@@ -292,6 +310,8 @@ async fn a_renewal_that_fails_says_why_and_leaves_the_certificate() {
         assert!(matches!(error, TrustError::NotRenewed { .. }), "{error}");
         assert!(controls.iter().all(|control| error.to_string().contains(control)), "{error}");
     }
+    let error = oslo.renew(&[gate.url()], SystemTime::now()).await.unwrap_err();
+    assert!(error.to_string().contains("join again with farshore join"), "{error}");
     assert_eq!(std::fs::read(dir.path().join(NODE)).unwrap(), before);
     assert!(dir.path().join(CA_CERTIFICATE).exists());
     gate.server.stop().await;
