@@ -6,7 +6,9 @@ use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use farshore_core::store::{CommitError, Compare, ReadError, Revision, Store, Transaction, Write};
+use farshore_core::store::{
+    Change, CommitError, Compare, Entry, ReadError, Revision, Store, Transaction, Write,
+};
 use farshore_store::EtcdStore;
 use farshore_store::etcd::EtcdOptions;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -40,11 +42,10 @@ async fn liar(script: &[(&'static str, &[Option<&str>])]) -> (String, Arc<Mutex<
 }
 
 async fn lie(mut stream: TcpStream, script: Script, asked: Arc<Mutex<Vec<String>>>) {
-    let mut bytes = vec![0; 1 << 16];
-    let len = stream.read(&mut bytes).await.unwrap_or(0);
-    let text = String::from_utf8_lossy(&bytes[..len]).into_owned();
+    let text = question(&mut stream).await;
     let path = text.split_whitespace().nth(1).unwrap_or_default().to_owned();
-    asked.lock().unwrap().push(path.clone());
+    let start = text.split_once("start_revision\":").and_then(|(_, rest)| rest.split(',').next());
+    asked.lock().unwrap().push(start.map_or_else(|| path.clone(), |start| format!("{path} {start}")));
     let answer = {
         let mut script = script.lock().unwrap();
         let Some(answers) = script.get_mut(path.as_str()) else { return };
@@ -54,6 +55,19 @@ async fn lie(mut stream: TcpStream, script: Script, asked: Arc<Mutex<Vec<String>
         Some(answer) => drop(stream.write_all(&answer).await),
         None => std::future::pending().await,
     }
+}
+
+/// A request with its body: JSON, which ends with a brace.
+async fn question(stream: &mut TcpStream) -> String {
+    let mut text = String::new();
+    let mut bytes = vec![0; 1 << 16];
+    while !text.ends_with('}') {
+        match stream.read(&mut bytes).await {
+            Ok(len) if len > 0 => text.push_str(&String::from_utf8_lossy(&bytes[..len])),
+            _ => break,
+        }
+    }
+    text
 }
 
 fn http(status: &str, body: &str) -> String {
@@ -224,6 +238,42 @@ async fn nonsense_beside_real_members_is_passed_over() {
     assert_eq!(store.get("a").await.unwrap().unwrap().revision, revision);
     let mut watch = store.watch("", Revision(0)).await.unwrap();
     assert!(watch.next().await.is_ok());
+}
+
+/// A watch whose stream breaks in the middle of a revision, sees events again, and hears of progress out of turn: every
+/// change comes once, whole revisions, and it goes on from the last whole one.
+#[tokio::test]
+async fn a_stream_that_breaks_within_a_revision_is_taken_up_before_it() {
+    let stream = |lines: &[String]| {
+        let head = "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nConnection: close\r\n\r\n";
+        let lines = lines.iter().map(|line| format!("{{\"result\":{{{},{line}}}}}\n", header(7, 30, 2)));
+        format!("{head}{}", lines.collect::<String>())
+    };
+    let created = || "\"created\":true".to_owned();
+    let event = |key: &str, revision: u64| {
+        let key = STANDARD.encode(format!("/farshore/{key}"));
+        format!(r#"{{"kv":{{"key":"{key}","mod_revision":"{revision}"}}}}"#)
+    };
+    let events = |events: &[String]| format!("\"events\":[{}]", events.join(","));
+    let part = |some: &[String]| format!("\"fragment\":true,{}", events(some));
+    let early = "\"watch_id\":\"-1\"".to_owned();
+    let first = stream(&[created(), early, part(&[event("a", 11), event("b", 12)])]);
+    let second = stream(&[
+        created(),
+        part(&[event("a", 11), event("b", 12)]),
+        events(&[event("c", 12), event("d", 13)]),
+    ]);
+    let third = stream(&[created(), events(&[event("e", 14)])]);
+    let good = range(7, 30, 2);
+    let watch_path = [Some(first.as_str()), Some(&second), Some("HTTP/1.1 500 Oh\r\n\r\n"), Some(&third)];
+    let (endpoint, asked) = liar(&[(RANGE, &[Some(&good)]), ("/v3/watch", &watch_path)]).await;
+    let mut watch = store(&[&endpoint]).watch("", Revision(10)).await.unwrap();
+    for (key, revision) in [("a", 11), ("b", 12), ("c", 12), ("d", 13), ("e", 14)] {
+        let entry = Entry { key: key.into(), value: vec![], revision: Revision(revision) };
+        assert_eq!(watch.next().await.unwrap(), Change::Put(entry));
+    }
+    let asked: Vec<_> = asked.lock().unwrap().iter().filter(|path| path.contains("watch")).cloned().collect();
+    assert_eq!(asked[..4], ["/v3/watch 11", "/v3/watch 12", "/v3/watch 14", "/v3/watch 14"]);
 }
 
 /// A gateway's list in pages, all at the revision of the first.

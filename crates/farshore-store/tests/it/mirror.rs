@@ -126,6 +126,26 @@ async fn a_mirror_of_a_stopped_etcd_says_so_and_recovers() {
     assert_eq!(mirror.list(""), store.list("").await.unwrap().0);
 }
 
+/// The one member that a client can reach is up, and cut off from the others: its open stream does not make the copy live.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_mirror_of_a_member_without_a_majority_is_stale() {
+    let cluster = Cluster::start().await;
+    let store: Arc<dyn Store> =
+        Arc::new(cluster.store_at(&[cluster.members.endpoint("paris")], "/farshore/", BRISK));
+    let revision = put(&*store, "a", "1").await;
+    let mirror = Mirror::start(Arc::clone(&store), "");
+    assert!(mirror.reach(revision, DEADLINE).await);
+    for name in ["oslo", "bergen"] {
+        cluster.signal(name, Signal::STOP);
+    }
+    until(&mirror, "stale", |state| matches!(state, MirrorState::Stale { .. })).await;
+    assert_eq!(value(&mirror, "a").unwrap(), b"1");
+    for name in ["oslo", "bergen"] {
+        cluster.signal(name, Signal::CONT);
+    }
+    until(&mirror, "live", |state| *state == MirrorState::Live).await;
+}
+
 /// One member that is cut off is left for another: the copy stays live and goes on.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_mirror_leaves_a_stopped_member() {
