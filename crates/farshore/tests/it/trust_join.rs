@@ -316,3 +316,36 @@ async fn a_renewal_that_fails_says_why_and_leaves_the_certificate() {
     assert!(dir.path().join(CA_CERTIFICATE).exists());
     gate.server.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_loop_renews_what_is_due_and_ends_when_told() {
+    let gate = Gate::open().await;
+    let (_dir, oslo) = member(&gate.trust, "oslo", CertRole::Agent, due());
+    let before = oslo.expires_at();
+    let (stop, stopped) = tokio::sync::watch::channel(false);
+    let renewing = tokio::spawn(oslo.clone().renew_loop(vec![gate.url()], stopped));
+    let until = std::time::Instant::now() + Duration::from_secs(30);
+    while oslo.expires_at() == before {
+        assert!(std::time::Instant::now() < until, "it renews at once");
+        tokio::task::yield_now().await;
+    }
+    stop.send(true).unwrap();
+    renewing.await.unwrap();
+    gate.server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_certificate_put_there_by_somebody_else_is_used_if_it_is_this_nodes() {
+    let (_dir, trust) = cluster("prod");
+    let (dir, oslo) = member(&trust, "oslo", CertRole::Agent, due());
+    let (new_dir, new) = member(&trust, "oslo", CertRole::Agent, crate::trust_listen::valid());
+    let (other_dir, _) = member(&trust, "bergen", CertRole::Agent, crate::trust_listen::valid());
+    std::fs::copy(new_dir.path().join(NODE), dir.path().join(NODE)).unwrap();
+    assert!(oslo.reload().unwrap() && !oslo.reload().unwrap());
+    assert_eq!(oslo.expires_at(), new.expires_at());
+    std::fs::copy(other_dir.path().join(NODE), dir.path().join(NODE)).unwrap();
+    assert!(oslo.reload().unwrap_err().to_string().contains("farshore://prod/bergen/agent"));
+    std::fs::write(dir.path().join(NODE), "rubbish").unwrap();
+    assert!(oslo.reload().is_err());
+    assert_eq!(oslo.expires_at(), new.expires_at(), "the one in use stays");
+}
