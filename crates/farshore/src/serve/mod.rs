@@ -92,7 +92,7 @@ pub async fn listen(
 ) -> io::Result<()> {
     let tls = tls.map(TlsAcceptor::from);
     let limits = Arc::new(limits);
-    let places = Arc::new(Semaphore::new(limits.connections));
+    let places = Arc::new(Semaphore::new(places(limits.connections, descriptors())));
     let mut connections = JoinSet::new();
     loop {
         let accepted = tokio::select! {
@@ -120,6 +120,22 @@ pub async fn listen(
     Ok(())
 }
 
+/// At most half of the descriptors: journals and disks need theirs, whoever connects.
+fn places(wanted: usize, descriptors: Option<u64>) -> usize {
+    let half = descriptors.map_or(usize::MAX, |all| usize::try_from(all / 2).unwrap_or(usize::MAX));
+    wanted.min(half).max(1)
+}
+
+/// Asks for as many file descriptors as the system allows this process, and says how many there are. `None`: no limit.
+fn descriptors() -> Option<u64> {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
+    match setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum }) {
+        Ok(()) => maximum,
+        Err(_) => current,
+    }
+}
+
 type Accepted = (tokio::sync::OwnedSemaphorePermit, tokio::net::TcpStream, std::net::SocketAddr);
 
 /// The next connection, once there is a place for it.
@@ -145,4 +161,18 @@ fn fatal(error: &io::Error) -> bool {
 /// Returns when the order to stop is there, or nobody is left to give it.
 async fn stopped(stop: &mut watch::Receiver<bool>) {
     let _ = stop.wait_for(|stop| *stop).await;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn connections_leave_descriptors_for_the_rest() {
+        assert_eq!(places(4096, None), 4096);
+        assert_eq!(places(4096, Some(1_048_576)), 4096);
+        assert_eq!(places(4096, Some(1024)), 512);
+        assert_eq!(places(4096, Some(1)), 1);
+        assert!(descriptors().is_none_or(|all| all > 2));
+    }
 }
