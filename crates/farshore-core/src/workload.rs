@@ -25,10 +25,10 @@ pub struct Order {
     pub token: Token,
     /// What to do.
     pub action: Action,
-    /// Refused with [`StepError::Retry`] when the region is something else to the item by the time the order gets its turn.
-    /// For orders that no job gives: several control nodes may see the same thing and act on it at different times.
+    /// Refused with [`StepError::Retry`] when it does not hold by the time the order gets its turn. For orders whose giver saw
+    /// something and acts on it: it may have been overtaken.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub only_if: Option<Role>,
+    pub only_if: Option<OnlyIf>,
     /// With [`Action::Create`], [`Action::Serve`] and [`Action::Promote`]: the item fences itself. It is served only while
     /// the right to do so is renewed ([`Workload::renewed`]), by these timings; they are kept durably. `None`: it holds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -36,6 +36,18 @@ pub struct Order {
     /// Whose order it is: an executor that was replaced has lost its say, even if its order comes late. `None`: no job's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub by: Option<ExecutorClaim>,
+}
+
+/// What an order's giver saw, and still must be so.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct OnlyIf {
+    /// What the region is to the item: several control nodes may see the same thing and act on it at different times.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub role: Option<Role>,
+    /// Which start of the region's agent was seen: a confirmation that was delayed on its way must not wake up a region that
+    /// was restarted, and may have been replaced, meanwhile.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub start: Option<String>,
 }
 
 /// The claim of an executor on a job: see [`crate::job::Job::executor_epoch`].
@@ -353,6 +365,9 @@ pub struct Observation {
     pub divergence: Option<Divergence>,
     /// What is wrong and what to do, for people.
     pub warnings: Vec<String>,
+    /// Which start of the region's agent answers; filled in by the agent. See [`OnlyIf::start`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub start: Option<String>,
 }
 
 /// Whether to try again is part of the type: the engine must not guess.

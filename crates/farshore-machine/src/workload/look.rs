@@ -38,6 +38,7 @@ impl Machine {
             folding_bytes: 0,
             divergence: self.divergence(),
             warnings: Vec::new(),
+            start: None,
         };
         match &self.body {
             Body::Source { source, promoted } => {

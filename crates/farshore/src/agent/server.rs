@@ -10,7 +10,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
 use farshore_core::ids::{ItemId, Token};
-use farshore_core::workload::{BootTime, Leased, Order, StepError, Workload};
+use farshore_core::workload::{BootTime, Leased, Observation, OnlyIf, Order, StepError, Workload};
 use subtle::ConstantTimeEq;
 use tokio::sync::Notify;
 
@@ -29,6 +29,8 @@ pub struct AgentState {
     claims: Arc<Mutex<Claims>>,
     /// Told after each order.
     ordered: Arc<Notify>,
+    /// Which start of the agent this is.
+    start: Arc<str>,
 }
 
 impl AgentState {
@@ -41,6 +43,7 @@ impl AgentState {
             turns: Arc::default(),
             claims: Arc::default(),
             ordered: Arc::default(),
+            start: ulid::Ulid::generate().to_string().into(),
         }
     }
 
@@ -70,13 +73,8 @@ impl AgentState {
         if self.ledger.has(&order.key) {
             return Ok(());
         }
-        if let Some(role) = order.only_if {
-            let now = workload.observe(&order.item).await?.role;
-            if now != role {
-                return Err(StepError::Retry {
-                    what: format!("{} is {now:?} here by now, not {role:?}", order.item),
-                });
-            }
+        if let Some(only_if) = &order.only_if {
+            self.check_still(&order.item, only_if).await?;
         }
         workload.act(order).await?;
         self.ordered.notify_one();
@@ -89,9 +87,28 @@ impl AgentState {
         }
     }
 
+    async fn check_still(&self, item: &ItemId, only_if: &OnlyIf) -> Result<(), StepError> {
+        if only_if.start.as_deref().is_some_and(|start| start != &*self.start) {
+            return Err(StepError::Retry {
+                what: format!("the agent was restarted since it was asked about {item}"),
+            });
+        }
+        let Some(role) = only_if.role else { return Ok(()) };
+        let now = self.observe(item).await?.role;
+        if now != role {
+            return Err(StepError::Retry { what: format!("{item} is {now:?} here by now, not {role:?}") });
+        }
+        Ok(())
+    }
+
     /// What this region knows of the item.
-    pub async fn observe(&self, item: &ItemId) -> Result<farshore_core::workload::Observation, StepError> {
-        self.workload(item)?.observe(item).await
+    pub async fn observe(&self, item: &ItemId) -> Result<Observation, StepError> {
+        Ok(self.signed(self.workload(item)?.observe(item).await?))
+    }
+
+    /// Says which start of the agent saw it.
+    pub(super) fn signed(&self, seen: Observation) -> Observation {
+        Observation { start: Some(self.start.to_string()), ..seen }
     }
 
     /// Told after each order that was carried out.

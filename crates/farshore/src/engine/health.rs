@@ -8,7 +8,7 @@ use farshore_core::job::JobState;
 use farshore_core::lifecycle::{Event, Item, Phase};
 use farshore_core::reconcile::{Mend, View, ahead_of_store, reconcile};
 use farshore_core::store::{CommitError, Compare, ReadError, Transaction};
-use farshore_core::workload::{Action, Observation, Order, StepError, Watermark};
+use farshore_core::workload::{Action, Observation, OnlyIf, Order, StepError, Watermark};
 use futures_util::StreamExt;
 use futures_util::future::join_all;
 use futures_util::stream;
@@ -200,7 +200,15 @@ async fn mend(inner: &Inner, region: &Region, id: &ItemId, seen: &Observation) -
                 inner,
                 turn,
                 region,
-                Order { key, item: id.clone(), token, action, only_if: Some(seen.role), lease, by: None },
+                Order {
+                    key,
+                    item: id.clone(),
+                    token,
+                    action,
+                    only_if: Some(OnlyIf { role: Some(seen.role), start: seen.start.clone() }),
+                    lease,
+                    by: None,
+                },
             )
             .await;
         }

@@ -26,10 +26,10 @@ use tokio::task::JoinSet;
 use crate::agent::{
     self, AgentState, Callers, ControlNodes, Credentials, LeaseKeeper, Ledger, Peers, RegionAgents, Workloads,
 };
-use crate::config::{NodeConfig, NodeRole, StoreKind};
+use crate::config::{NodeConfig, NodeRole, RegionConfig, StoreKind};
 use crate::engine::Control;
 use crate::serve::{self, ServeLimits};
-use crate::trust::Trust;
+use crate::trust::{self, JoinTokens, Trust};
 use control::{Late, Plan};
 
 pub use control::open_store;
@@ -158,24 +158,46 @@ impl Node {
         if is_control {
             let late = Late::new();
             routes = routes.fallback_service(late.router());
-            self.start_control(late, tasks).await?;
+            self.start_control(late, &mut routes, tasks).await?;
         }
-        let controls =
-            self.config.regions.iter().filter(|region| region.control && region.name != self.config.region);
         let renewals = ControlNodes::new(
             is_control.then(|| Arc::clone(&self.control)),
             self.peers.clone(),
-            controls.map(|region| region.name.clone()).collect(),
+            self.controls().map(|region| region.name.clone()).collect(),
         );
         let keeper = LeaseKeeper::new(self.config.region.clone(), self.agent.clone(), Arc::new(renewals));
         tasks.spawn(keeper.run());
+        if let Credentials::Trust(trust) = &self.credentials {
+            let controls = self.controls().map(|region| region.agent.clone()).collect();
+            let trust = trust.clone();
+            tasks.spawn(async move {
+                // Ended with the other tasks: nobody says stop.
+                let (_silent, stop) = watch::channel(false);
+                trust.renew_loop(controls, stop).await;
+            });
+        }
         Ok(routes)
     }
 
+    /// The regions with a control node, without the own one.
+    fn controls(&self) -> impl Iterator<Item = &RegionConfig> {
+        self.config.regions.iter().filter(|region| region.control && region.name != self.config.region)
+    }
+
     /// An embedded store is there or the node does not start; etcd may come later, and what the region serves goes on.
-    async fn start_control(&self, late: Late, tasks: &mut JoinSet<()>) -> Result<(), NodeError> {
+    async fn start_control(
+        &self,
+        late: Late,
+        routes: &mut Router,
+        tasks: &mut JoinSet<()>,
+    ) -> Result<(), NodeError> {
         let agents = RegionAgents::new(self.config.region.clone(), self.agent.clone(), self.peers.clone());
         let plan = Plan::new(&self.config, agents)?;
+        // Certificates are renewed without the store, so these do not wait for it.
+        if let Credentials::Trust(trust) = &self.credentials {
+            let tokens = JoinTokens::new(Arc::clone(&plan.store));
+            *routes = std::mem::take(routes).merge(trust::router(trust.clone(), tokens));
+        }
         let token = read_secret(self.config.token_file.as_deref().unwrap_or(Path::new("")))?;
         let (cell, callers) = (Arc::clone(&self.control), self.callers());
         let arrive = move |control: Control| {

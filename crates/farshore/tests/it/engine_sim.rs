@@ -241,6 +241,7 @@ impl World {
             folding_bytes: 0,
             divergence: copy.divergence.clone(),
             warnings: Vec::new(),
+            start: None,
         })
     }
 }

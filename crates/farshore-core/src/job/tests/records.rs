@@ -8,7 +8,7 @@ use super::*;
 use crate::command::Verb;
 use crate::fencing::OnControlLoss;
 use crate::ids::JobId;
-use crate::workload::{ExecutorClaim, Order, PointChoice, ReplicationMode, StepError, Watermark};
+use crate::workload::{ExecutorClaim, OnlyIf, Order, PointChoice, ReplicationMode, StepError, Watermark};
 
 fn oslo() -> Region {
     Region::parse("oslo").unwrap()
@@ -116,7 +116,7 @@ fn orders_with_every_action() {
         item: ItemId::parse("machine/web-1").unwrap(),
         token: Token::new(2, Epoch(7)),
         action,
-        only_if: Some(Role::Fenced),
+        only_if: Some(OnlyIf { role: Some(Role::Fenced), start: Some("01J".into()) }),
         lease: Some(crate::fencing::FenceTimings::FAST),
         by: Some(ExecutorClaim { job: JobId("01J".into()), epoch: 3 }),
     };

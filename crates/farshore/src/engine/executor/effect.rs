@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use farshore_core::ids::{Region, StepKey};
 use farshore_core::job::{Act, Does, Expect, Half, Happened, Job, Milestone};
-use farshore_core::workload::{Action, ExecutorClaim, Observation, Order, StepError};
+use farshore_core::workload::{Action, ExecutorClaim, Observation, OnlyIf, Order, StepError};
 use futures_util::future::join_all;
 use tokio::time::Instant;
 
@@ -106,6 +106,7 @@ impl Driver<'_> {
         deadline: Deadline,
     ) -> Result<Verdict, Stop> {
         let mut attempt = 1;
+        let order = &self.bound(job, region, order).await?;
         let error = loop {
             let answer = tokio::select! {
                 answer = self.act(region, order, deadline) => answer,
@@ -128,6 +129,19 @@ impl Driver<'_> {
         }
         let fatal = !matches!(error, StepError::Retry { .. });
         Ok(Verdict::Failed { what: format!("{region}: {error}"), fatal })
+    }
+
+    /// A right to serve is given to the agent as it was seen before the claim was looked at once more: neither a later start
+    /// of the agent nor an executor that was paused meanwhile can bring it to life again.
+    async fn bound(&self, job: &At<Job>, region: &Region, order: &Order) -> Result<Order, Stop> {
+        let mut order = order.clone();
+        if order.action == Action::Serve
+            && let Ok(seen) = self.inner.observe(region, &order.item).await
+        {
+            self.reload(job).await?;
+            order.only_if = Some(OnlyIf { role: None, start: seen.start });
+        }
+        Ok(order)
     }
 
     /// Asks again and again, until the region has answered or must have stopped by itself. The wait starts here and not when
