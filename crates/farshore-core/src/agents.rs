@@ -1,6 +1,9 @@
 //! The port to the region agents: how the engine reaches a workload in any region, local or remote.
 
+use std::collections::BTreeMap;
+
 use async_trait::async_trait;
+use serde::{Deserialize, Serialize};
 
 use crate::ids::{ItemId, Region, Token};
 use crate::workload::{Observation, Order, Role, StepError};
@@ -15,4 +18,44 @@ pub trait Agents: Send + Sync + std::fmt::Debug {
     async fn observe(&self, region: &Region, item: &ItemId) -> Result<Observation, StepError>;
     /// Gives an order.
     async fn act(&self, region: &Region, order: &Order) -> Result<(), StepError>;
+    /// Where this process is, if it is in one of the regions.
+    fn here(&self) -> Option<&Region> {
+        None
+    }
+    /// What the region knows of each of these items, in their order: one call for many. For the looks that go on all the
+    /// time; a job looks at its item alone.
+    async fn observe_all(
+        &self,
+        region: &Region,
+        items: &[ItemId],
+    ) -> Result<Vec<Result<Observation, StepError>>, StepError> {
+        let mut seen = Vec::with_capacity(items.len());
+        for item in items {
+            seen.push(self.observe(region, item).await);
+        }
+        Ok(seen)
+    }
+    /// Lets the region look at others now. `Fatal`: it is no observer.
+    async fn view(&self, region: &Region, at: &LookAt) -> Result<RegionView, StepError> {
+        let _ = at;
+        Err(StepError::Fatal { what: format!("region {region} cannot be asked what it sees") })
+    }
+}
+
+/// What a region is asked to look at.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct LookAt {
+    /// Other regions. It looks at those that it knows.
+    pub regions: Vec<Region>,
+    /// Endpoints of active items, as URIs.
+    pub endpoints: Vec<String>,
+}
+
+/// What a region sees of others. `None`: it answers; else how it failed. What is absent was not looked at.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct RegionView {
+    /// Other regions.
+    pub regions: BTreeMap<Region, Option<String>>,
+    /// Endpoints, by URI.
+    pub endpoints: BTreeMap<String, Option<String>>,
 }

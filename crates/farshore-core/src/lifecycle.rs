@@ -169,6 +169,9 @@ pub struct Item {
     pub words: Vec<StopProof>,
     /// Divergent writes that some region keeps.
     pub divergence: Option<KeptDivergence>,
+    /// When the last test failover was cleaned up: it is known since then that the item can be recovered.
+    #[serde(default)]
+    pub last_drill: Option<Moment>,
     /// When it was made.
     pub created_at: Moment,
 }
@@ -202,7 +205,10 @@ pub enum Event {
         point: String,
     },
     /// The test failover is gone.
-    DrillCleaned,
+    DrillCleaned {
+        /// When it was seen gone.
+        at: Moment,
+    },
     /// The source no longer writes.
     SourceStopped {
         /// Why we say so.
@@ -353,6 +359,7 @@ impl Item {
             failover: None,
             words: Vec::new(),
             divergence: None,
+            last_drill: None,
             created_at: now,
         }
     }
@@ -538,7 +545,11 @@ impl Item {
             (Phase::Protected { .. }, Event::DrillOpened { point }) => {
                 next.phase = Phase::Protected { drill: Some(point.clone()) };
             }
-            (Phase::Protected { .. }, Event::DrillCleaned) => next.phase = Phase::Protected { drill: None },
+            (Phase::Protected { drill }, Event::DrillCleaned { at }) => {
+                // Cleaning up what is not open proves nothing.
+                next.last_drill = if drill.is_some() { Some(*at) } else { self.last_drill };
+                next.phase = Phase::Protected { drill: None };
+            }
             (Phase::FailingOver { planned, .. }, Event::SourceStopped { proof }) => {
                 next.stopped(*planned, proof)
             }

@@ -93,7 +93,7 @@ fn event(item: &Item, words: &[&str]) -> Option<Event> {
         ["+protect-undone"] => Event::ProtectUndone,
         ["+disabled"] => Event::Disabled,
         ["+drill-opened"] => Event::DrillOpened { point: "p7".into() },
-        ["+drill-cleaned"] => Event::DrillCleaned,
+        ["+drill-cleaned"] => Event::DrillCleaned { at },
         ["+source-stopped"] => Event::SourceStopped { proof: StopProof::Acknowledged },
         ["+word", who] => {
             Event::SourceStopped { proof: StopProof::OperatorsWord { who: (*who).to_owned(), at: Moment(7) } }

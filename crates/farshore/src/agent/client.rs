@@ -4,13 +4,14 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use axum::http::Method;
-use farshore_core::agents::Agents;
+use farshore_core::agents::{Agents, LookAt, RegionView};
 use farshore_core::ids::{ItemId, Region, Token};
 use farshore_core::workload::{Observation, Order, Role, StepError};
 use serde::de::DeserializeOwned;
 
 use super::AgentState;
 use super::peers::{Peers, unreachable};
+use super::view;
 
 /// A look costs the agent no I/O: one that takes longer will not come.
 const LOOK_DEADLINE: Duration = Duration::from_secs(2);
@@ -71,5 +72,29 @@ impl Agents for RegionAgents {
         }
         let request = self.peers.request(Method::POST, region, "/agent/v1/act")?;
         self.send(region, request.json(order), ORDER_DEADLINE).await
+    }
+
+    fn here(&self) -> Option<&Region> {
+        Some(&self.here)
+    }
+
+    async fn observe_all(
+        &self,
+        region: &Region,
+        items: &[ItemId],
+    ) -> Result<Vec<Result<Observation, StepError>>, StepError> {
+        if *region == self.here {
+            return Ok(view::observe_all(&self.local, items).await);
+        }
+        let request = self.peers.request(Method::POST, region, "/agent/v1/observations")?;
+        self.send(region, request.json(items), LOOK_DEADLINE).await
+    }
+
+    async fn view(&self, region: &Region, at: &LookAt) -> Result<RegionView, StepError> {
+        if *region == self.here {
+            return Ok(view::look(&self.peers, at).await);
+        }
+        let request = self.peers.request(Method::POST, region, "/agent/v1/view")?;
+        self.send(region, request.json(at), LOOK_DEADLINE).await
     }
 }

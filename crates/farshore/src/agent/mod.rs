@@ -3,7 +3,7 @@
 //! Read in this order: `server` (what an agent answers), `ledger` (an order that was carried out is not carried out again),
 //! `claims` (executors that were
 //! replaced), `client` (how the engine calls an agent, near or far), `peers` (where the other nodes are and what
-//! they are shown), `lease` (keeps the rights of items that fence themselves), `renewal` (the same, on the wire).
+//! they are shown), `lease` (keeps the rights of items that fence themselves), `renewal` (the same, on the wire), `view` (what this region sees of the others).
 //!
 //! Must always hold: every call needs a certificate of the cluster (or, on loopback, its secret) and has a deadline; one item obeys one order at a time; a repeated
 //! key gets the earlier answer.
@@ -15,6 +15,7 @@ mod ledger;
 mod peers;
 mod renewal;
 mod server;
+mod view;
 
 pub use client::RegionAgents;
 pub use lease::{LeaseKeeper, Renewals, boot_now};
@@ -22,6 +23,8 @@ pub use ledger::{Ledger, LedgerError};
 pub use peers::{Credentials, Peers};
 pub use renewal::{ControlNodes, renewal_router};
 pub use server::{AgentState, Callers, router};
+pub use view::view_router;
+pub(crate) use view::{ENDPOINTS_MAX, ITEMS_MAX};
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

@@ -216,7 +216,7 @@ pub fn router(state: AgentState, callers: Callers) -> Router {
     looks.merge(orders).with_state(state)
 }
 
-async fn check_node(State(callers): State<Callers>, request: Request, next: Next) -> Response {
+pub(super) async fn check_node(State(callers): State<Callers>, request: Request, next: Next) -> Response {
     match callers.check(&request, |peer| peer.role.is_node()) {
         Ok(()) => next.run(request).await,
         Err(refusal) => refusal.into_response(),

@@ -3,6 +3,7 @@
 //! Must always hold: the audit chain has no gaps and no forks, because every entry is written only if its number is
 //! still free, in the transaction of the act that it tells of.
 
+use std::collections::BTreeSet;
 use std::ops::Deref;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -133,6 +134,19 @@ impl View {
         let entries = self.source.list(ITEMS).await?;
         let own = entries.iter().filter(|entry| entry.key.ends_with("/own"));
         own.map(|entry| decode(entry).map(|at| at.value)).collect()
+    }
+
+    /// All items, and the names of those that a job holds, from one read.
+    pub(crate) async fn items_and_busy(&self) -> Result<(Vec<Item>, BTreeSet<ItemId>), ReadError> {
+        let entries = self.source.list(ITEMS).await?;
+        let busy = entries.iter().filter_map(|entry| {
+            let id = entry.key.strip_prefix(ITEMS)?.strip_suffix("/job")?;
+            ItemId::parse(id).ok()
+        });
+        let busy = busy.collect();
+        let own = entries.iter().filter(|entry| entry.key.ends_with("/own"));
+        let items = own.map(|entry| decode(entry).map(|at| at.value)).collect::<Result<_, _>>()?;
+        Ok((items, busy))
     }
 
     pub(crate) async fn item_job(&self, id: &ItemId) -> Result<Option<JobId>, ReadError> {

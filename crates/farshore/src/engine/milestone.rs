@@ -84,7 +84,7 @@ fn event(
             let drill = drill.ok_or_else(|| format!("the test failover of {} is not seen open", item.id))?;
             Event::DrillOpened { point: drill.point.id.clone() }
         }
-        Milestone::DrillCleaned => Event::DrillCleaned,
+        Milestone::DrillCleaned => Event::DrillCleaned { at: now },
         Milestone::SourceStopped => Event::SourceStopped { proof: proof(item, job, now) },
         Milestone::FailoverUndone => Event::FailoverUndone,
         Milestone::Promoted => Event::Promoted { epoch: item.epoch, promotion: promotion()?, at: now },

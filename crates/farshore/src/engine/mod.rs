@@ -4,7 +4,7 @@
 //! (checks before anything changes, and the transaction that makes a job), `steer` (cancel, retry, skip, abandon),
 //! `journal` (writes what happened), `milestone` (what the item becomes by it), `executor` (drives a job), `nodes`
 //! (whose jobs are gone on with), `lease` (renews rights to serve), `health` (watches the regions and mends what no job
-//! does), [`audit`] (who did what, page by page), [`tokens`] (who may ask).
+//! does), `incidents` (what was wrong, from when to when), [`audit`] (who did what, page by page), [`tokens`] (who may ask).
 //!
 //! Must always hold: an item changes only in the transaction that also writes the job's journal, the directory and the
 //! audit entry; an effect is ordered only after its start is durable; only the observation of an effect proves it.
@@ -14,6 +14,7 @@ pub(crate) mod book;
 mod executor;
 mod gates;
 mod health;
+mod incidents;
 mod journal;
 mod lease;
 mod milestone;
@@ -44,6 +45,9 @@ use tokio::task::JoinSet;
 use crate::trust::JoinTokens;
 use book::{Book, put};
 pub use book::{StoreState, changed_job};
+pub(crate) use health::advice;
+pub use health::{DRILL_AGE_MAX, RPO_SECONDS};
+pub use incidents::{IncidentError, NewIncident};
 pub use lease::RenewError;
 pub use records::{AuditEntry, DirectoryRecord, LogEntry, Meta, RegionRecord, directory_name, sha256_hex};
 
@@ -79,6 +83,18 @@ pub struct Options {
     pub mirror: bool,
     /// For tests of crashes.
     pub crash_at: Option<CrashAt>,
+    /// When this node's certificate ends.
+    pub certificate_ends: Option<CertificateEnds>,
+}
+
+/// Tells when this node's certificate ends; asked each time, because it renews.
+#[derive(Clone)]
+pub struct CertificateEnds(pub Arc<dyn Fn() -> Option<Moment> + Send + Sync>);
+
+impl fmt::Debug for CertificateEnds {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("CertificateEnds")
+    }
 }
 
 impl Default for Options {
@@ -97,6 +113,7 @@ impl Default for Options {
             fencing: FenceTimings::STANDARD,
             mirror: false,
             crash_at: None,
+            certificate_ends: None,
         }
     }
 }
@@ -237,6 +254,7 @@ struct Inner {
     /// Counts renewals, so that no two write the same.
     beats: AtomicU64,
     health: health::Board,
+    snapshot: health::Shared,
     gates: gates::Gates,
     tasks: Mutex<JoinSet<()>>,
 }
@@ -319,6 +337,7 @@ impl Control {
             options,
             meta,
             health: health::Board::default(),
+            snapshot: health::Shared::default(),
             gates: gates::Gates::default(),
             tasks: Mutex::new(JoinSet::new()),
         });

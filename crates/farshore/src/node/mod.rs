@@ -153,7 +153,8 @@ impl Node {
 
     /// Starts everything that runs beside the listener, and returns what is served on it.
     async fn start(&self, tasks: &mut JoinSet<()>) -> Result<Router, NodeError> {
-        let mut routes = agent::router(self.agent.clone(), self.callers());
+        let looks = agent::view_router(self.agent.clone(), self.peers.clone(), self.callers());
+        let mut routes = agent::router(self.agent.clone(), self.callers()).merge(looks);
         let is_control = self.config.has(NodeRole::Control);
         if is_control {
             let late = Late::new();
