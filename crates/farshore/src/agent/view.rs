@@ -67,21 +67,32 @@ async fn observations(
 
 /// What is known here of each of these items.
 pub(super) async fn observe_all(agent: &AgentState, items: &[ItemId]) -> Vec<Result<Observation, StepError>> {
-    let looks = items.iter().take(ITEMS_MAX).map(|item| agent.observe(item));
+    let items: Vec<ItemId> = items.iter().take(ITEMS_MAX).cloned().collect();
+    let looks = items.into_iter().map(|item| {
+        let agent = agent.clone();
+        async move { agent.observe(&item).await }
+    });
     stream::iter(looks).buffered(LOOKS_MAX).collect().await
 }
 
 /// Looks at everything at once.
 pub(super) async fn look(peers: &Peers, at: &LookAt) -> RegionView {
-    let regions = at.regions.iter().filter(|region| peers.regions().any(|known| known == *region));
-    let regions = regions.map(|region| async move { (region.clone(), answers(peers, region).await.err()) });
-    let endpoints = at.endpoints.iter().take(ENDPOINTS_MAX).filter_map(|uri| {
-        let endpoint = Reach::parse(uri)?;
-        Some(async move { (uri.clone(), endpoint.serves().await.err()) })
-    });
+    let mut others = Vec::new();
+    for region in peers.regions() {
+        if at.regions.contains(region) {
+            let (peers, region) = (peers.clone(), region.clone());
+            others.push(async move { (region.clone(), answers(&peers, &region).await.err()) });
+        }
+    }
+    let mut serving = Vec::new();
+    for uri in at.endpoints.iter().take(ENDPOINTS_MAX).cloned() {
+        if let Some(endpoint) = Reach::parse(&uri) {
+            serving.push(async move { (uri, endpoint.serves().await.err()) });
+        }
+    }
     let (regions, endpoints) = tokio::join!(
-        stream::iter(regions).buffer_unordered(LOOKS_MAX).collect::<BTreeMap<Region, Option<String>>>(),
-        stream::iter(endpoints).buffer_unordered(LOOKS_MAX).collect::<BTreeMap<String, Option<String>>>(),
+        stream::iter(others).buffer_unordered(LOOKS_MAX).collect::<BTreeMap<Region, Option<String>>>(),
+        stream::iter(serving).buffer_unordered(LOOKS_MAX).collect::<BTreeMap<String, Option<String>>>(),
     );
     RegionView { regions, endpoints }
 }

@@ -13,8 +13,8 @@ use super::body::Asked;
 use super::problem::{Problem, Refusals};
 use super::verbs::Accepted;
 use super::views::{
-    CreateRequest, DrillView, ItemView, JobBrief, JobView, NoParameters, PointsBrief, PointsView, SeenView,
-    proof_text,
+    CreateRequest, DrillView, HealthView, ItemView, JobBrief, JobView, NoParameters, PointsBrief, PointsView,
+    SeenView, proof_text,
 };
 use super::{ApiState, health, regions};
 use crate::engine::{Control, Seen};
@@ -28,10 +28,16 @@ pub(super) async fn list(State(state): State<ApiState>) -> Result<Json<Vec<ItemV
 
 /// All items as clients see them.
 pub(super) async fn views(control: &Control) -> Result<Vec<ItemView>, Problem> {
-    let mut views = Vec::new();
-    for item in control.items().await? {
-        let job = control.active_job(&item.id).await?;
-        views.push(view(control, &item, job.as_ref()));
+    let judge = health::judge(control);
+    let (items, busy) = control.items_and_busy().await?;
+    let mut views = Vec::with_capacity(items.len());
+    for item in items {
+        let job = match busy.contains(&item.id) {
+            true => control.active_job(&item.id).await?,
+            false => None,
+        };
+        let health = judge(&item, job.as_ref());
+        views.push(view(control, &item, job.as_ref(), health));
     }
     Ok(views)
 }
@@ -47,7 +53,8 @@ pub(super) async fn show(
 ) -> Result<Json<ItemView>, Problem> {
     let item = find(&state.control, &kind, &name).await?;
     let job = state.control.active_job(&item.id).await?;
-    Ok(Json(view(&state.control, &item, job.as_ref())))
+    let health = health::judge(&state.control)(&item, job.as_ref());
+    Ok(Json(view(&state.control, &item, job.as_ref(), health)))
 }
 
 /// Makes an item.
@@ -139,9 +146,8 @@ fn points_region(item: &Item) -> Option<&Region> {
 }
 
 /// An item as clients see it.
-pub(super) fn view(control: &Control, item: &Item, job: Option<&Job>) -> ItemView {
+fn view(control: &Control, item: &Item, job: Option<&Job>, health: HealthView) -> ItemView {
     let seen = control.seen(&item.id);
-    let health = health::of_item(item, job, &seen, &control.region_health(), crate::engine::now());
     let observed = |region: Option<&Region>| observation(&seen, region);
     let source = observed(Some(&item.source));
     let points = observed(points_region(item)).map(|seen| seen.points.as_slice().into());

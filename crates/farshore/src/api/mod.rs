@@ -2,7 +2,7 @@
 //!
 //! Read in this order: [`views`] (what goes over the wire), `problem` (errors), `access` (what each route needs: read it
 //! before you add one), `limits`, `auth`, `body` (what is checked before a route runs), then a file per resource: `items`,
-//! `verbs`, `jobs`, `events`, `regions`, `status`, `names`, `audit`, `tokens`, `join_tokens`, `service`; `health` gives the verdicts that `status` and `items` show.
+//! `verbs`, `jobs`, `events`, `regions`, `status`, `incidents`, `names`, `audit`, `tokens`, `join_tokens`, `service`; `health` gives the verdicts that `status` and `items` show.
 //!
 //! Must always hold: a route exists if and only if it is in the OpenAPI document (both come from the same annotation);
 //! a request that is refused changes nothing; no answer holds the token.
@@ -20,6 +20,7 @@ mod auth;
 mod body;
 mod events;
 mod health;
+mod incidents;
 mod items;
 mod jobs;
 mod join_tokens;
@@ -164,6 +165,10 @@ fn guarded_routes() -> OpenApiRouter<ApiState> {
         .routes(routes!(regions::list))
         .routes(routes!(regions::show))
         .routes(routes!(status::status))
+        .routes(routes!(incidents::list, incidents::open))
+        .routes(routes!(incidents::show))
+        .routes(routes!(incidents::update))
+        .routes(routes!(incidents::close))
         .routes(routes!(names::list))
         .routes(routes!(names::show))
         .routes(routes!(audit::list))

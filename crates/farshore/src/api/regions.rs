@@ -55,7 +55,7 @@ fn view(control: &Control, record: &RegionRecord, items: &[Item]) -> RegionView 
         agent_url: Some(record.agent_url.clone()).filter(|url| !url.is_empty()),
         replication: Some(record.replication.clone()).filter(|address| !address.is_empty()),
         since: record.since.to_string(),
-        health: health::of_region(&record.name, seen.as_ref()),
+        health: health::of_region(control, &record.name),
         last_seen: seen.as_ref().and_then(|seen| seen.last_seen).map(|at| at.to_string()),
         changed_at: seen.as_ref().map(|seen| seen.since.to_string()),
         items: items.iter().filter_map(|item| region_item(control, record, &item.id)).collect(),

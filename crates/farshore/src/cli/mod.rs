@@ -11,6 +11,7 @@ mod audit;
 mod client;
 mod config;
 mod exit;
+mod incident;
 mod jobs;
 mod local;
 mod machine;
@@ -122,6 +123,9 @@ enum Command {
     /// Certificates: show this node's, issue others, make join tokens
     #[command(subcommand)]
     Trust(trust::TrustCommand),
+    /// Incidents: list, show, open, update, close
+    #[command(subcommand)]
+    Incident(incident::IncidentCommand),
     /// Show who did what, newest last, or check that the record of it is whole
     Audit(audit::AuditArgs),
     /// Tokens of people and programs: create, list, revoke
@@ -180,6 +184,7 @@ async fn ask_api(global: &Global, command: Command) -> Result<(), Failure> {
         Command::Status(args) => status::status(global, &args).await,
         Command::Region(command) => status::region(global, command).await,
         Command::Job(command) => jobs::run(global, command).await,
+        Command::Incident(command) => incident::run(global, command).await,
         Command::Audit(args) => audit::run(global, &args).await,
         Command::Token(command) => token::run(global, command).await,
         Command::Whoami => token::whoami(global).await,

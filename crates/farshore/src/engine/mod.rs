@@ -24,7 +24,7 @@ mod steer;
 mod submit;
 pub mod tokens;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -388,6 +388,11 @@ impl Control {
     /// All items, by name.
     pub async fn items(&self) -> Result<Vec<Item>, ReadError> {
         self.inner.book.view().await.items().await
+    }
+
+    /// All items, and the names of those that a job holds, from one read.
+    pub async fn items_and_busy(&self) -> Result<(Vec<Item>, BTreeSet<ItemId>), ReadError> {
+        self.inner.book.view().await.items_and_busy().await
     }
 
     /// One job.

@@ -1,10 +1,11 @@
 //! What goes over the wire, shared by the API and the CLI. Fields are only ever added.
 //!
-//! Read in this order: `item`, `job`, `place` (regions, status, directory, audit), `ask` (what clients send),
+//! Read in this order: `item`, `job`, `place` (regions, status, directory, audit), `incident`, `ask` (what clients send),
 //! `token`.
 //! Moments are RFC 3339 in UTC; bytes are bytes.
 
 mod ask;
+mod incident;
 mod item;
 mod job;
 mod join;
@@ -15,6 +16,7 @@ pub use ask::{
     AdoptRequest, ChangePointRequest, CreateRequest, FailoverRequest, MarkPointRequest, NoParameters,
     OnControlLossWord, ProtectRequest, ReasonRequest, ReplicationWord, TestFailoverRequest,
 };
+pub use incident::{IncidentChangeView, IncidentMessage, IncidentRequest, IncidentView, SeverityWord};
 pub use item::{
     DivergenceView, DrillView, EndpointView, FailoverView, HealthState, HealthView, ItemView, JobBrief,
     LossView, ObservationView, PointView, PointsBrief, PointsView, ReplicationView, RpoView, SeenView,

@@ -1,7 +1,5 @@
 //! Mends what no job does: gives the orders, and records the events, that [`reconcile`] asks for.
 
-use std::sync::Arc;
-
 use farshore_core::ids::{ItemId, Region, StepKey, Token};
 use farshore_core::job::JobState;
 use farshore_core::lifecycle::{Event, Item, Phase};
