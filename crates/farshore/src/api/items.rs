@@ -178,6 +178,7 @@ fn view(control: &Control, item: &Item, job: Option<&Job>, health: HealthView) -
         failover: item.failover.as_ref().map(Into::into),
         operators_words: item.words.iter().map(proof_text).collect(),
         regions: seen.iter().map(|(region, seen)| seen_view(region, seen)).collect(),
+        last_drill: item.last_drill.map(|at| at.to_string()),
         created_at: item.created_at.to_string(),
     }
 }

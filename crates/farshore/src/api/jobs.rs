@@ -56,6 +56,17 @@ pub(super) async fn views(control: &Control, item: Option<&ItemId>) -> Result<Ve
     Ok(views)
 }
 
+/// The jobs that have not ended.
+pub(super) async fn under_way(control: &Control) -> Result<Vec<JobView>, Problem> {
+    let mut views = Vec::new();
+    for job in control.jobs(None).await? {
+        if !job.state.is_terminal() {
+            views.push(read_view(control, &job).await?);
+        }
+    }
+    Ok(views)
+}
+
 /// One job.
 #[utoipa::path(get, path = "/api/v1/jobs/{id}", tag = "jobs",
     security(("token" = ["read"])), params(("id" = String, Path)),

@@ -2,7 +2,7 @@
 //!
 //! Read in this order: [`views`] (what goes over the wire), `problem` (errors), `access` (what each route needs: read it
 //! before you add one), `limits`, `auth`, `body` (what is checked before a route runs), then a file per resource: `items`,
-//! `verbs`, `jobs`, `events`, `regions`, `status`, `incidents`, `names`, `audit`, `tokens`, `join_tokens`, `service`; `health` gives the verdicts that `status` and `items` show.
+//! `verbs`, `jobs`, `events`, `regions`, `status`, `incidents`, `names`, `audit`, `tokens`, `join_tokens`, `service`, `metrics`; `health` gives the verdicts that `status` and `items` show.
 //!
 //! Must always hold: a route exists if and only if it is in the OpenAPI document (both come from the same annotation);
 //! a request that is refused changes nothing; no answer holds the token.
@@ -25,6 +25,7 @@ mod items;
 mod jobs;
 mod join_tokens;
 mod limits;
+mod metrics;
 mod names;
 mod problem;
 mod regions;
@@ -177,7 +178,7 @@ fn guarded_routes() -> OpenApiRouter<ApiState> {
         .routes(routes!(tokens::revoke))
         .routes(routes!(tokens::whoami))
         .routes(routes!(service::version))
-        .routes(routes!(service::metrics))
+        .routes(routes!(metrics::metrics))
 }
 
 async fn no_route() -> Problem {

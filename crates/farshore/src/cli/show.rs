@@ -93,7 +93,7 @@ fn cut(cell: &str, len_max: usize) -> String {
 }
 
 /// Characters that take room: colours do not.
-fn visible_len(text: &str) -> usize {
+pub(super) fn visible_len(text: &str) -> usize {
     let mut in_colour = false;
     let visible = text.chars().filter(|char| {
         let begins = *char == '\x1b';

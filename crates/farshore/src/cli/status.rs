@@ -5,6 +5,7 @@ use farshore_core::ids::{ItemId, Region};
 
 use super::client::Client;
 use super::exit::Failure;
+use super::incident::incidents_table;
 use super::jobs::jobs_table;
 use super::show::{ago, bytes, health, loss, sheet, table, time};
 use super::{Global, show, verbs};
@@ -43,13 +44,23 @@ pub(super) async fn status(global: &Global, args: &StatusArgs) -> Result<(), Fai
 
 fn status_page(status: &StatusView) -> String {
     let mut page = String::new();
-    for line in &status.banner {
-        page.push_str(&format!("{} {}: {}\n", health(line.health.state), line.subject, text(&line.health)));
+    if let Some(since) = &status.control.read_only_since {
+        let why = status.control.store_error.as_deref().unwrap_or("the store does not answer");
+        page.push_str(&wrapped(&format!("READ-ONLY since {}: {why}", time(since))));
+        page.push_str("  -> what runs goes on; ask a control node in another region with --api\n");
+    }
+    for line in status.banner.iter().take(BANNER_LINES_MAX) {
+        let head = format!("{} {}: {}", health(line.health.state), line.subject, text(&line.health));
+        page.push_str(&wrapped(&head));
         if let Some(advice) = &line.health.advice {
-            page.push_str(&format!("  -> {advice}\n"));
+            page.push_str(&wrapped(&format!("  -> {advice}")));
         }
     }
-    if status.banner.is_empty() {
+    if status.banner.len() > BANNER_LINES_MAX {
+        let more = status.banner.len() - BANNER_LINES_MAX;
+        page.push_str(&format!("and {more} more: farshore status --output json has them all\n"));
+    }
+    if status.banner.is_empty() && status.control.read_only_since.is_none() {
         page.push_str("All is well.\n");
     }
     page.push('\n');
@@ -57,13 +68,77 @@ fn status_page(status: &StatusView) -> String {
     page.push('\n');
     match status.items.as_slice() {
         [] => page.push_str("no items yet: farshore machine create NAME --region REGION --disk root=10G\n"),
-        items => page.push_str(&items_table(items)),
+        items => page.push_str(&matrix(items, &status.regions)),
+    }
+    if !status.incidents.is_empty() {
+        page.push('\n');
+        page.push_str(&incidents_table(&status.incidents));
     }
     if !status.jobs.is_empty() {
         page.push('\n');
         page.push_str(&jobs_table(&status.jobs));
     }
     page
+}
+
+/// More would push the tables off the screen.
+const BANNER_LINES_MAX: usize = 10;
+/// Regions beside each other in 80 columns.
+const REGION_COLUMNS_MAX: usize = 3;
+/// Lines that people read are no longer than this.
+const LINE_LEN: usize = 80;
+
+/// The text in lines of at most [`LINE_LEN`], the later ones indented.
+fn wrapped(text: &str) -> String {
+    let mut out = String::new();
+    let mut used = 0;
+    let indent = text.chars().take_while(|char| *char == ' ').count();
+    out.push_str(&" ".repeat(indent));
+    used += indent;
+    for word in text.split_whitespace() {
+        let len = show::visible_len(word);
+        if used > indent && used + 1 + len > LINE_LEN {
+            out.push_str("\n    ");
+            used = 4;
+        } else if used > indent {
+            out.push(' ');
+            used += 1;
+        }
+        out.push_str(word);
+        used += len;
+    }
+    out.push('\n');
+    out
+}
+
+/// Items by regions: who is active where, who follows.
+fn matrix(items: &[ItemView], regions: &[RegionView]) -> String {
+    if regions.len() > REGION_COLUMNS_MAX {
+        return items_table(items);
+    }
+    let role = |item: &ItemView, region: &str| {
+        let seen = item.regions.iter().find(|seen| seen.region == region)?;
+        let role = seen.observation.as_ref()?.role.clone();
+        Some(if seen.error.is_some() { format!("{role}?") } else { role })
+    };
+    let rows: Vec<Vec<String>> = items
+        .iter()
+        .map(|item| {
+            let mut row = vec![item.id.clone(), health(item.health.state), item.phase.clone()];
+            row.extend(
+                regions.iter().map(|region| role(item, &region.name).unwrap_or_else(|| "-".to_owned())),
+            );
+            let lag = item.replication.as_ref().map(|replication| &replication.lag);
+            row.push(lag.map_or("-".to_owned(), |lag| bytes(lag.bytes)));
+            row.push(item.points.count.to_string());
+            row
+        })
+        .collect();
+    let names: Vec<String> = regions.iter().map(|region| region.name.to_uppercase()).collect();
+    let mut head = vec!["ITEM", "HEALTH", "PHASE"];
+    head.extend(names.iter().map(String::as_str));
+    head.extend(["LAG", "POINTS"]);
+    table(&head, &rows)
 }
 
 fn text(health: &HealthView) -> &str {

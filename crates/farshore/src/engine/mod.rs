@@ -470,6 +470,18 @@ impl Control {
         self.inner.health.regions()
     }
 
+    /// When this node's certificate ends, if it has one.
+    #[must_use]
+    pub fn certificate_ends(&self) -> Option<Moment> {
+        (self.inner.options.certificate_ends.as_ref()?.0)()
+    }
+
+    /// Where this node is, if it is in one of the regions.
+    #[must_use]
+    pub fn here(&self) -> Option<&Region> {
+        self.inner.agents.here()
+    }
+
     /// Whether the store can be reached, and if not, since when everything is read-only.
     #[must_use]
     pub fn store_state(&self) -> StoreState {
@@ -538,6 +550,12 @@ async fn register(book: &Book, region: RegionRecord) -> Result<(), StartError> {
 /// The shell's clock, read once per decision and handed to the core.
 #[must_use]
 pub fn now() -> Moment {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    moment_of(SystemTime::now())
+}
+
+/// The system's time as a moment; what is before 1970 is 1970.
+#[must_use]
+pub fn moment_of(time: SystemTime) -> Moment {
+    let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
     Moment(u64::try_from(since.as_micros()).unwrap_or(u64::MAX))
 }

@@ -193,11 +193,14 @@ impl Node {
         tasks: &mut JoinSet<()>,
     ) -> Result<(), NodeError> {
         let agents = RegionAgents::new(self.config.region.clone(), self.agent.clone(), self.peers.clone());
-        let plan = Plan::new(&self.config, agents)?;
+        let mut plan = Plan::new(&self.config, agents)?;
         // Certificates are renewed without the store, so these do not wait for it.
         if let Credentials::Trust(trust) = &self.credentials {
             let tokens = JoinTokens::new(Arc::clone(&plan.store));
             *routes = std::mem::take(routes).merge(trust::router(trust.clone(), tokens));
+            let trust = trust.clone();
+            let ends = move || Some(crate::engine::moment_of(trust.expires_at()));
+            plan.options.certificate_ends = Some(crate::engine::CertificateEnds(Arc::new(ends)));
         }
         let token = read_secret(self.config.token_file.as_deref().unwrap_or(Path::new("")))?;
         let (cell, callers) = (Arc::clone(&self.control), self.callers());

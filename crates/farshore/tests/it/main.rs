@@ -40,6 +40,8 @@ mod engine_sim;
 #[cfg(test)]
 mod engine_watch;
 #[cfg(test)]
+mod health_incidents;
+#[cfg(test)]
 mod trust_cli;
 #[cfg(test)]
 mod trust_join;

@@ -63,6 +63,9 @@ pub struct ItemView {
     pub operators_words: Vec<String>,
     /// What each region was last seen to know of it.
     pub regions: Vec<SeenView>,
+    /// When the last test failover was cleaned up.
+    #[serde(default)]
+    pub last_drill: Option<String>,
     /// When it was made.
     pub created_at: String,
 }

@@ -25,5 +25,7 @@ pub use item::{
 pub(in crate::api) use item::{proof_text, role_word};
 pub use job::{BytesView, JobView, LogView, StepView};
 pub use join::{JoinTokenRequest, JoinTokenView, NodeWord};
-pub use place::{AuditView, BannerView, DirectoryView, RegionItemView, RegionView, StatusView, VersionView};
+pub use place::{
+    AuditView, BannerView, ControlView, DirectoryView, RegionItemView, RegionView, StatusView, VersionView,
+};
 pub use token::{NewTokenView, RoleWord, TokenRequest, TokenView, WhoamiView};

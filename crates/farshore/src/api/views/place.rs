@@ -5,7 +5,7 @@ use farshore_core::moment::Moment;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::{EndpointView, HealthView, ItemView, JobView};
+use super::{EndpointView, HealthView, IncidentView, ItemView, JobView};
 use crate::engine::{AuditEntry, DirectoryRecord};
 
 /// A region.
@@ -51,6 +51,25 @@ pub struct StatusView {
     pub items: Vec<ItemView>,
     /// The jobs under way.
     pub jobs: Vec<JobView>,
+    /// The open incidents, oldest first.
+    #[serde(default)]
+    pub incidents: Vec<IncidentView>,
+    /// The control plane itself, as the node that answers sees it.
+    #[serde(default)]
+    pub control: ControlView,
+}
+
+/// The control plane itself.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, ToSchema)]
+pub struct ControlView {
+    /// The region of the node that answers.
+    pub region: Option<String>,
+    /// Since when its store cannot be reached: nothing can be changed through this node. Absent: it can be.
+    pub read_only_since: Option<String>,
+    /// What is wrong with the store.
+    pub store_error: Option<String>,
+    /// The control nodes that carry out jobs; empty names stand for a node without one.
+    pub nodes: Vec<String>,
 }
 
 /// One thing that is not Healthy.
