@@ -20,6 +20,7 @@ use farshore_store::mirror::{Mirror, MirrorState};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::sync::Mutex;
+use tokio::time::Instant;
 
 use super::now;
 use super::records::{
@@ -34,6 +35,8 @@ const AUDIT_ATTEMPTS_MAX: u32 = 50;
 const UNKNOWN_ATTEMPTS_MAX: u32 = 5;
 /// Between those.
 const UNKNOWN_PAUSE: Duration = Duration::from_millis(200);
+/// etcd elects a new leader in about 2.2 s: what is asked meanwhile waits for it instead of failing.
+const ELECTION_PATIENCE: Duration = Duration::from_secs(6);
 /// The copy in memory usually has what was written here within milliseconds; after this the store itself is read.
 const OWN_WRITES_PATIENCE: Duration = Duration::from_millis(250);
 
@@ -68,8 +71,9 @@ pub enum StoreState {
 /// Where typed reads get their entries from.
 #[derive(Debug)]
 enum Source {
-    /// Linearizable: what decides reads here.
-    Store(Arc<dyn Store>),
+    /// Linearizable: what decides reads here. With the copy, which knows whether the store is out of reach for longer than
+    /// an election of its leader takes.
+    Store(Arc<dyn Store>, Option<Mirror>),
     /// The copy in memory: what people look at.
     Mirror(Mirror),
 }
@@ -77,15 +81,41 @@ enum Source {
 impl Source {
     async fn get(&self, key: &str) -> Result<Option<Entry>, ReadError> {
         match self {
-            Self::Store(store) => store.get(key).await,
+            Self::Store(store, mirror) => patiently(mirror.as_ref(), || store.get(key), is_away).await,
             Self::Mirror(mirror) => Ok(mirror.get(key)),
         }
     }
 
     async fn list(&self, prefix: &str) -> Result<Vec<Entry>, ReadError> {
         match self {
-            Self::Store(store) => Ok(store.list(prefix).await?.0),
+            Self::Store(store, mirror) => {
+                let list = patiently(mirror.as_ref(), || store.list(prefix), is_away);
+                Ok(list.await?.0)
+            }
             Self::Mirror(mirror) => Ok(mirror.list(prefix)),
+        }
+    }
+}
+
+fn is_away(error: &ReadError) -> bool {
+    matches!(error, ReadError::Unavailable(_))
+}
+
+/// Asks again while the store may only be electing a leader. A store that is known to be out of reach, and one that elects
+/// none, is not waited for.
+async fn patiently<T, E, A: Future<Output = Result<T, E>>>(
+    mirror: Option<&Mirror>,
+    ask: impl Fn() -> A,
+    is_away: impl Fn(&E) -> bool,
+) -> Result<T, E> {
+    let until = Instant::now() + ELECTION_PATIENCE;
+    loop {
+        let electing = || mirror.is_some_and(|mirror| !matches!(mirror.state(), MirrorState::Stale { .. }));
+        match ask().await {
+            Err(error) if is_away(&error) && electing() && Instant::now() < until => {
+                tokio::time::sleep(UNKNOWN_PAUSE).await;
+            }
+            answer => return answer,
         }
     }
 }
@@ -213,7 +243,7 @@ impl View {
 impl Book {
     pub(crate) fn new(store: Arc<dyn Store>, mirrored: bool) -> Self {
         let mirror = mirrored.then(|| Mirror::start(Arc::clone(&store), ""));
-        let strict = View { source: Source::Store(Arc::clone(&store)) };
+        let strict = View { source: Source::Store(Arc::clone(&store), mirror.clone()) };
         Self { store, mirror, strict, written: AtomicU64::new(0), head: Mutex::new(None) }
     }
 
@@ -224,7 +254,7 @@ impl Book {
     /// For what people look at: the copy in memory, where there is one. It has at least what this process has written. A
     /// copy that has nothing yet is not looked at.
     pub(crate) async fn view(&self) -> View {
-        let strict = View { source: Source::Store(Arc::clone(&self.store)) };
+        let strict = View { source: Source::Store(Arc::clone(&self.store), self.mirror.clone()) };
         let Some(mirror) = &self.mirror else { return strict };
         match mirror.state() {
             MirrorState::Starting { .. } => strict,
@@ -312,7 +342,9 @@ impl Book {
     async fn commit_known(&self, transaction: Transaction) -> Result<Revision, CommitError> {
         let mut last = String::new();
         for _ in 0..UNKNOWN_ATTEMPTS_MAX {
-            match self.store.commit(transaction.clone()).await {
+            let commit = || self.store.commit(transaction.clone());
+            let is_away = |error: &CommitError| matches!(error, CommitError::Unavailable(_));
+            match patiently(self.mirror.as_ref(), commit, is_away).await {
                 Err(CommitError::Unknown(what)) => last = what,
                 Ok(revision) => return Ok(self.wrote(revision)),
                 known => return known,

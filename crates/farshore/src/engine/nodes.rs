@@ -149,7 +149,7 @@ async fn count(inner: Arc<Inner>) {
 
 /// Jobs that nobody carries out now: unclaimed, of a dead executor, or ours and at rest when a person spoke elsewhere.
 async fn take_over(inner: &Arc<Inner>) -> Result<(), ReadError> {
-    for id in inner.book.jobs_under_way().await? {
+    for id in inner.book.view().await.jobs_under_way().await? {
         if inner.executors.has(&id) {
             continue;
         }
