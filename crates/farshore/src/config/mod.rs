@@ -1,12 +1,15 @@
 //! A node's configuration: one TOML file, every key of which can be set by `FARSHORE_NODE_KEY` in the environment.
 //!
-//! Read in this order: this file (the keys), `check` (what is refused, and why), `lose` (what losing a region would do).
+//! Read in this order: this file (the keys), `check` (what is refused, and why), `lose` (what losing a region would do),
+//! `fresh` (a first one for a cluster on several hosts).
 //!
 //! Must always hold: unknown keys are refused, and so is every address beyond loopback without TLS.
 
 mod check;
+mod fresh;
 mod lose;
 
+pub use fresh::Fresh;
 pub use lose::{Consequence, Weight, lose};
 
 use std::collections::BTreeMap;
@@ -51,7 +54,8 @@ pub struct NodeConfig {
     /// File with the secret that all nodes of a cluster without `trust` share; readable by its owner only.
     #[serde(default)]
     pub secret_file: Option<PathBuf>,
-    /// File with the token that API clients must know; needed for the role `control`.
+    /// File with the first Admin's token, for the role `control`; readable by its owner only. A node with `trust` makes it if it is
+    /// not there. Every node knows its own only: for tokens that all nodes know there is `farshore token create`.
     #[serde(default)]
     pub token_file: Option<PathBuf>,
     /// Seconds between recovery points.

@@ -30,6 +30,7 @@ use crate::config::{NodeConfig, NodeRole, RegionConfig, StoreKind};
 use crate::engine::Control;
 use crate::serve::{self, ServeLimits};
 use crate::trust::{self, JoinTokens, Trust};
+use crate::up::make_secret;
 use control::{Late, Plan};
 
 pub use control::open_store;
@@ -202,7 +203,11 @@ impl Node {
             let ends = move || Some(crate::engine::moment_of(trust.expires_at()));
             plan.options.certificate_ends = Some(crate::engine::CertificateEnds(Arc::new(ends)));
         }
-        let token = read_secret(self.config.token_file.as_deref().unwrap_or(Path::new("")))?;
+        let token_file = self.config.token_file.as_deref().unwrap_or(Path::new(""));
+        if self.config.trust.is_some() {
+            make_secret(token_file, "farshore-").map_err(wrong)?;
+        }
+        let token = read_secret(token_file)?;
         let (cell, callers) = (Arc::clone(&self.control), self.callers());
         let arrive = move |control: Control| {
             let routes = crate::api::router(control.clone(), &token)

@@ -459,7 +459,7 @@ fn lock(data: &Path) -> Result<File, UpError> {
 }
 
 /// Reads the secret in the file, or makes one that only its owner can read.
-fn make_secret(path: &Path, prefix: &str) -> Result<String, UpError> {
+pub(crate) fn make_secret(path: &Path, prefix: &str) -> Result<String, UpError> {
     match OpenOptions::new().write(true).create_new(true).mode(0o600).open(path) {
         Ok(mut file) => {
             let bytes: [u8; 32] = rand::random();

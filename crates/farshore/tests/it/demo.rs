@@ -6,9 +6,25 @@ use serde_json::Value;
 
 #[test]
 fn the_demo_ends_with_a_true_report() {
+    let report = told(&["demo", "--output", "json", "--only", "machine"]);
+    assert_eq!(report["store"], "redb", "{report:#}");
+    assert_eq!(report["control"]["survivors"], 1, "{report:#}");
+}
+
+#[test]
+fn the_control_plane_outlives_the_region_that_is_lost_with_its_node_and_its_member() {
+    let report = told(&["demo", "--store", "etcd", "--output", "json"]);
+    assert_eq!(report["store"], "etcd", "{report:#}");
+    assert_eq!(report["control"]["nodes"], 3, "{report:#}");
+    assert_eq!(report["control"]["survivors"], 2, "{report:#}");
+}
+
+/// Plays the demo and checks what it says in any case.
+fn told(args: &[&str]) -> Value {
     let data = tempfile::tempdir().expect("a directory");
     let output = Command::new(env!("CARGO_BIN_EXE_farshore"))
-        .args(["demo", "--output", "json", "--only", "machine", "--data"])
+        .args(args)
+        .arg("--data")
         .arg(data.path())
         .output()
         .expect("the demo runs");
@@ -30,4 +46,5 @@ fn the_demo_ends_with_a_true_report() {
     );
     assert!(report["failover"]["rto_seconds"].as_f64() > Some(0.0), "{report:#}");
     assert!(report["reprotect"]["bytes_moved"].as_u64() > Some(0), "{report:#}");
+    report
 }
