@@ -161,6 +161,10 @@ pub struct Item {
     /// The control plane fails it over by itself when its region is lost.
     #[serde(default)]
     pub automatic: bool,
+    /// The store's incarnation under which all its regions were last found to know nothing newer than the store. After a
+    /// restore nobody is confirmed before that: a region that is silent may be the active one.
+    #[serde(default)]
+    pub vouched: u64,
     /// When the failover under way was asked for, and the proof once there is one.
     pub failing: Option<Failing>,
     /// The last failover.
@@ -250,6 +254,11 @@ pub enum Event {
         who: String,
         /// When it was seen to answer.
         at: Moment,
+    },
+    /// All its regions have answered under this incarnation of the store, and none is ahead of it.
+    Vouched {
+        /// The store's incarnation.
+        incarnation: u64,
     },
     /// An agent knows a higher epoch than the store: the store was restored from a backup.
     AheadOfStore {
@@ -355,6 +364,7 @@ impl Item {
             on_control_loss,
             lease: None,
             automatic: false,
+            vouched: 0,
             failing: None,
             failover: None,
             words: Vec::new(),
@@ -577,6 +587,7 @@ impl Item {
             (Phase::NeedsUser { .. }, Event::Adopted { promotion, follows, who, at }) => {
                 next.adopted(promotion.as_ref(), *follows, who, *at);
             }
+            (_, Event::Vouched { incarnation }) if *incarnation > self.vouched => next.vouched = *incarnation,
             (_, Event::DivergenceSeen(kept)) if kept.region != self.source => next.diverged(kept),
             (_, Event::DivergenceDropped) => next.divergence = None,
             (_, Event::AheadOfStore { why }) => next.phase = Phase::NeedsUser { why: why.clone() },

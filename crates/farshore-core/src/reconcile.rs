@@ -90,13 +90,25 @@ impl View<'_> {
             return None;
         }
         match self.seen.role {
+            // The store was restored, and another region may know better.
+            Role::Unconfirmed if !self.is_vouched() => None,
             Role::Unconfirmed => self.order("serve", Action::Serve),
             // What a failover that was given up could not take back.
+            Role::Fenced if !self.is_vouched() => None,
             Role::Fenced if self.job.is_none() && self.seen.token < self.token() => {
+                self.order("serve", Action::Serve)
+            }
+            // It has fenced itself because it could not renew its right, and nobody else was given it.
+            Role::Fenced if self.job.is_none() && self.item.lease.is_some() => {
                 self.order("serve", Action::Serve)
             }
             _ => None,
         }
+    }
+
+    /// A store that was never restored knows all that it has ever given out.
+    fn is_vouched(&self) -> bool {
+        self.incarnation <= 1 || self.item.vouched >= self.incarnation
     }
 
     /// A region that has no right to write.

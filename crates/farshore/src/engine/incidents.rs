@@ -32,15 +32,16 @@ const KEPT_FOR: Duration = Duration::from_secs(180 * 86_400);
 const ROUNDS_PER_PRUNING: u64 = 900;
 /// Removed in one round: far below what a transaction holds.
 const PRUNED_MAX: usize = 50;
-/// Opened in one round: when a region with ten thousand items is lost, its own incident says it.
+/// Opened in one round; the others follow in the next ones.
 const OPENED_MAX: usize = 20;
 /// Longest text of a person.
 const TEXT_LEN_MAX: usize = 2_000;
 /// A transaction of a person that meets another writer is decided again this often.
 const ATTEMPTS_MAX: u32 = 5;
 
-/// What becomes an incident. The rest is shown in the status: it is asked for, or expected, or mends itself.
-const CAUSES: [&str; 13] = [
+/// What becomes an incident. The rest is shown in the status: it is asked for, or expected, or mends itself, or is the
+/// consequence of a lost region for one of its many items.
+const CAUSES: [&str; 11] = [
     "unreachable",
     "link",
     "certificate",
@@ -50,10 +51,8 @@ const CAUSES: [&str; 13] = [
     "stuck",
     "missing",
     "not-serving",
-    "target-unreachable",
     "not-replicating",
     "rpo",
-    "drill",
 ];
 
 /// `incidents-open/SUBJECT/CAUSE`: which incident that is.

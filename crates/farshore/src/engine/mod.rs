@@ -10,6 +10,7 @@
 //! audit entry; an effect is ordered only after its start is durable; only the observation of an effect proves it.
 
 pub mod audit;
+mod automatic;
 pub(crate) mod book;
 mod executor;
 mod gates;
@@ -345,6 +346,7 @@ impl Control {
         health::start(&inner).await?;
         executor::resume_all(&inner).await?;
         nodes::start(&inner);
+        inner.spawn(automatic::watch(Arc::clone(&inner)));
         Ok(Self { inner })
     }
 

@@ -7,8 +7,9 @@ use farshore_core::fencing::OnControlLoss;
 use farshore_core::ids::{Epoch, ItemId, JobId, Region};
 use farshore_core::job::plan::{Facts, plan};
 use farshore_core::job::{Job, JobState, KIND_VERSION};
-use farshore_core::lifecycle::{Item, Phase, Refusal, Stage};
+use farshore_core::lifecycle::{Event, Item, Phase, Refusal, Stage};
 use farshore_core::moment::Moment;
+use farshore_core::reconcile::ahead_of_store;
 use farshore_core::store::{CommitError, Compare, Revision, Transaction};
 use farshore_core::workload::{Observation, Point, PointChoice, Role, StepError};
 
@@ -94,6 +95,7 @@ impl Request<'_> {
                 Item {
                     lease: fences.then_some(self.inner.options.fencing),
                     automatic: *automatic,
+                    vouched: self.inner.meta.incarnation,
                     ..Item::new(self.id.clone(), region.clone(), *on_control_loss, self.now)
                 }
             }
@@ -300,7 +302,7 @@ impl Request<'_> {
 
     async fn look(&self, region: &Region) -> Result<Observation, SubmitError> {
         match self.inner.observe(region, self.id).await {
-            Ok(seen) => Ok(seen),
+            Ok(seen) => self.check_not_ahead(region, seen).await,
             Err(StepError::Unknown) => Err(SubmitError::Refused {
                 code: "not-there",
                 why: format!(
@@ -310,6 +312,21 @@ impl Request<'_> {
                 possible: Vec::new(),
             }),
             Err(error) => Err(unreachable(region, &error)),
+        }
+    }
+
+    /// A region that knows more than the store, which was restored, must not be given orders by it.
+    async fn check_not_ahead(&self, region: &Region, seen: Observation) -> Result<Observation, SubmitError> {
+        let Some(own) = self.inner.book.item(self.id).await? else { return Ok(seen) };
+        let item = &own.value;
+        if matches!(item.phase, Phase::NeedsUser { .. }) {
+            return Ok(seen);
+        }
+        match ahead_of_store(item, self.inner.meta.incarnation, region, seen.token) {
+            Some(Event::AheadOfStore { why }) => {
+                Err(SubmitError::Refused { code: "ahead-of-store", why, possible: vec![Verb::Adopt] })
+            }
+            _ => Ok(seen),
         }
     }
 

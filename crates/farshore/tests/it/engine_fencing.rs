@@ -3,10 +3,12 @@
 use std::sync::Arc;
 
 use farshore::engine::{Control, JobVerb, Options, RenewError};
-use farshore_core::fencing::FenceTimings;
+use farshore_core::command::Command;
+use farshore_core::fencing::{FenceTimings, OnControlLoss};
 use farshore_core::ids::JobId;
 use farshore_core::job::{Job, JobState};
 use farshore_core::lifecycle::{Phase, StopProof};
+use farshore_core::store::{Store, Transaction, Write};
 use farshore_core::workload::Role;
 use tokio::time::Instant;
 
@@ -183,4 +185,99 @@ async fn jobs_of_a_node_that_lives_are_left_to_it() {
     assert_eq!(job.executor.as_deref(), Some("paris/1"));
     first.shutdown().await;
     second.shutdown().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lost_region_is_failed_over_without_being_asked_where_that_is_allowed() {
+    let bench = Bench::with_three_regions();
+    let control = bench.control(Options { executor: "oslo/1".to_owned(), ..Options::default() }).await;
+    let automatic = match create_fencing() {
+        Command::Create { region, spec, on_control_loss, .. } => {
+            Command::Create { region, spec, on_control_loss, automatic: true }
+        }
+        other => other,
+    };
+    bench.play(&control, &[automatic, protect()]).await;
+    bench.sim.set_down("paris", true);
+    let item = bench.until(&control, |item| item.source == region("oslo")).await;
+    let report = item.failover.unwrap();
+    assert!(matches!(report.proof, StopProof::WaitedOut { .. }), "{report:?}");
+    let asked = control.jobs(Some(&bench.item)).await.unwrap().pop().unwrap().asked_by;
+    assert_eq!(asked, "control-plane (automatic failover)");
+    control.shutdown().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn automatic_failover_needs_an_item_that_fences_itself() {
+    let bench = Bench::with_three_regions();
+    let control = bench.control(jobs_only()).await;
+    let holds = Command::Create {
+        region: region("paris"),
+        spec: serde_json::json!({}),
+        on_control_loss: OnControlLoss::Hold,
+        automatic: true,
+    };
+    let error = control.submit(&bench.item, holds, "ann", None).await.unwrap_err();
+    assert!(error.to_string().contains("automatic failover needs on_control_loss"), "{error}");
+    control.shutdown().await;
+}
+
+/// The store as a restored backup leaves it: everything as it was, and the next incarnation.
+async fn restored(bench: &Bench) {
+    let store: &dyn Store = &bench.store;
+    let meta = store.get("meta").await.unwrap().unwrap();
+    let mut value: serde_json::Value = serde_json::from_slice(&meta.value).unwrap();
+    value["incarnation"] = 2.into();
+    let write = Write::Put("meta".to_owned(), serde_json::to_vec(&value).unwrap());
+    store.commit(Transaction { compares: Vec::new(), writes: vec![write] }).await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn after_a_restore_nobody_is_confirmed_while_a_region_is_silent() {
+    let bench = Bench::new();
+    let control = bench.control(jobs_only()).await;
+    bench.play(&control, &[create(), protect()]).await;
+    control.shutdown().await;
+    restored(&bench).await;
+    bench.sim.change("paris", &bench.item, |copy| copy.role = Role::Unconfirmed);
+    bench.sim.set_down("oslo", true);
+    let control = bench.control(Options::default()).await;
+    let item = bench.until(&control, |item| matches!(item.phase, Phase::NeedsUser { .. })).await;
+    assert!(
+        matches!(&item.phase, Phase::NeedsUser { why } if why.contains("oslo does not answer")),
+        "{item:?}"
+    );
+    assert_eq!(bench.sim.copy("paris", &bench.item).unwrap().role, Role::Unconfirmed);
+    let word = Command::Adopt { region: region("paris"), above: token(0).epoch, others_are_down: true };
+    bench.play(&control, &[word]).await;
+    assert_eq!(bench.sim.copy("paris", &bench.item).unwrap().role, Role::Active);
+    control.shutdown().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn after_a_restore_the_source_is_confirmed_when_all_regions_have_answered() {
+    let bench = Bench::new();
+    let control = bench.control(jobs_only()).await;
+    bench.play(&control, &[create(), protect()]).await;
+    control.shutdown().await;
+    restored(&bench).await;
+    bench.sim.change("paris", &bench.item, |copy| copy.role = Role::Unconfirmed);
+    let control = bench.control(Options::default()).await;
+    bench.until(&control, |item| item.vouched == 2).await;
+    while bench.sim.copy("paris", &bench.item).unwrap().role != Role::Active {
+        tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+    }
+    control.shutdown().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_source_that_has_fenced_itself_serves_again_when_nobody_else_was_given_the_right() {
+    let (bench, control) = protected().await;
+    control.shutdown().await;
+    bench.sim.change("paris", &bench.item, |copy| copy.role = Role::Fenced);
+    let control = bench.control(Options { executor: "oslo/1".to_owned(), ..Options::default() }).await;
+    while bench.sim.copy("paris", &bench.item).unwrap().role != Role::Active {
+        tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+    }
+    control.shutdown().await;
 }

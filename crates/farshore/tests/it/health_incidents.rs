@@ -31,10 +31,12 @@ async fn a_lost_region_opens_an_incident_that_closes_when_it_is_back() {
     let about = |incidents: &[IncidentView], subject: &str| {
         incidents.iter().any(|incident| incident.subject == subject && incident.cause == "unreachable")
     };
-    let open = incidents_until(&served, "/api/v1/incidents", |incidents| {
-        about(incidents, "region/paris") && about(incidents, "machine/web-1")
-    })
-    .await;
+    let open =
+        incidents_until(&served, "/api/v1/incidents", |incidents| about(incidents, "region/paris")).await;
+    assert!(
+        !open.iter().any(|incident| incident.subject == "machine/web-1"),
+        "one loss is one incident: {open:?}"
+    );
     let subjects: BTreeSet<(&str, &str)> =
         open.iter().map(|incident| (incident.subject.as_str(), incident.cause.as_str())).collect();
     assert_eq!(subjects.len(), open.len(), "one for each subject and cause: {open:?}");
@@ -43,7 +45,7 @@ async fn a_lost_region_opens_an_incident_that_closes_when_it_is_back() {
     served.bench.sim.set_down("paris", false);
     incidents_until(&served, "/api/v1/incidents?state=open", |incidents| incidents.is_empty()).await;
     let all: Vec<IncidentView> = served.get("/api/v1/incidents?state=all").await;
-    assert!(all.len() >= 2 && all.iter().all(|incident| incident.closed_at.is_some()));
+    assert!(!all.is_empty() && all.iter().all(|incident| incident.closed_at.is_some()));
     assert!(all.iter().all(|incident| incident.history.len() >= 2), "{all:?}");
     let audit: Vec<AuditView> = served.get("/api/v1/audit?limit=1000").await;
     assert!(audit.iter().any(|entry| entry.who == "control-plane" && entry.what.contains("incident")));

@@ -74,6 +74,12 @@ impl Judged {
         })
     }
 
+    /// The others agree that the region is gone.
+    pub(in crate::engine) fn is_lost(&self, name: &Region) -> bool {
+        let verdict = self.verdicts.get(name).and_then(Option::as_ref);
+        verdict.is_some_and(|found| found.state == Health::Unhealthy && found.cause == "unreachable")
+    }
+
     /// What is wrong with a region, worst first.
     pub(in crate::engine) fn region(&self, name: &Region) -> Vec<Finding> {
         let reached = match self.verdicts.get(name) {
@@ -245,7 +251,8 @@ impl Look<'_> {
                 _ => "start its node".to_owned(),
             };
             let reason = format!("its active region {source} does not answer: {}", gone.reason);
-            return Some(unhealthy("unreachable", reason, advice));
+            // The region's own incident says it: a region with ten thousand items is one thing that went wrong.
+            return Some(unhealthy("region-lost", reason, advice));
         }
         let again = "look again in a few seconds";
         let Some(seen) = self.seen.get(source) else {

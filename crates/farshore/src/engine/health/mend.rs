@@ -5,7 +5,7 @@ use farshore_core::job::JobState;
 use farshore_core::lifecycle::{Event, Item, Phase};
 use farshore_core::reconcile::{Mend, View, ahead_of_store, reconcile};
 use farshore_core::store::{CommitError, Compare, ReadError, Transaction};
-use farshore_core::workload::{Action, Observation, OnlyIf, Order};
+use farshore_core::workload::{Action, Observation, OnlyIf, Order, Role};
 use tokio::sync::OwnedMutexGuard;
 
 use super::super::Inner;
@@ -30,6 +30,42 @@ pub(super) async fn check_ahead(inner: &Inner, region: &Region, id: &ItemId, tok
         return;
     }
     if let Some(event) = ahead_of_store(&own.value, inner.meta.incarnation, region, token) {
+        note_event(inner, &own, &event).await;
+    }
+}
+
+/// After a restore: notes that all regions of the item have answered and know nothing newer. One that keeps silent leaves it
+/// to a person, who may know which region is active.
+pub(super) async fn vouch(inner: &Inner, item: &Item) {
+    let incarnation = inner.meta.incarnation;
+    if incarnation <= 1 || item.vouched >= incarnation || matches!(item.phase, Phase::NeedsUser { .. }) {
+        return;
+    }
+    let pair: Vec<&Region> = std::iter::once(&item.source).chain(&item.target).collect();
+    let (answered, silent) = inner.health.with_seen(&item.id, |seen| {
+        let answered = pair.iter().all(|region| seen.get(*region).is_some_and(|seen| seen.error.is_none()));
+        let silent = pair.iter().find(|region| seen.get(**region).is_some_and(|seen| seen.error.is_some()));
+        (answered, silent.map(|region| (*region).clone()))
+    });
+    let unconfirmed = inner.health.with_seen(&item.id, |seen| {
+        let source = seen.get(&item.source).and_then(|seen| seen.observation.as_ref());
+        source.is_some_and(|seen| matches!(seen.role, Role::Unconfirmed | Role::Fenced))
+    });
+    let event = match silent {
+        _ if answered => Event::Vouched { incarnation },
+        Some(silent) if unconfirmed => Event::AheadOfStore {
+            why: format!(
+                "the store was restored from a backup, and {silent} does not answer: it may be the active region. Start its \
+                 node, or say which region is active with farshore adopt {} --region REGION",
+                item.id
+            ),
+        },
+        _ => return,
+    };
+    // A look is older than the record it is noted in: whoever is ahead was found out before its answer was noted.
+    if let Ok(Some(own)) = inner.book.item(&item.id).await
+        && own.value.vouched < incarnation
+    {
         note_event(inner, &own, &event).await;
     }
 }
@@ -127,6 +163,11 @@ fn told_event(event: &Event) -> String {
             )
         }
         Event::AheadOfStore { why } => why.clone(),
+        Event::Vouched { incarnation } => {
+            format!(
+                "all its regions answered under incarnation {incarnation} of the store, and none is ahead of it"
+            )
+        }
         other => format!("{other:?}"),
     }
 }

@@ -157,6 +157,7 @@ async fn look(inner: &Arc<Inner>, region: &Region, items: &[&Item], snapshot: &S
     };
     for (item, look) in items.iter().zip(seen) {
         inner.health.note(&item.id, region, &look);
+        mend::vouch(inner, item).await;
         let Ok(seen) = look else { continue };
         if !mend::may_need(inner, item, snapshot.busy.contains(&item.id), region, &seen) {
             continue;
