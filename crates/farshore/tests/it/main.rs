@@ -24,6 +24,20 @@ mod cli_text;
 #[cfg(test)]
 mod cli_verbs;
 #[cfg(test)]
+mod cluster_jobs;
+#[cfg(test)]
+mod cluster_lan;
+#[cfg(test)]
+mod cluster_net;
+#[cfg(test)]
+mod cluster_pains;
+#[cfg(test)]
+mod cluster_partition;
+#[cfg(test)]
+mod cluster_tools;
+#[cfg(test)]
+mod cluster_writer;
+#[cfg(test)]
 mod crash;
 #[cfg(test)]
 mod demo;

@@ -1,0 +1,1 @@
+//! What goes wrong elsewhere, and the test that shows that it does not here.
