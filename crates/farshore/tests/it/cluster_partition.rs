@@ -160,8 +160,13 @@ async fn of_two_halves_the_larger_works_and_the_smaller_only_tells_what_it_knew(
     assert_eq!(name["region"], "paris", "{name}");
     let status = alone.get("status").await.unwrap();
     assert!(status["control"]["read_only_since"].is_string(), "{}", status["control"]);
-    most.carry_out("items", &json!({"kind": "machine", "name": "web-2", "region": "bergen",
-        "spec": {"disks": [{"name": "root", "size_bytes": 65536}]}})).await.unwrap();
+    most.carry_out(
+        "items",
+        &json!({"kind": "machine", "name": "web-2", "region": "bergen",
+        "spec": {"disks": [{"name": "root", "size_bytes": 65536}]}}),
+    )
+    .await
+    .unwrap();
     assert!(alone.get("items/machine/web-2").await.is_err(), "the smaller half cannot know of it");
     net.lan().heal();
     until("what happened meanwhile", async || alone.get("items/machine/web-2").await.ok()).await;

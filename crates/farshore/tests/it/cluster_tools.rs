@@ -25,8 +25,7 @@ fn the_certificate_is_the_authoritys(net: &Net) {
         &format!("openssl s_client -connect {at}:7000 -CAfile {ca} -verify_return_error -verify_ip {at}"),
     );
     assert!(seen.status.success() && text(&seen).contains("Verify return code: 0 (ok)"), "{}", text(&seen));
-    let stranger =
-        net.exec("paris", &format!("openssl s_client -connect {at}:7000 -verify_return_error"));
+    let stranger = net.exec("paris", &format!("openssl s_client -connect {at}:7000 -verify_return_error"));
     assert!(!stranger.status.success(), "only the cluster's authority vouches for it");
 }
 
@@ -35,7 +34,9 @@ fn agent_says(net: &Net, words: &str) -> String {
     let (url, ca) = (net.url("oslo"), net.ca().display().to_string());
     let asked = net.exec(
         "paris",
-        &format!("curl -sS --max-time 20 -o /dev/null -w %{{http_code}} --cacert {ca} {words} {url}/agent/v1/known"),
+        &format!(
+            "curl -sS --max-time 20 -o /dev/null -w %{{http_code}} --cacert {ca} {words} {url}/agent/v1/known"
+        ),
     );
     text(&asked)
 }

@@ -127,7 +127,8 @@ impl Witness {
     /// Waits for an acknowledgement of a write that is sent from now on.
     pub(crate) async fn is_served(&self) {
         let from = Instant::now();
-        let since = async || self.seen.lock().unwrap().last().is_some_and(|(sent, _)| *sent > from).then_some(());
+        let since =
+            async || self.seen.lock().unwrap().last().is_some_and(|(sent, _)| *sent > from).then_some(());
         until("a write that is acknowledged", since).await;
     }
 }
@@ -144,6 +145,10 @@ pub(crate) fn assert_disjoint(old: &Witness, new: &Witness) {
     let (old, new) = (old.acknowledged(), new.acknowledged());
     let last = old.last().expect("the old region served").1;
     let early: Vec<_> = new.iter().filter(|(_, seen)| *seen <= last).collect();
-    assert!(early.is_empty(), "{} writes were acknowledged in the new region before the old one ended", early.len());
+    assert!(
+        early.is_empty(),
+        "{} writes were acknowledged in the new region before the old one ended",
+        early.len()
+    );
     assert!(!new.is_empty(), "the new region served");
 }
