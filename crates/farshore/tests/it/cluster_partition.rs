@@ -9,16 +9,16 @@ use crate::cluster_net::{ITEM, Net, text, until};
 use crate::cluster_writer::{Witness, assert_disjoint, written};
 
 /// Longer than a silent region is waited for: the timings of these clusters give W = 9.06 s.
-const LONGER_THAN_W: Duration = Duration::from_secs(12);
+pub(crate) const LONGER_THAN_W: Duration = Duration::from_secs(12);
 
 /// Protects the item of most tests to oslo.
-async fn protected(net: &Net, on_control_loss: &str) {
+pub(crate) async fn protected(net: &Net, on_control_loss: &str) {
     net.create(on_control_loss).await;
     net.api("paris").verb(ITEM, "protect", json!({"target": "oslo"})).await.unwrap();
 }
 
 /// A self-fencing item with a client in paris, and one in oslo that waits to be served.
-async fn self_fencing() -> (Net, Witness, Witness) {
+pub(crate) async fn self_fencing() -> (Net, Witness, Witness) {
     let net = Net::start().await;
     protected(&net, "fence").await;
     let uri = net.uris("paris").await[0].clone();
@@ -42,7 +42,7 @@ async fn the_old_region_stays_fenced(net: &Net, old: &Witness, new: &Witness) {
     the_audit_verifies(net, "bergen");
 }
 
-fn the_audit_verifies(net: &Net, region: &str) {
+pub(crate) fn the_audit_verifies(net: &Net, region: &str) {
     let verified = net.farshore(region, "audit verify");
     assert!(verified.status.success(), "{}", text(&verified));
 }

@@ -30,9 +30,13 @@ mod cluster_lan;
 #[cfg(test)]
 mod cluster_net;
 #[cfg(test)]
+mod cluster_outage;
+#[cfg(test)]
 mod cluster_pains;
 #[cfg(test)]
 mod cluster_partition;
+#[cfg(test)]
+mod cluster_restore;
 #[cfg(test)]
 mod cluster_tools;
 #[cfg(test)]
