@@ -37,9 +37,9 @@ mod verbs;
 use std::sync::Arc;
 
 use axum::Router;
-use axum::extract::Request;
+use axum::extract::{Request, State};
 use axum::http::StatusCode;
-use axum::http::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderValue};
+use axum::http::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderName, HeaderValue};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use utoipa::OpenApi;
@@ -51,7 +51,7 @@ use utoipa_axum::routes;
 pub use problem::{PROBLEM_JSON, Problem};
 
 use crate::access::keys::Keys;
-use crate::engine::Control;
+use crate::engine::{Control, StoreState};
 
 /// What every route has at hand.
 #[derive(Debug, Clone)]
@@ -94,7 +94,7 @@ pub fn router(control: Control, token: &str) -> Router {
     let keys = Keys::new(control.clone(), token);
     control.run(keys.clone().sweep_for_ever());
     let state = ApiState {
-        control,
+        control: control.clone(),
         keys,
         limits: Arc::default(),
         rights,
@@ -108,7 +108,7 @@ pub fn router(control: Control, token: &str) -> Router {
         .with_state(state)
         .layer(middleware::from_fn(limits::within))
         .layer(middleware::from_fn(limits::harden))
-        .layer(middleware::from_fn(say_where))
+        .layer(middleware::from_fn_with_state(control, say_where))
 }
 
 /// The OpenAPI document of [`router`].
@@ -193,13 +193,30 @@ async fn no_method(request: Request) -> Problem {
     Problem::new(StatusCode::METHOD_NOT_ALLOWED, "method", detail)
 }
 
-/// Puts the path into problems.
-async fn say_where(request: Request, next: Next) -> Response {
+/// Says since when an answer is only what was last known.
+const READ_ONLY_SINCE: HeaderName = HeaderName::from_static("farshore-read-only-since");
+
+/// Puts the path into problems, and says it when the control plane is read-only.
+async fn say_where(State(control): State<Control>, request: Request, next: Next) -> Response {
     let path = request.uri().path().to_owned();
-    let response = next.run(request).await;
-    let Some(problem) = response.extensions().get::<Problem>().cloned() else { return response };
+    let mut response = next.run(request).await;
+    let read_only = match control.store_state() {
+        StoreState::Live => None,
+        StoreState::ReadOnly { since, .. } => Some(since),
+    };
+    if let Some(since) = read_only.and_then(|since| HeaderValue::from_str(&since.to_string()).ok()) {
+        response.headers_mut().insert(READ_ONLY_SINCE, since);
+    }
+    let Some(mut problem) = response.extensions().get::<Problem>().cloned() else { return response };
     let (mut parts, _) = response.into_parts();
     parts.headers.remove(CONTENT_LENGTH);
+    if let (Some(since), StatusCode::SERVICE_UNAVAILABLE) = (read_only, parts.status) {
+        problem.detail = format!(
+            "the control plane is read-only here since {since}, nothing was changed: ask a control node in another region, \
+             or bring members of the store back ({})",
+            problem.detail
+        );
+    }
     let mut whole = axum::Json(Problem { instance: Some(path), ..problem }).into_response();
     parts.headers.insert(CONTENT_TYPE, HeaderValue::from_static(PROBLEM_JSON));
     *whole.status_mut() = parts.status;

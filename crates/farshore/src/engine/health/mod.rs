@@ -68,7 +68,7 @@ pub(super) async fn snapshot(inner: &Inner) -> Result<Arc<Snapshot>, ReadError> 
         }
     }
     let begun = Instant::now();
-    let (items, busy) = inner.book.items_and_busy().await?;
+    let (items, busy) = inner.book.view().await.items_and_busy().await?;
     let items = items.into_iter().map(|item| (item.id.clone(), item)).collect();
     let snapshot = Arc::new(Snapshot { items, busy });
     let at = Instant::now();
