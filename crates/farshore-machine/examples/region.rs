@@ -34,6 +34,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         dir: dir.join("machines"),
         nbd: loopback,
         replication: loopback,
+        tls: None,
         secret: "bench".into(),
         region,
     })?;

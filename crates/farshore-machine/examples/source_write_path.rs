@@ -178,7 +178,8 @@ fn run(dir: &std::path::Path) -> Result<(), Box<dyn std::error::Error>> {
     measure("source, tracked, no target (first)", |offset, data| export.write(offset, data))?;
     measure("source, tracked, no target (again)", |offset, data| export.write(offset, data))?;
     let sink = Arc::new(Counting::default());
-    let receiver = Receiver::start(TcpListener::bind("127.0.0.1:0")?, Arc::new(One(Arc::clone(&sink))))?;
+    let receiver =
+        Receiver::start(TcpListener::bind("127.0.0.1:0")?, Arc::new(One(Arc::clone(&sink))), None)?;
     source.replicate(Link {
         target: Region::parse("oslo")?,
         address: receiver.address().to_string(),

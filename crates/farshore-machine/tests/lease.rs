@@ -38,6 +38,7 @@ fn open(dir: &Path) -> Arc<Machines> {
         nbd: loopback,
         nbd_socket: None,
         replication: loopback,
+        tls: None,
         secret: "secret".into(),
         source: Options::default(),
         replica: farshore_machine::replica::Options::default(),

@@ -30,6 +30,7 @@ impl Place {
             nbd: loopback,
             nbd_socket: None,
             replication: loopback,
+            tls: None,
             secret: "secret".into(),
             source: farshore_machine::source::Options {
                 region: Some(region),

@@ -13,6 +13,7 @@ use super::shared::{Shared, locked};
 use super::source::Link;
 use crate::disk::ExtentKind;
 use crate::record::{BLOCK, Block, Op, Range, Record};
+use crate::tls::{ReplicationClient, TlsStream, loopback_only};
 use crate::wire::frame::{
     BATCH_LEN, Decoder, FrameError, Hello, Message, PAYLOAD_LEN_MAX, PROTOCOL, Reason, Refused, encode,
 };
@@ -116,6 +117,9 @@ fn pause_unless_stopped(shared: &Shared, pause: Duration) -> bool {
 fn connect(shared: &Shared, link: &Link) -> io::Result<TcpStream> {
     let mut last = io::Error::other("the name has no address");
     for address in link.address.to_socket_addrs()? {
+        if shared.options.tls.is_none() {
+            loopback_only(address, "send disks to a region")?;
+        }
         match TcpStream::connect_timeout(&address, shared.options.dead_after) {
             Ok(stream) => return Ok(stream),
             Err(error) => last = error,
@@ -127,11 +131,38 @@ fn connect(shared: &Shared, link: &Link) -> io::Result<TcpStream> {
 fn session(shared: &Shared, link: &Link) -> Result<(), Ended> {
     let stream = connect(shared, link)?;
     stream.set_nodelay(true)?;
+    let Some(client) = &shared.options.tls else {
+        set_waits(shared, &stream)?;
+        let hang_up = || drop(stream.shutdown(Shutdown::Both));
+        return ship(shared, link, &stream, &stream, &hang_up);
+    };
+    let stream = secure(shared, link, stream, client)?;
+    set_waits(shared, stream.socket())?;
+    let hang_up = || stream.hang_up();
+    ship(shared, link, &stream, &stream, &hang_up)
+}
+
+fn set_waits(shared: &Shared, stream: &TcpStream) -> io::Result<()> {
     stream.set_write_timeout(Some(shared.options.dead_after))?;
-    stream.set_read_timeout(Some(POLL.min(shared.options.dead_after)))?;
-    let reader = stream.try_clone()?;
-    let hang_up = || drop(stream.shutdown(Shutdown::Both));
-    ship(shared, link, reader, &stream, &hang_up)
+    stream.set_read_timeout(Some(POLL.min(shared.options.dead_after)))
+}
+
+/// Nothing is said before the other end has shown that it is the target.
+fn secure(
+    shared: &Shared,
+    link: &Link,
+    stream: TcpStream,
+    client: &ReplicationClient,
+) -> Result<TlsStream, Ended> {
+    let config = (client.0)(&link.target);
+    let stopped = || shared.core().flow.stop;
+    let deadline = Instant::now() + shared.options.dead_after;
+    TlsStream::connect(stream, config, link.target.as_str(), deadline, &stopped).map_err(|error| {
+        Ended::Said(format!(
+            "{} did not prove to be region {}, so nothing was sent: {error}",
+            link.address, link.target
+        ))
+    })
 }
 
 /// One session over any connection: `hang_up` must make blocked reads and writes of both halves return.

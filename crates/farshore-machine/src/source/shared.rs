@@ -15,6 +15,7 @@ use super::extents::Extents;
 use super::lease::Lease;
 use super::{log, map};
 use crate::disk::Disk;
+use crate::tls::ReplicationClient;
 
 /// Settings of a source.
 #[derive(Debug, Clone)]
@@ -35,6 +36,8 @@ pub struct Options {
     pub retry_after: Duration,
     /// The machine's right to serve. `None`: it holds.
     pub lease: Option<Arc<Lease>>,
+    /// With what it shows targets who it is. `None`: plain text, to loopback only.
+    pub tls: Option<ReplicationClient>,
 }
 
 impl Default for Options {
@@ -48,6 +51,7 @@ impl Default for Options {
             dead_after: Duration::from_secs(8),
             retry_after: Duration::from_millis(100),
             lease: None,
+            tls: None,
         }
     }
 }

@@ -66,7 +66,7 @@ impl World {
         };
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         world.address = listener.local_addr().unwrap().to_string();
-        world.receiver = Some(Receiver::start(listener, Arc::clone(&world.sinks) as _).unwrap());
+        world.receiver = Some(Receiver::start(listener, Arc::clone(&world.sinks) as _, None).unwrap());
         world
     }
 
@@ -79,7 +79,7 @@ impl World {
 
     fn start_receiver(&mut self) {
         let listener = TcpListener::bind(&self.address).unwrap();
-        self.receiver = Some(Receiver::start(listener, Arc::clone(&self.sinks) as _).unwrap());
+        self.receiver = Some(Receiver::start(listener, Arc::clone(&self.sinks) as _, None).unwrap());
     }
 
     fn dyn_disks(&self) -> Vec<Arc<dyn Disk>> {
@@ -640,7 +640,7 @@ fn the_real_replica_fails_over_and_takes_the_way_home() {
     let replica = Replica::create(&far.path().join("replica"), far_disks, ReplicaOptions::default()).unwrap();
     world.stop_receiver();
     let listener = TcpListener::bind(&world.address).unwrap();
-    let receiver = Receiver::start(listener, Arc::new(OneReplica(replica.clone()))).unwrap();
+    let receiver = Receiver::start(listener, Arc::new(OneReplica(replica.clone())), None).unwrap();
     let source = world.create();
     churn_in_three(&world, &source, 1, 30);
     source.replicate(world.link()).unwrap();
@@ -673,7 +673,7 @@ fn the_real_replica_fails_over_and_takes_the_way_home() {
     .unwrap();
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap().to_string();
-    let receiver = Receiver::start(listener, Arc::new(OneReplica(way_home.clone()))).unwrap();
+    let receiver = Receiver::start(listener, Arc::new(OneReplica(way_home.clone())), None).unwrap();
     let served = promoted.disks();
     let new =
         Source::create(&far.path().join("source"), served.clone(), kept, world.options.clone()).unwrap();

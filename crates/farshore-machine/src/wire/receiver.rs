@@ -12,12 +12,14 @@ use std::time::{Duration, Instant, SystemTime};
 use farshore_core::ids::Token;
 use farshore_core::moment::Moment;
 use farshore_core::workload::Watermark;
+use rustls::ServerConfig;
 
 use super::frame::{
     Ack, DIVERGED_BATCH, Decoder, Frame, FrameError, HELLO_LEN_MAX, Hello, Message, PAYLOAD_LEN_MAX,
     PROTOCOL, Reason, Refused, encode,
 };
 use crate::sink::Sink;
+use crate::tls::{TlsStream, loopback_only};
 
 /// A peer must have introduced itself by then: strangers hold no thread for longer.
 const HANDSHAKE_DEADLINE: Duration = Duration::from_secs(5);
@@ -57,6 +59,7 @@ pub struct Receiver {
 #[derive(Debug)]
 struct Shared {
     sinks: Arc<dyn Sinks>,
+    tls: Option<Arc<ServerConfig>>,
     stopping: AtomicBool,
     sessions: Mutex<Sessions>,
     ended: Condvar,
@@ -75,11 +78,20 @@ struct Entry {
 }
 
 impl Receiver {
-    /// Starts to accept sessions on `listener`.
-    pub fn start(listener: TcpListener, sinks: Arc<dyn Sinks>) -> io::Result<Self> {
+    /// Starts to accept sessions on `listener`: over TLS if a configuration is given, which must require certificates;
+    /// in plain text, on loopback only, if not.
+    pub fn start(
+        listener: TcpListener,
+        sinks: Arc<dyn Sinks>,
+        tls: Option<Arc<ServerConfig>>,
+    ) -> io::Result<Self> {
         let address = listener.local_addr()?;
+        if tls.is_none() {
+            loopback_only(address, "receive disks")?;
+        }
         let shared = Arc::new(Shared {
             sinks,
+            tls,
             stopping: AtomicBool::new(false),
             sessions: Mutex::default(),
             ended: Condvar::new(),
@@ -231,6 +243,8 @@ fn evict(shared: &Shared, item: &str, keep: Option<u64>) -> bool {
 enum Ended {
     #[error("{0}")]
     Io(#[from] io::Error),
+    #[error("the TLS handshake failed: {0}")]
+    Tls(io::Error),
     #[error("{0}")]
     Frame(#[from] FrameError),
     #[error("refused: {0}")]
@@ -253,9 +267,27 @@ impl Connection for TcpStream {
     }
 }
 
+impl Connection for &TlsStream {
+    fn set_wait(&self, wait: Duration) -> io::Result<()> {
+        self.socket().set_read_timeout(Some(wait))
+    }
+}
+
 fn serve(stream: TcpStream, shared: &Shared, id: u64) -> Result<(), Ended> {
     stream.set_nodelay(true)?;
-    stream.set_write_timeout(Some(DEAD_AFTER))?;
+    let Some(config) = &shared.tls else {
+        stream.set_write_timeout(Some(DEAD_AFTER))?;
+        return converse(stream, shared, id);
+    };
+    let stream = TlsStream::accept(stream, Arc::clone(config), Instant::now() + HANDSHAKE_DEADLINE)
+        .map_err(Ended::Tls)?;
+    stream.socket().set_write_timeout(Some(DEAD_AFTER))?;
+    let ended = converse(&stream, shared, id);
+    stream.hang_up();
+    ended
+}
+
+fn converse<C: Connection>(stream: C, shared: &Shared, id: u64) -> Result<(), Ended> {
     let mut session = Session::new(stream, shared, id)?;
     let result = session.handshake().and_then(|()| session.run());
     if let Err(error) = &result {
@@ -481,7 +513,7 @@ impl<'a, C: Connection> Session<'a, C> {
     fn say_why(&mut self, error: &Ended) {
         let refused = match error {
             Ended::Refused(refused) => refused.clone(),
-            Ended::Io(_) | Ended::Silent => return,
+            Ended::Io(_) | Ended::Tls(_) | Ended::Silent => return,
             Ended::Frame(_) | Ended::OutOfTurn => Refused { reason: Reason::Busy, text: error.to_string() },
         };
         let _ = self.send(&Message::Refused(refused));

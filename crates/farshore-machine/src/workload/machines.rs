@@ -22,6 +22,7 @@ use crate::nbd::{Exports, Options as NbdOptions, Server};
 use crate::replica::Options as ReplicaOptions;
 use crate::sink::Sink;
 use crate::source::Options as SourceOptions;
+use crate::tls::{MachineTls, ReplicationClient};
 use crate::wire::frame::{Hello, Reason, Refused};
 use crate::wire::receiver::{Receiver, Sinks};
 
@@ -39,12 +40,14 @@ pub struct MachinesOptions {
     pub region: Region,
     /// Its directory for machines.
     pub dir: PathBuf,
-    /// Where disks are served; loopback.
+    /// Where disks are served; loopback, unless there is `tls`.
     pub nbd: SocketAddr,
     /// Also served here, if given.
     pub nbd_socket: Option<PathBuf>,
-    /// Where replication is received; loopback.
+    /// Where replication is received; loopback, unless there is `tls`.
     pub replication: SocketAddr,
+    /// Certificates. `None`: plain text.
+    pub tls: Option<MachineTls>,
     /// Shared by all regions: who does not know it may not replicate.
     pub secret: String,
     /// How the sending side works.
@@ -123,7 +126,10 @@ impl Machines {
             exports,
             nbd,
             secret: options.secret.clone(),
-            source: options.source.clone(),
+            source: SourceOptions {
+                tls: options.tls.as_ref().map(|tls| ReplicationClient(Arc::clone(&tls.replication_client))),
+                ..options.source.clone()
+            },
             leases: Leases::default(),
             replica: options.replica,
         };
@@ -137,8 +143,9 @@ impl Machines {
         };
         let listener = TcpListener::bind(options.replication).map_err(in_replication)?;
         let replication = listener.local_addr().map_err(in_replication)?;
+        let tls = options.tls.as_ref().map(|tls| Arc::clone(&tls.replication_server));
         let receiver =
-            Receiver::start(listener, Arc::clone(&shared) as Arc<dyn Sinks>).map_err(in_replication)?;
+            Receiver::start(listener, Arc::clone(&shared) as Arc<dyn Sinks>, tls).map_err(in_replication)?;
         let _ = shared.receiver.set(receiver);
         let retaining = Mutex::new(Some(retain_regularly(&shared).map_err(in_dir)?));
         Ok(Arc::new(Self { shared, server, nbd, replication, retaining }))

@@ -13,5 +13,6 @@ mod machine;
 mod machines;
 mod spec;
 
+pub use crate::tls::MachineTls;
 pub use machines::{Machines, MachinesOptions, OpenError};
 pub use spec::{DiskSpec, MachineSpec};

@@ -160,6 +160,7 @@ impl Place {
             nbd: loopback,
             nbd_socket: Some(socket.clone()),
             replication: loopback,
+            tls: None,
             secret: "secret".into(),
             replica: farshore_machine::replica::Options::default(),
             source,

@@ -360,6 +360,7 @@ async fn open_machines(
         nbd: config.nbd,
         nbd_socket: config.nbd_socket.clone(),
         replication: config.replication,
+        tls: None,
         secret: match credentials {
             Credentials::Secret(secret) => secret.clone(),
             // Certificates tell who is who; this only tells clusters apart.
