@@ -70,6 +70,22 @@ fn wait_past(until: BootTime) {
     }
 }
 
+/// The signal stops one thread, and that one the others, a while after it was sent.
+fn wait_stopped(process: u32) {
+    let limit = Instant::now() + DEADLINE;
+    let stopped = || {
+        let mut threads = std::fs::read_dir(format!("/proc/{process}/task")).unwrap();
+        threads.all(|thread| {
+            let stat = std::fs::read_to_string(thread.unwrap().path().join("stat")).unwrap();
+            stat.rsplit_once(") ").unwrap().1.starts_with('T')
+        })
+    };
+    while !stopped() {
+        assert!(Instant::now() < limit, "the child does not stop");
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
 async fn connect(machines: &Machines) -> Client {
     let seen = machines.observe(&item()).await.unwrap();
     Client::connect(&seen.endpoints[0].uri, DEADLINE).unwrap()
@@ -227,6 +243,7 @@ fn a_process_that_slept_through_its_deadline_acknowledges_nothing_when_it_wakes(
     client.write(0, &[1; 4096], false).unwrap();
     let pid = Pid::from_child(&child.0);
     kill_process(pid, Signal::STOP).unwrap();
+    wait_stopped(child.0.id());
     let (queued, was_queued) = std::sync::mpsc::channel();
     let writer = std::thread::spawn(move || {
         queued.send(()).unwrap();
