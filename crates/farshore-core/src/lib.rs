@@ -6,7 +6,7 @@
 //!
 //! Read in this order: [`ids`] and [`moment`] (the words), [`lifecycle`] (the life of an item), [`command`] (what
 //! people ask for), [`job`] (how a wish becomes durable steps), [`fencing`] (the arithmetic of waiting),
-//! [`reconcile`] (what is mended without being asked), [`access`] (who may ask for what), [`verdict`] and [`incident`] (how well it all is), [`workload`] (what every kind can
+//! [`reconcile`] (what is mended without being asked), [`directory`] (what names lead to), [`access`] (who may ask for what), [`verdict`] and [`incident`] (how well it all is), [`workload`] (what every kind can
 //! do), [`store`] (what remembers).
 //!
 //! Must always hold: this crate does not depend on tokio, and `clippy.toml` beside it bans clocks and I/O.
@@ -14,6 +14,7 @@
 pub mod access;
 pub mod agents;
 pub mod command;
+pub mod directory;
 pub mod fencing;
 pub mod ids;
 pub mod incident;

@@ -3,7 +3,7 @@
 //! The rooms below know nothing of each other; this crate puts them together.
 //!
 //! Read in this order: [`engine`] (jobs, and what watches over the regions), [`agent`] (how it reaches workloads),
-//! [`trust`] (who belongs to the cluster), [`serve`] (accepts connections), [`access`] (which of them may), [`api`] (how people reach it), [`config`] and [`node`] (the composition root), [`up`] (regions on one machine),
+//! [`trust`] (who belongs to the cluster), [`serve`] (accepts connections), [`access`] (which of them may), [`api`] (how people reach it), [`names`] (where clients find what is active), [`config`] and [`node`] (the composition root), [`up`] (regions on one machine),
 //! [`demo`] (all of it, against a real disaster), [`cli`] (the program's arguments).
 
 pub mod access;
@@ -13,6 +13,7 @@ pub mod cli;
 pub mod config;
 pub mod demo;
 pub mod engine;
+pub mod names;
 pub mod node;
 pub mod serve;
 pub mod trust;

@@ -51,19 +51,7 @@ impl Client {
                 token_file.display()
             ))
         })?;
-        crate::trust::provider();
-        let builder = match ca_file {
-            Some(path) => {
-                let ca = read_authority(&path)?;
-                reqwest::Client::builder().tls_backend_preconfigured(crate::trust::operator(&ca)?)
-            }
-            None => reqwest::Client::builder(),
-        };
-        let http = builder
-            .no_proxy()
-            .connect_timeout(CONNECT_DEADLINE)
-            .build()
-            .map_err(|error| Failure::failed(format!("cannot start: {error}")))?;
+        let http = http_believing(ca_file.as_deref())?;
         Ok(Self { http, apis, good: Arc::default(), token: token.trim().to_owned() })
     }
 
@@ -188,7 +176,30 @@ fn find(global: &Global) -> Result<Found, Failure> {
     })
 }
 
-fn base_url(api: &str) -> String {
+/// The authority that servers are believed by when nobody names a token, either: --ca, or the one of a node on this machine.
+pub(super) fn authority_file(global: &Global) -> Option<PathBuf> {
+    let of_node = || Some(global.data_dir().join("trust").join(CA_CERTIFICATE)).filter(|path| path.exists());
+    global.ca.clone().or_else(of_node)
+}
+
+/// Believes the cluster of this authority; without one, whom the system believes.
+pub(super) fn http_believing(ca_file: Option<&Path>) -> Result<reqwest::Client, Failure> {
+    crate::trust::provider();
+    let builder = match ca_file {
+        Some(path) => {
+            let ca = read_authority(path)?;
+            reqwest::Client::builder().tls_backend_preconfigured(crate::trust::operator(&ca)?)
+        }
+        None => reqwest::Client::builder(),
+    };
+    builder
+        .no_proxy()
+        .connect_timeout(CONNECT_DEADLINE)
+        .build()
+        .map_err(|error| Failure::failed(format!("cannot start: {error}")))
+}
+
+pub(super) fn base_url(api: &str) -> String {
     api.trim().trim_end_matches('/').trim_end_matches("/api/v1").to_owned()
 }
 
@@ -205,7 +216,7 @@ fn not_ours(api: &str, status: StatusCode) -> Failure {
 }
 
 /// The innermost cause: what people can act on.
-fn reason(error: &dyn std::error::Error) -> String {
+pub(super) fn reason(error: &dyn std::error::Error) -> String {
     let mut cause = error;
     while let Some(inner) = cause.source() {
         cause = inner;

@@ -15,6 +15,9 @@ use crate::demo::Play;
 use crate::node::Until;
 use crate::up::ClusterOptions;
 
+/// What is logged unless FARSHORE_LOG says otherwise; the DNS library would log every question that anybody asks.
+const LOG_DEFAULT: &str = "info,hickory_server=warn";
+
 #[derive(Debug, Subcommand)]
 pub(super) enum LocalCommand {
     /// Start regions on this machine, for trying out; Ctrl-C stops them and keeps their state
@@ -184,7 +187,7 @@ fn demo(global: &Global, args: &DemoArgs) -> Result<(), Failure> {
 }
 
 fn node(args: &NodeArgs) -> Result<(), Failure> {
-    let filter = EnvFilter::try_from_env("FARSHORE_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
+    let filter = EnvFilter::try_from_env("FARSHORE_LOG").unwrap_or_else(|_| EnvFilter::new(LOG_DEFAULT));
     let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     match args.log_format {
         LogFormat::Text => log.with_ansi(std::io::stderr().is_terminal()).init(),

@@ -2,7 +2,7 @@
 //!
 //! Read in this order: this file (the grammar), `exit` (what went wrong and the exit status), `client`
 //! (HTTP), `wait` (follows a job), `ask` (prompts), `show` (tables), then a file per group of verbs: `machine`, `verbs`,
-//! `jobs`, `status`, `audit`, `token`, `trust`, `local`, `config`.
+//! `jobs`, `status`, `audit`, `token`, `trust`, `names`, `local`, `config`.
 //!
 //! Results go to stdout, everything else to stderr.
 
@@ -15,6 +15,7 @@ mod incident;
 mod jobs;
 mod local;
 mod machine;
+mod names;
 mod show;
 mod status;
 mod store;
@@ -133,6 +134,8 @@ enum Command {
     Token(token::TokenCommand),
     /// Show whose token is used, and what its holder may do
     Whoami,
+    /// Ask several nodes where a name is active, check their signatures, and take the newest answer
+    Resolve(names::ResolveArgs),
     #[command(flatten)]
     Local(local::LocalCommand),
 }
@@ -188,6 +191,7 @@ async fn ask_api(global: &Global, command: Command) -> Result<(), Failure> {
         Command::Audit(args) => audit::run(global, &args).await,
         Command::Token(command) => token::run(global, command).await,
         Command::Whoami => token::whoami(global).await,
+        Command::Resolve(args) => names::resolve(global, &args).await,
         Command::Local(command) => local::run(global, command),
         Command::Init(args) => trust::init(global, &args),
         Command::Join(args) => trust::join_cluster(global, args).await,

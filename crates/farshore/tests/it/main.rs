@@ -60,6 +60,14 @@ mod engine_watch;
 #[cfg(test)]
 mod health_incidents;
 #[cfg(test)]
+mod names_concierge;
+#[cfg(test)]
+mod names_copy;
+#[cfg(test)]
+mod names_dns;
+#[cfg(test)]
+mod names_stage;
+#[cfg(test)]
 mod trust_cli;
 #[cfg(test)]
 mod trust_join;
