@@ -66,6 +66,8 @@ mod names_copy;
 #[cfg(test)]
 mod names_dns;
 #[cfg(test)]
+mod names_resolve;
+#[cfg(test)]
 mod names_stage;
 #[cfg(test)]
 mod trust_cli;
