@@ -35,6 +35,8 @@ impl Place {
             source: farshore_machine::source::Options {
                 region: Some(region),
                 point_every: Duration::from_millis(100),
+                // A source that was cut off notices late that another has taken over.
+                retry_after: Duration::from_secs(3),
                 ..Default::default()
             },
             replica: farshore_machine::replica::Options::default(),

@@ -4,7 +4,11 @@ use std::io::{self, Read, Write};
 use std::net::{TcpStream, ToSocketAddrs};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
+
+use rustls::pki_types::ServerName;
+use rustls::{ClientConfig, ClientConnection};
 
 use super::proto::{
     CONTEXT_ALLOCATION, FIXED_NEWSTYLE, NBD_MAGIC, NO_ZEROES, OPTION_MAGIC, OPTION_REPLY_MAGIC, PAYLOAD_MAX,
@@ -88,24 +92,45 @@ pub struct Client {
 enum Address {
     Unix(PathBuf),
     Tcp(String),
+    /// `nbds://`.
+    Tls(String),
 }
 
 impl Client {
     /// Connects to `nbd://HOST:PORT/NAME` or `nbd+unix:///NAME?socket=PATH`. This and each later call take at most
     /// `timeout`.
     pub fn connect(uri: &str, timeout: Duration) -> Result<Self> {
+        Self::connect_with(uri, timeout, None)
+    }
+
+    /// Like [`Client::connect`], also to `nbds://HOST:PORT/NAME`. The server is asked for the host's name.
+    pub fn connect_tls(uri: &str, timeout: Duration, config: Arc<ClientConfig>) -> Result<Self> {
+        Self::connect_with(uri, timeout, Some(config))
+    }
+
+    fn connect_with(uri: &str, timeout: Duration, config: Option<Arc<ClientConfig>>) -> Result<Self> {
         let (address, name) = parse_uri(uri).ok_or_else(|| ClientError::Uri { uri: uri.to_owned() })?;
         let deadline = Instant::now() + timeout;
-        let stream = match address {
+        let refused = |why: &str| ClientError::Refused { uri: uri.to_owned(), message: why.to_owned() };
+        let mut secured = None;
+        let stream: Stream = match address {
             Address::Unix(path) => Stream::Unix(UnixStream::connect(&path).map_err(|error| {
                 io::Error::new(error.kind(), format!("socket {}: {error}", path.display()))
             })?),
-            Address::Tcp(host) => Stream::Tcp(connect_tcp(&host, deadline)?),
+            Address::Tcp(host) => connect_tcp(&host, deadline)?.into(),
+            Address::Tls(host) => {
+                let config = config.ok_or_else(|| refused("nbds:// needs certificates"))?;
+                let name = host.rsplit_once(':').map_or(&host[..], |(name, _)| name);
+                let name = ServerName::try_from(name.trim_matches(['[', ']']).to_owned());
+                let name = name.map_err(|_| refused("the host has no name that TLS knows"))?;
+                secured = Some(ClientConnection::new(config, name).map_err(io::Error::other)?);
+                connect_tcp(&host, deadline)?.into()
+            }
         };
         stream.tune();
         let mut client =
             Self { stream, timeout, size: 0, flags: 0, structured: false, allocation: None, cookie: 0 };
-        client.negotiate(uri, &name, deadline)?;
+        client.negotiate(uri, &name, secured, deadline)?;
         Ok(client)
     }
 
@@ -323,7 +348,13 @@ impl Client {
         Ok(ClientError::Server { what, errno, message: String::from_utf8_lossy(message).into_owned() })
     }
 
-    fn negotiate(&mut self, uri: &str, name: &str, deadline: Instant) -> Result<()> {
+    fn negotiate(
+        &mut self,
+        uri: &str,
+        name: &str,
+        tls: Option<ClientConnection>,
+        deadline: Instant,
+    ) -> Result<()> {
         if u64::from_be_bytes(self.receive(deadline)?) != NBD_MAGIC
             || u64::from_be_bytes(self.receive(deadline)?) != OPTION_MAGIC
         {
@@ -336,7 +367,10 @@ impl Client {
         let flags = u32::from(server & (FIXED_NEWSTYLE | NO_ZEROES));
         self.send_bytes(&flags.to_be_bytes(), deadline)?;
         let refused = |message: String| ClientError::Refused { uri: uri.to_owned(), message };
-
+        if let Some(tls) = tls {
+            self.option(opt::STARTTLS, &[], deadline)?.map_err(refused)?;
+            self.stream.secure(tls.into(), deadline)?;
+        }
         self.structured = self.option(opt::STRUCTURED_REPLY, &[], deadline)?.is_ok();
         let len = u32::try_from(name.len()).map_err(|_| refused("the name is too long".to_owned()))?;
         let named = [&len.to_be_bytes()[..], name.as_bytes()].concat();
@@ -500,7 +534,10 @@ fn parse_uri(uri: &str) -> Option<(Address, String)> {
         let path = unescape(socket)?;
         return (!path.is_empty()).then_some((Address::Unix(path.into()), unescape(name)?));
     }
-    let rest = uri.strip_prefix("nbd://")?;
+    let (rest, kind): (_, fn(String) -> Address) = match uri.strip_prefix("nbds://") {
+        Some(rest) => (rest, Address::Tls),
+        None => (uri.strip_prefix("nbd://")?, Address::Tcp),
+    };
     let (host, name) = rest.split_once('/').unwrap_or((rest, ""));
     if host.is_empty() {
         return None;
@@ -508,7 +545,7 @@ fn parse_uri(uri: &str) -> Option<(Address, String)> {
     // A port after the last colon, unless that is within an IPv6 address.
     let has_port = host.rsplit_once(':').is_some_and(|(_, port)| !port.contains(']'));
     let host = if has_port { host.to_owned() } else { format!("{host}:10809") };
-    Some((Address::Tcp(host), unescape(name)?))
+    Some((kind(host), unescape(name)?))
 }
 
 /// Resolves `%41`.
@@ -543,6 +580,7 @@ mod tests {
             ("nbd://example.org", tcp("example.org:10809", "")),
             ("nbd://[::1]/a", tcp("[::1]:10809", "a")),
             ("nbd://[::1]:9/a", tcp("[::1]:9", "a")),
+            ("nbds://a/b", Some((Address::Tls("a:10809".into()), "b".into()))),
             ("nbd:///a", None),
             ("nbd+unix:///a", None),
             ("nbd+unix:///a?socket=", None),

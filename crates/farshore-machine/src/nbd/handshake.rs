@@ -1,8 +1,11 @@
 //! Agreeing on an export and its terms.
 
 use std::io::{self, Read, Write};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Instant;
+
+use rustls::{ServerConfig, ServerConnection};
 
 use super::option::{InfoRequest, MetaRequest, OptionError, plain_name};
 use super::proto::{
@@ -12,6 +15,30 @@ use super::proto::{
 };
 use super::registry::{Entry, Exports, Lease};
 use super::stream::Stream;
+use crate::tls::loopback_only;
+
+/// Whether a listener's clients may, or must, begin TLS.
+#[derive(Debug, Clone)]
+pub(super) enum TlsTerms {
+    /// There is none.
+    None,
+    /// They may.
+    Offered(Arc<ServerConfig>),
+    /// They get to see nothing before.
+    Required(Arc<ServerConfig>),
+}
+
+impl TlsTerms {
+    /// On a listener at `address`.
+    pub(super) fn on(address: SocketAddr, config: Option<Arc<ServerConfig>>) -> io::Result<Self> {
+        let local = loopback_only(address, "serve disks");
+        match (config, local) {
+            (Some(config), Ok(())) => Ok(Self::Offered(config)),
+            (Some(config), Err(_)) => Ok(Self::Required(config)),
+            (None, local) => local.map(|()| Self::None),
+        }
+    }
+}
 
 /// What was agreed on.
 #[derive(Debug)]
@@ -40,10 +67,11 @@ impl Contexts {
 pub(super) fn shake(
     stream: &Arc<Stream>,
     exports: &Exports,
+    terms: &TlsTerms,
     deadline: Instant,
 ) -> io::Result<Option<Agreement>> {
     let mut hands =
-        Handshake { stream, exports, deadline, no_zeroes: false, structured: false, contexts: None };
+        Handshake { stream, exports, terms, deadline, no_zeroes: false, structured: false, contexts: None };
     hands.greet()?;
     for _ in 0..OPTIONS_MAX {
         let (option, len) = hands.option_header()?;
@@ -66,6 +94,7 @@ enum Next {
 struct Handshake<'a> {
     stream: &'a Arc<Stream>,
     exports: &'a Exports,
+    terms: &'a TlsTerms,
     deadline: Instant,
     no_zeroes: bool,
     structured: bool,
@@ -112,11 +141,54 @@ impl Handshake<'_> {
             self.receive_into(&mut scratch[..piece])?;
             left -= piece;
         }
-        self.reply(option, rep::ERR_TOO_BIG, b"option data is limited to 65536 bytes")?;
+        if self.needs_tls(option) {
+            self.reply_tls_required(option)?;
+        } else {
+            self.reply(option, rep::ERR_TOO_BIG, b"option data is limited to 65536 bytes")?;
+        }
         Ok(None)
     }
 
+    /// Before TLS, where it is required, nothing is answered but its beginning and the end.
+    fn needs_tls(&self, option: u32) -> bool {
+        matches!(self.terms, TlsTerms::Required(_))
+            && !self.stream.is_secure()
+            && !matches!(option, opt::STARTTLS | opt::ABORT)
+    }
+
+    fn reply_tls_required(&self, option: u32) -> io::Result<()> {
+        self.reply(
+            option,
+            rep::ERR_TLS_REQD,
+            b"this server needs TLS: use nbds:// and the cluster's certificates",
+        )
+    }
+
+    /// From the reply on the client speaks TLS, and what was agreed on in plain text is forgotten.
+    fn start_tls(&mut self, data: &[u8]) -> io::Result<()> {
+        let (TlsTerms::Offered(config) | TlsTerms::Required(config)) = self.terms else {
+            return self.reply(opt::STARTTLS, rep::ERR_UNSUP, b"this server has no TLS here");
+        };
+        if !data.is_empty() {
+            return self.reply(opt::STARTTLS, rep::ERR_INVALID, b"this option has no data");
+        }
+        if self.stream.is_secure() {
+            return self.reply(opt::STARTTLS, rep::ERR_INVALID, b"TLS has begun already");
+        }
+        let connection = ServerConnection::new(Arc::clone(config)).map_err(io::Error::other)?;
+        self.reply(opt::STARTTLS, rep::ACK, &[])?;
+        (self.structured, self.contexts) = (false, None);
+        self.stream.secure(connection.into(), self.deadline)
+    }
+
     fn option(&mut self, option: u32, data: &[u8]) -> io::Result<Next> {
+        if self.needs_tls(option) {
+            if option == opt::EXPORT_NAME {
+                // It has no reply that says no.
+                return Ok(Next::Gone);
+            }
+            return self.reply_tls_required(option).map(|()| Next::Option);
+        }
         let answered = match option {
             opt::EXPORT_NAME => return self.export_name(data),
             opt::ABORT => {
@@ -124,6 +196,7 @@ impl Handshake<'_> {
                 drop(self.reply(option, rep::ACK, &[]));
                 return Ok(Next::Gone);
             }
+            opt::STARTTLS => self.start_tls(data),
             opt::INFO | opt::GO => return self.info(option, data),
             opt::LIST if data.is_empty() => self.list(),
             opt::STRUCTURED_REPLY if data.is_empty() => {

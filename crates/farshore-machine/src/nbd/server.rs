@@ -12,7 +12,9 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use super::handshake::shake;
+use rustls::ServerConfig;
+
+use super::handshake::{TlsTerms, shake};
 use super::proto::HANDSHAKE_TIMEOUT;
 use super::registry::Exports;
 use super::session;
@@ -31,8 +33,10 @@ const STOP_GRACE: Duration = Duration::from_secs(2);
 pub struct Options {
     /// Path of a Unix socket.
     pub unix: Option<PathBuf>,
-    /// A loopback address; port 0 takes a free one.
+    /// Port 0 takes a free one. Beyond loopback it needs `tls`.
     pub tcp: Option<SocketAddr>,
+    /// Lets TCP clients begin TLS; beyond loopback they must. It decides whose certificates are accepted.
+    pub tls: Option<Arc<ServerConfig>>,
     /// The exports; may change while served.
     pub exports: Exports,
     /// Bounds on clients.
@@ -77,7 +81,7 @@ struct Shared {
 #[derive(Debug)]
 enum Listener {
     Unix(UnixListener),
-    Tcp(TcpListener),
+    Tcp(TcpListener, TlsTerms),
 }
 
 impl Server {
@@ -86,9 +90,10 @@ impl Server {
         let mut listeners = Vec::new();
         let mut tcp = None;
         if let Some(address) = options.tcp {
+            let terms = TlsTerms::on(address, options.tls)?;
             let listener = bind_tcp(address)?;
             tcp = Some(listener.local_addr()?);
-            listeners.push(Arc::new(Listener::Tcp(listener)));
+            listeners.push(Arc::new(Listener::Tcp(listener, terms)));
         }
         if let Some(path) = &options.unix {
             listeners.push(Arc::new(Listener::Unix(bind_unix(path)?)));
@@ -162,7 +167,7 @@ impl Shared {
     }
 
     /// Serves a new connection on a thread of its own, or drops it when there are too many.
-    fn welcome(self: &Arc<Self>, stream: Stream) {
+    fn welcome(self: &Arc<Self>, stream: Stream, terms: TlsTerms) {
         let stream = Arc::new(stream);
         let id = self.next.fetch_add(1, Ordering::Relaxed);
         {
@@ -179,11 +184,11 @@ impl Shared {
         let seat = Seat { shared: Arc::clone(self), id };
         let spawned = std::thread::Builder::new().name("nbd".into()).spawn(move || {
             let seat = seat;
-            if let Err(error) = converse(&seat.shared, &stream) {
+            if let Err(error) = converse(&seat.shared, &stream, &terms) {
                 tracing::debug!(%error, "NBD connection ended");
             }
             // Others may hold the stream for a moment longer; the client need not wait for them.
-            stream.shutdown(Shutdown::Both);
+            stream.finish();
         });
         if let Err(error) = spawned {
             tracing::warn!(%error, "NBD connection refused: no thread for it");
@@ -204,10 +209,10 @@ impl Drop for Seat {
     }
 }
 
-fn converse(shared: &Shared, stream: &Arc<Stream>) -> io::Result<()> {
+fn converse(shared: &Shared, stream: &Arc<Stream>, terms: &TlsTerms) -> io::Result<()> {
     stream.tune();
     let deadline = Instant::now() + shared.limits.handshake;
-    let Some(agreement) = shake(stream, &shared.exports, deadline)? else { return Ok(()) };
+    let Some(agreement) = shake(stream, &shared.exports, terms, deadline)? else { return Ok(()) };
     // From here on a client may be silent for as long as it likes.
     stream.set_read_timeout(None)?;
     stream.set_write_timeout(None)?;
@@ -217,11 +222,15 @@ fn converse(shared: &Shared, stream: &Arc<Stream>) -> io::Result<()> {
 fn accept(shared: &Arc<Shared>, listener: &Listener) {
     while !shared.stopping.load(Ordering::Acquire) {
         let accepted = match listener {
-            Listener::Unix(listener) => listener.accept().map(|(stream, _)| Stream::Unix(stream)),
-            Listener::Tcp(listener) => listener.accept().map(|(stream, _)| Stream::Tcp(stream)),
+            Listener::Unix(listener) => {
+                listener.accept().map(|(stream, _)| (Stream::Unix(stream), TlsTerms::None))
+            }
+            Listener::Tcp(listener, terms) => {
+                listener.accept().map(|(stream, _)| (stream.into(), terms.clone()))
+            }
         };
         match accepted {
-            Ok(stream) => shared.welcome(stream),
+            Ok((stream, terms)) => shared.welcome(stream, terms),
             Err(_) if shared.stopping.load(Ordering::Acquire) => return,
             Err(error) => {
                 tracing::warn!(%error, "accepting an NBD connection failed");
@@ -232,12 +241,6 @@ fn accept(shared: &Arc<Shared>, listener: &Listener) {
 }
 
 fn bind_tcp(address: SocketAddr) -> io::Result<TcpListener> {
-    if !address.ip().is_loopback() {
-        let text = format!(
-            "refusing to serve disks on {address} without TLS: use a loopback address or a Unix socket, and a tunnel"
-        );
-        return Err(io::Error::new(io::ErrorKind::PermissionDenied, text));
-    }
     TcpListener::bind(address)
         .map_err(|error| io::Error::new(error.kind(), format!("cannot listen on {address}: {error}")))
 }
@@ -269,7 +272,7 @@ impl AsFd for Listener {
     fn as_fd(&self) -> BorrowedFd<'_> {
         match self {
             Self::Unix(listener) => listener.as_fd(),
-            Self::Tcp(listener) => listener.as_fd(),
+            Self::Tcp(listener, _) => listener.as_fd(),
         }
     }
 }

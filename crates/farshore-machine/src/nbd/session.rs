@@ -213,7 +213,7 @@ fn append(stream: &Stream, data: &mut Vec<u8>, len: usize) -> io::Result<()> {
             data.resize(len, 0);
             return read_exact(stream, &mut data[have..]);
         }
-        let got = retry(|| Ok(rustix::io::read(stream, rustix::buffer::spare_capacity(data))?))?;
+        let got = retry(|| stream.read_spare(data))?;
         if got == 0 {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }

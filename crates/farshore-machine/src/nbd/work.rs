@@ -1,7 +1,7 @@
 //! Carrying out requests: what a connection's own thread does at once, and the helpers that do what may wait.
 
 use std::collections::VecDeque;
-use std::io::{self, Write};
+use std::io;
 use std::net::Shutdown;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::Scope;
@@ -44,10 +44,8 @@ impl<'a> Sender<'a> {
 
     /// A client that takes its replies slowly gets none that are due after the right to send them has ended.
     fn send_while_allowed(&self, mut bytes: &[u8]) -> io::Result<()> {
-        let mut stream = self.stream;
         while !bytes.is_empty() {
-            self.export.may_reply()?;
-            match stream.write(bytes) {
+            match self.stream.write_while(bytes, &|| self.export.may_reply()) {
                 Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
                 Ok(sent) => bytes = &bytes[sent..],
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}

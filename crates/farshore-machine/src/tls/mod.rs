@@ -17,7 +17,8 @@ use std::sync::Arc;
 use farshore_core::ids::Region;
 use rustls::{ClientConfig, ServerConfig};
 
-pub(crate) use stream::TlsStream;
+pub(crate) use record::Tls;
+pub(crate) use stream::{TlsStream, send_now, shake};
 
 /// How to talk to the nodes of a region, asked again before each connection, so that renewed certificates are used.
 pub type ClientConfigs = Arc<dyn Fn(&Region) -> Arc<ClientConfig> + Send + Sync>;

@@ -95,7 +95,9 @@ impl Machine {
     }
 
     fn endpoints(&self, suffix: &str, address: SocketAddr) -> Vec<Endpoint> {
-        let uri = |disk: &str| format!("nbd://{address}/{}", export_name(&self.card.item, suffix, disk));
+        // Beyond loopback the server speaks TLS only.
+        let scheme = if address.ip().is_loopback() { "nbd" } else { "nbds" };
+        let uri = |disk: &str| format!("{scheme}://{address}/{}", export_name(&self.card.item, suffix, disk));
         self.card
             .disks
             .iter()

@@ -13,6 +13,7 @@ use farshore_core::ids::{ItemId, Region, Token};
 use farshore_core::workload::{
     Action, Loss, Order, PointChoice, PointKind, Promotion, ReplicationMode, Role, StepError, Watermark,
 };
+use rustls::ServerConfig;
 
 use super::card::{Card, DiskCard, Layers, LinkCard, LostCard};
 use super::leases::Leases;
@@ -30,6 +31,8 @@ pub(super) struct Surroundings {
     pub(super) region: Region,
     pub(super) exports: Exports,
     pub(super) nbd: std::net::SocketAddr,
+    /// For NBD clients.
+    pub(super) tls: Option<Arc<ServerConfig>>,
     pub(super) secret: String,
     pub(super) source: SourceOptions,
     /// The rights of all its machines: renewed without waiting for a long order.
@@ -482,8 +485,13 @@ impl Machine {
         }
         // A server of its own: nobody who is connected to production can reach the drill by accident, nor the other way.
         let address = std::net::SocketAddr::new(self.around.nbd.ip(), 0);
-        let server = Server::start(NbdOptions { tcp: Some(address), exports, ..NbdOptions::default() })
-            .map_err(|error| fatal(format!("cannot serve the test failover on {address}: {error}")))?;
+        let server = Server::start(NbdOptions {
+            tcp: Some(address),
+            tls: self.around.tls.clone(),
+            exports,
+            ..NbdOptions::default()
+        })
+        .map_err(|error| fatal(format!("cannot serve the test failover on {address}: {error}")))?;
         self.drill = Some(Drilling { drill, server });
         Ok(())
     }

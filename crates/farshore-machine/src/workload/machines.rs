@@ -112,10 +112,12 @@ impl Machines {
         let in_dir = |source| OpenError::Dir { path: options.dir.clone(), source };
         fs::create_dir_all(&options.dir).map_err(in_dir)?;
         let exports = Exports::new();
+        let nbd_tls = options.tls.as_ref().map(|tls| Arc::clone(&tls.nbd_server));
         let in_nbd = |source| OpenError::Listen { what: "NBD", address: options.nbd.to_string(), source };
         let server = Server::start(NbdOptions {
             unix: options.nbd_socket.clone(),
             tcp: Some(options.nbd),
+            tls: nbd_tls.clone(),
             exports: exports.clone(),
             ..NbdOptions::default()
         })
@@ -125,6 +127,7 @@ impl Machines {
             region: options.region.clone(),
             exports,
             nbd,
+            tls: nbd_tls,
             secret: options.secret.clone(),
             source: SourceOptions {
                 tls: options.tls.as_ref().map(|tls| ReplicationClient(Arc::clone(&tls.replication_client))),

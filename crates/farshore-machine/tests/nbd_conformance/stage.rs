@@ -74,7 +74,8 @@ pub(crate) fn serve(socket: &Path, dir: &Path, limits: Limits) -> (Server, Expor
     exports.insert("", Arc::new(DiskExport::new(disk("plain.raw", SIZE), false)));
     exports.insert("locked", Arc::new(DiskExport::new(disk("locked.raw", 1 << 20), true)));
     exports.insert("name with spaces/and ünïcode", Arc::new(DiskExport::new(disk("odd.raw", 513), false)));
-    let options = Options { unix: Some(socket.to_owned()), exports: exports.clone(), limits, tcp: None };
+    let options =
+        Options { unix: Some(socket.to_owned()), exports: exports.clone(), limits, ..Options::default() };
     (Server::start(options).unwrap(), exports)
 }
 

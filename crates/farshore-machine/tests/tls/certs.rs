@@ -1,5 +1,6 @@
 //! A small authority, and what it signs.
 
+use std::path::Path;
 use std::sync::Arc;
 
 use farshore_core::ids::Region;
@@ -75,6 +76,17 @@ impl Authority {
             nbd_server: self.server(&leaf),
             replication_server: self.server(&leaf),
             replication_client: Arc::new(move |_: &Region| Arc::clone(&client)),
+        }
+    }
+
+    /// Puts the authority and `leaf` where libnbd and QEMU look for a client's (or a server's) certificates.
+    pub(crate) fn write(&self, dir: &Path, leaf: Option<&Leaf>) {
+        std::fs::create_dir_all(dir).unwrap();
+        std::fs::write(dir.join("ca-cert.pem"), self.0.pem()).unwrap();
+        let Some(leaf) = leaf else { return };
+        for side in ["client", "server"] {
+            std::fs::write(dir.join(format!("{side}-cert.pem")), leaf.certificate.pem()).unwrap();
+            std::fs::write(dir.join(format!("{side}-key.pem")), leaf.key.serialize_pem()).unwrap();
         }
     }
 }

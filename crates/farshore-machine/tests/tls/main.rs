@@ -2,5 +2,7 @@
 #![expect(clippy::unwrap_used, reason = "a test stops at the first surprise")]
 
 mod certs;
+mod clients;
+mod nbd;
 mod place;
 mod replication;
