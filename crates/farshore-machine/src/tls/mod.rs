@@ -8,6 +8,8 @@
 
 mod record;
 mod stream;
+#[cfg(test)]
+mod tests;
 
 use std::fmt;
 use std::io;
