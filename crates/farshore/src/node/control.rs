@@ -107,20 +107,28 @@ impl Plan {
     }
 }
 
-/// Routes that come when the control plane is up.
+/// What the concierge's routes begin with.
+const CONCIERGE: &str = "/concierge/";
+
+/// Routes that come later: the control plane's when its store has answered, the names' when their key is there.
 #[derive(Debug, Clone)]
 pub(super) struct Late {
-    routes: Arc<OnceLock<Router>>,
+    control: Arc<OnceLock<Router>>,
+    names: Arc<OnceLock<Router>>,
     since: Moment,
 }
 
 impl Late {
     pub(super) fn new() -> Self {
-        Self { routes: Arc::default(), since: now() }
+        Self { control: Arc::default(), names: Arc::default(), since: now() }
     }
 
-    pub(super) fn arrive(&self, routes: Router) {
-        let _ = self.routes.set(routes);
+    pub(super) fn control_arrives(&self, routes: Router) {
+        let _ = self.control.set(routes);
+    }
+
+    pub(super) fn names_arrive(&self, routes: Router) {
+        let _ = self.names.set(routes);
     }
 
     /// Answers with the routes, or says that they are not there yet.
@@ -130,13 +138,15 @@ impl Late {
 }
 
 async fn late(State(late): State<Late>, request: Request) -> Response {
-    if let Some(routes) = late.routes.get() {
+    let path = request.uri().path();
+    let routes = if path.starts_with(CONCIERGE) { &late.names } else { &late.control };
+    if let Some(routes) = routes.get() {
         return match routes.clone().oneshot(request).await {
             Ok(response) => response,
             Err(never) => match never {},
         };
     }
-    if request.uri().path() == "/livez" {
+    if path == "/livez" {
         return "ok".into_response();
     }
     let detail = format!(

@@ -1,8 +1,10 @@
 //! `farshore node`: one process of a region. The composition root: here, and only here, the rooms are put together.
 //!
-//! Read in this order: this file (what a node consists of, and its start and end), `control` (the part that needs the store).
+//! Read in this order: this file (what a node consists of, and its start and end), `control` (the part that needs the store),
+//! `names` (DNS and concierge).
 
 mod control;
+mod names;
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -32,6 +34,7 @@ use crate::serve::{self, ServeLimits};
 use crate::trust::{self, JoinTokens, Trust};
 use crate::up::make_secret;
 use control::{Late, Plan};
+use names::Names;
 
 pub use control::open_store;
 
@@ -195,6 +198,8 @@ impl Node {
     ) -> Result<(), NodeError> {
         let agents = RegionAgents::new(self.config.region.clone(), self.agent.clone(), self.peers.clone());
         let mut plan = Plan::new(&self.config, agents)?;
+        let names = Names::new(&self.config, Arc::clone(&plan.store))?;
+        tasks.spawn(names.run(late.clone()));
         // Certificates are renewed without the store, so these do not wait for it.
         if let Credentials::Trust(trust) = &self.credentials {
             let tokens = JoinTokens::new(Arc::clone(&plan.store));
@@ -213,7 +218,7 @@ impl Node {
             let routes = crate::api::router(control.clone(), &token)
                 .merge(agent::renewal_router(control.clone(), callers));
             let _ = cell.set(control);
-            late.arrive(routes);
+            late.control_arrives(routes);
         };
         if self.config.store == StoreKind::Redb {
             arrive(plan.start().await.map_err(wrong)?);

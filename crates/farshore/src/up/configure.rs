@@ -11,7 +11,8 @@ use farshore_store::etcd::local::Members;
 
 use super::{ClientFile, ClusterOptions, Line, UpError, at, wrong};
 use crate::config::{
-    EtcdConfig, FencingConfig, NodeConfig, NodeRole, OneOrMany, RedbConfig, RegionConfig, StoreKind,
+    DnsConfig, EtcdConfig, FencingConfig, NodeConfig, NodeRole, OneOrMany, RedbConfig, RegionConfig,
+    StoreKind,
 };
 use crate::trust::{CA_CERTIFICATE, CertRole, Trust};
 
@@ -74,6 +75,10 @@ fn fresh(
     if is_control {
         roles.insert(0, NodeRole::Control);
     }
+    let dns = match is_control {
+        true => Some(DnsConfig { listen: free_port(held)?, zone: "farshore.internal".to_owned() }),
+        false => None,
+    };
     Ok(NodeConfig {
         region: region.clone(),
         trust: is_etcd.then(|| dir.join("trust")),
@@ -91,7 +96,7 @@ fn fresh(
         redb: RedbConfig::default(),
         etcd: None,
         fencing: FencingConfig::default(),
-        dns: None,
+        dns,
         regions: Vec::new(),
     })
 }
