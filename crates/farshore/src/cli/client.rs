@@ -157,6 +157,11 @@ impl Client {
     }
 }
 
+/// The control nodes that the options or the directory of `farshore up` name, and the authority to believe.
+pub(super) fn known_nodes(global: &Global) -> Option<(Vec<String>, Option<PathBuf>)> {
+    find(global).ok().map(|found| (found.apis, found.ca_file))
+}
+
 fn find(global: &Global) -> Result<Found, Failure> {
     let data = global.data_dir();
     let split = |apis: &str| -> Vec<String> { apis.split(',').map(base_url).collect() };

@@ -7,7 +7,7 @@ use futures_util::future::join_all;
 use serde::{Deserialize, Serialize};
 
 use super::Global;
-use super::client::{authority_file, base_url, http_believing, reason};
+use super::client::{authority_file, base_url, http_believing, known_nodes, reason};
 use super::exit::{FAILED, Failure};
 use super::show::{self, sheet};
 use crate::engine::now;
@@ -56,7 +56,8 @@ struct Said {
 }
 
 pub(super) async fn resolve(global: &Global, args: &ResolveArgs) -> Result<(), Failure> {
-    let http = http_believing(authority_file(global).as_deref())?;
+    let ca_file = authority_file(global).or_else(|| known_nodes(global).and_then(|(_, ca_file)| ca_file));
+    let http = http_believing(ca_file.as_deref())?;
     let servers = servers(global, args)?;
     let given = args.key.as_deref().map(PublicKey::from_base64).transpose();
     let given = given.map_err(|error| Failure::usage(format!("--key: {error}")))?;
@@ -80,11 +81,14 @@ pub(super) async fn resolve(global: &Global, args: &ResolveArgs) -> Result<(), F
 
 fn servers(global: &Global, args: &ResolveArgs) -> Result<Vec<String>, Failure> {
     let listed = global.api.iter().flat_map(|apis| apis.split(',')).map(base_url);
-    let servers: Vec<String> = if args.servers.is_empty() {
+    let mut servers: Vec<String> = if args.servers.is_empty() {
         listed.collect()
     } else {
         args.servers.iter().map(|url| base_url(url)).collect()
     };
+    if servers.is_empty() {
+        servers = known_nodes(global).map(|(nodes, _)| nodes).unwrap_or_default();
+    }
     if servers.is_empty() {
         return Err(Failure::usage("say whom to ask: --server URL, for each control node"));
     }

@@ -19,7 +19,7 @@ use farshore_core::ids::{Kind, Region};
 use farshore_core::workload::Workload;
 use farshore_machine::replica::{Options as ReplicaOptions, Retention};
 use farshore_machine::source::Options as SourceOptions;
-use farshore_machine::workload::{Machines, MachinesOptions};
+use farshore_machine::workload::{MachineTls, Machines, MachinesOptions};
 use serde::{Deserialize, Serialize};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
@@ -352,6 +352,16 @@ fn read_secret(path: &Path) -> Result<String, NodeError> {
     Ok(secret)
 }
 
+/// Whom the region's machines believe: nodes with replication, everybody of the cluster with disks.
+fn machine_tls(trust: &Trust) -> MachineTls {
+    let to = trust.clone();
+    MachineTls {
+        nbd_server: trust.server_strict(),
+        replication_server: trust.server_nodes(),
+        replication_client: Arc::new(move |region| to.client(region)),
+    }
+}
+
 async fn open_machines(
     config: &NodeConfig,
     credentials: &Credentials,
@@ -365,11 +375,14 @@ async fn open_machines(
         nbd: config.nbd,
         nbd_socket: config.nbd_socket.clone(),
         replication: config.replication,
-        tls: None,
         secret: match credentials {
             Credentials::Secret(secret) => secret.clone(),
             // Certificates tell who is who; this only tells clusters apart.
             Credentials::Trust(trust) => trust.ca_hash(),
+        },
+        tls: match credentials {
+            Credentials::Secret(_) => None,
+            Credentials::Trust(trust) => Some(machine_tls(trust)),
         },
         source: SourceOptions {
             region: Some(config.region.clone()),

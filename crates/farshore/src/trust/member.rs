@@ -37,6 +37,7 @@ struct Inner {
     newest: Arc<Newest>,
     server: Arc<ServerConfig>,
     server_strict: Arc<ServerConfig>,
+    server_nodes: Arc<ServerConfig>,
 }
 
 impl Trust {
@@ -123,6 +124,7 @@ impl Trust {
         let trust = Self(Arc::new(Inner {
             server: server(Demand::Optional, &HTTP_PROTOCOLS)?,
             server_strict: server(Demand::Required, &[])?,
+            server_nodes: server(Demand::Node, &[])?,
             dir: dir.to_owned(),
             identity,
             ca,
@@ -148,7 +150,13 @@ impl Trust {
         Arc::clone(&self.0.server)
     }
 
-    /// For replication and disks: clients must show a certificate.
+    /// For replication: clients must show the certificate of a node.
+    #[must_use]
+    pub fn server_nodes(&self) -> Arc<ServerConfig> {
+        Arc::clone(&self.0.server_nodes)
+    }
+
+    /// For disks: clients must show a certificate.
     #[must_use]
     pub fn server_strict(&self) -> Arc<ServerConfig> {
         Arc::clone(&self.0.server_strict)

@@ -213,6 +213,8 @@ impl ServerCertVerifier for PinnedAuthority {
 pub(super) enum Demand {
     Optional,
     Required,
+    /// A certificate of a node: hypervisors and people have others.
+    Node,
 }
 
 /// Believes clients whose chain is ours and whose certificate names our cluster.
@@ -220,6 +222,7 @@ pub(super) enum Demand {
 pub(super) struct ClusterClients {
     chain: Arc<dyn ClientCertVerifier>,
     cluster: String,
+    demand: Demand,
 }
 
 impl ClusterClients {
@@ -231,10 +234,10 @@ impl ClusterClients {
         let builder = WebPkiClientVerifier::builder_with_provider(roots, ring());
         let builder = match demand {
             Demand::Optional => builder.allow_unauthenticated(),
-            Demand::Required => builder,
+            Demand::Required | Demand::Node => builder,
         };
         let chain = builder.build().map_err(|error| TrustError::Crypto(error.to_string()))?;
-        Ok(Arc::new(Self { chain, cluster: cluster.to_owned() }))
+        Ok(Arc::new(Self { chain, cluster: cluster.to_owned(), demand }))
     }
 }
 
@@ -255,8 +258,10 @@ impl ClientCertVerifier for ClusterClients {
     ) -> Result<ClientCertVerified, Error> {
         let verified = self.chain.verify_client_cert(leaf, intermediates, now)?;
         let found = peer_identity(Some(std::slice::from_ref(leaf))).ok_or(WrongPeer::Nobody)?;
-        if found.cluster != self.cluster {
-            let wanted = format!("somebody of farshore://{}", self.cluster);
+        let fits = self.demand != Demand::Node || found.role.is_node();
+        if found.cluster != self.cluster || !fits {
+            let who = if self.demand == Demand::Node { "a node" } else { "somebody" };
+            let wanted = format!("{who} of farshore://{}", self.cluster);
             return Err(WrongPeer::Other { found: found.to_string(), wanted }.into());
         }
         Ok(verified)
