@@ -98,6 +98,7 @@ fn a_divergence_stays_exact_while_the_disks_move_on() {
         panic!("a divergence is still kept");
     };
     assert!(promoted.folded());
+    assert_eq!(promoted.damaged(), None, "what is folded needs no journal");
     assert_same(&contents(&promoted.divergence_disks()), &kept, "folded and opened again");
     promoted.drop_divergence().unwrap();
     assert!(promoted.divergence_disks().is_empty());

@@ -11,8 +11,9 @@ use super::divergence::Keeping;
 use super::error::ReplicaError;
 use super::journal::{Found, Journal, Mark};
 use super::points::{self, Offered, PointNote};
+use super::promoted::remove_folded;
 use super::segment::{EntryKind, Place};
-use super::state::{State, remove};
+use super::state::{Phase, State, remove};
 use crate::disk::Disk;
 
 /// Whether the newest state is a prefix of the writes.
@@ -80,8 +81,14 @@ pub(super) fn recover(
     check_disks(dir, &state, &disks)?;
     remove(&dir.join("drill")).map_err(ReplicaError::io("remove the left-over drill in", dir))?;
     let disks = keeping(dir, disks, state.divergence.is_some())?;
+    let is_plain = matches!(state.phase, Phase::Plain(_));
+    if is_plain {
+        // The disks hold everything; the stop may have come while the journal was being removed.
+        remove_folded(dir).map_err(ReplicaError::io("remove the folded journal in", dir))?;
+    }
+    let base = if is_plain { Place::default() } else { state.base };
     let Found { journal, marks, damaged_at } =
-        Journal::open(&journal_dir(dir), options.segment_bytes, state.base, state.base_watermark)
+        Journal::open(&journal_dir(dir), options.segment_bytes, base, state.base_watermark)
             .map_err(ReplicaError::io("open the journal in", dir))?;
     let (points, stream) = replay(&marks, &state);
     Ok(Recovered { state, journal, disks, points, stream, damaged_at })
