@@ -14,6 +14,9 @@ use crate::trust::{Trust, provider};
 const CONNECT_DEADLINE: Duration = Duration::from_secs(1);
 /// A connection on which nothing comes is asked for life this often: one that is cut off without a word is noticed.
 const KEEPALIVE: Duration = Duration::from_secs(5);
+/// A connection that is asked something and says nothing is given up after this, and the next request makes a new one. Otherwise
+/// a link that was cut for minutes would go on looking cut for as long again: TCP waits longer with each attempt.
+const SILENCE: Duration = Duration::from_secs(2);
 
 /// What nodes prove themselves with.
 #[derive(Clone)]
@@ -65,6 +68,8 @@ impl Peers {
             let http = reqwest::Client::builder()
                 .connect_timeout(CONNECT_DEADLINE)
                 .tcp_keepalive(KEEPALIVE)
+                .http2_keep_alive_interval(SILENCE)
+                .http2_keep_alive_timeout(SILENCE)
                 .no_proxy();
             let http = match credentials {
                 Credentials::Secret(_) => http,

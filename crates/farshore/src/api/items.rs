@@ -19,6 +19,9 @@ use super::views::{
 use super::{ApiState, health, regions};
 use crate::engine::{Control, Seen};
 
+/// An item that changes with every look is shown as it was at the last one.
+const READS_MAX: u32 = 4;
+
 /// All items, by name.
 #[utoipa::path(get, path = "/api/v1/items", tag = "items",
     security(("token" = ["read"])), responses((status = 200, body = Vec<ItemView>), Refusals))]
@@ -32,14 +35,27 @@ pub(super) async fn views(control: &Control) -> Result<Vec<ItemView>, Problem> {
     let (items, busy) = control.items_and_busy().await?;
     let mut views = Vec::with_capacity(items.len());
     for item in items {
-        let job = match busy.contains(&item.id) {
-            true => control.active_job(&item.id).await?,
-            false => None,
+        let (item, job) = match busy.contains(&item.id) {
+            true => with_job(control, item).await?,
+            false => (item, None),
         };
         let health = judge(&item, job.as_ref());
         views.push(view(control, &item, job.as_ref(), health));
     }
     Ok(views)
+}
+
+/// The item with its job, both of one moment: a job that begins or ends between two reads must not look like a fault.
+async fn with_job(control: &Control, mut item: Item) -> Result<(Item, Option<Job>), Problem> {
+    for _ in 0..READS_MAX {
+        let job = control.active_job(&item.id).await?;
+        match control.item(&item.id).await? {
+            Some(later) if later != item => item = later,
+            _ => return Ok((item, job)),
+        }
+    }
+    let job = control.active_job(&item.id).await?;
+    Ok((item, job))
 }
 
 /// One item.
@@ -52,7 +68,7 @@ pub(super) async fn show(
     Path((kind, name)): Path<(String, String)>,
 ) -> Result<Json<ItemView>, Problem> {
     let item = find(&state.control, &kind, &name).await?;
-    let job = state.control.active_job(&item.id).await?;
+    let (item, job) = with_job(&state.control, item).await?;
     let health = health::judge(&state.control)(&item, job.as_ref());
     Ok(Json(view(&state.control, &item, job.as_ref(), health)))
 }

@@ -148,6 +148,11 @@ impl Deref for Book {
 }
 
 impl View {
+    /// Whether it is the copy in memory, which may not know yet what the store has.
+    pub(crate) fn is_copy(&self) -> bool {
+        matches!(self.source, Source::Mirror(_))
+    }
+
     pub(crate) async fn read<T: DeserializeOwned>(&self, key: &str) -> Result<Option<At<T>>, ReadError> {
         self.source.get(key).await?.map(|entry| decode(&entry)).transpose()
     }

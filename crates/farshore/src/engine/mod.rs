@@ -383,8 +383,16 @@ impl Control {
     }
 
     /// One item.
+    ///
+    /// # Errors
+    /// When the store cannot be reached and the copy does not know it: nobody can say that it is not there.
     pub async fn item(&self, id: &ItemId) -> Result<Option<Item>, ReadError> {
-        Ok(self.inner.book.view().await.item(id).await?.map(|at| at.value))
+        let view = self.inner.book.view().await;
+        let found = match view.item(id).await? {
+            None if view.is_copy() => self.inner.book.item(id).await?,
+            found => found,
+        };
+        Ok(found.map(|at| at.value))
     }
 
     /// All items, by name.
@@ -398,8 +406,16 @@ impl Control {
     }
 
     /// One job.
+    ///
+    /// # Errors
+    /// As for an item: whoever made it at another control node must not hear that it is not there.
     pub async fn job(&self, id: &JobId) -> Result<Option<Job>, ReadError> {
-        Ok(self.inner.book.view().await.job(id).await?.map(|at| at.value))
+        let view = self.inner.book.view().await;
+        let found = match view.job(id).await? {
+            None if view.is_copy() => self.inner.book.job(id).await?,
+            found => found,
+        };
+        Ok(found.map(|at| at.value))
     }
 
     /// The jobs of an item, or all, oldest first. Records that this program cannot read are left out and logged.
