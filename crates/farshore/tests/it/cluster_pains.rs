@@ -1,1 +1,12 @@
-//! What goes wrong elsewhere, and the test that shows that it does not here.
+//! What goes wrong elsewhere, and the test at cluster level that shows that it does not here.
+//!
+//! | pain | test |
+//! |---|---|
+//! | both sides secondary and no legal verb | `cluster_outage::an_item_that_stopped_by_itself_is_served_again_when_the_store_is_back` |
+//! | a restored control plane acts on stale intent | `cluster_restore::a_store_restored_from_before_a_failover_acts_on_nothing_until_a_person_decides` |
+//! | a store hiccup demotes a healthy primary | `cluster_outage::a_store_that_is_away_for_a_while_demotes_nobody` |
+//! | two primaries under partition | `cluster_partition`, `cluster_storm::two_regions_that_lost_each_other_but_not_the_third_never_both_serve` |
+//! | stale reads flip roles | `cluster_jobs::what_a_frozen_executor_still_orders_when_it_thaws_changes_nothing` |
+//! | names answer differently by region | `cluster_names::no_name_points_at_the_old_region_once_another_has_the_item` |
+//! | jobs die with the process | `cluster_jobs::a_job_whose_control_node_is_killed_is_ended_by_another` |
+//! | the recovery needs something in the failed region | `cluster_outage::a_region_that_is_killed_with_its_member_and_control_node_is_failed_over_by_itself` |

@@ -28,6 +28,8 @@ mod cluster_jobs;
 #[cfg(test)]
 mod cluster_lan;
 #[cfg(test)]
+mod cluster_names;
+#[cfg(test)]
 mod cluster_net;
 #[cfg(test)]
 mod cluster_outage;
@@ -37,6 +39,8 @@ mod cluster_pains;
 mod cluster_partition;
 #[cfg(test)]
 mod cluster_restore;
+#[cfg(test)]
+mod cluster_storm;
 #[cfg(test)]
 mod cluster_tools;
 #[cfg(test)]
