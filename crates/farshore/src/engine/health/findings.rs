@@ -188,7 +188,7 @@ impl Look<'_> {
                 "needs-user",
                 why.clone(),
                 format!(
-                    "compare what the regions say in farshore status {id}, then farshore adopt {id} says which one is right"
+                    "compare what the regions say in farshore status {id}, then farshore adopt {id} --region REGION says which one is right"
                 ),
             ),
             Phase::Unprotected => warning(
