@@ -43,6 +43,14 @@ pub(super) fn check(config: &NodeConfig) -> Result<(), String> {
 }
 
 fn check_listeners(config: &NodeConfig) -> Result<(), String> {
+    if config.nbd.ip().is_unspecified() {
+        return Err(format!(
+            "nbd = \"{}\" is every address and so none that a client could be told: name the one that clients reach, such as \
+             10.0.0.1:{}",
+            config.nbd,
+            config.nbd.port()
+        ));
+    }
     if config.trust.is_some() {
         return Ok(());
     }
@@ -216,6 +224,7 @@ pub(super) mod tests {
             (GOOD, vec![("FARSHORE_NODE_FENCING__RENEW_SECONDS", "6")], "must fit in half the lease"),
             (GOOD, vec![("FARSHORE_NODE_STORE", "etcd")], "needs [etcd]"),
             (GOOD, vec![("FARSHORE_NODE_TRUST", "t")], "must start with https://"),
+            (REAL, vec![("FARSHORE_NODE_NBD", "0.0.0.0:10809")], "is every address and so none"),
             (REAL, vec![("FARSHORE_NODE_STORE", "redb")], "[etcd] is set, but store is \"redb\""),
             (REAL, vec![("FARSHORE_NODE_ETCD__PREFIX", "x")], "must start and end with a slash"),
             (REAL, vec![("FARSHORE_NODE_ETCD__CA_FILE", "x")], "its endpoints are http"),
