@@ -64,7 +64,7 @@ pub(super) struct ConfigArgs {
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
 pub(super) enum Destination {
-    /// The members in the configuration's [etcd]
+    /// The members in the configuration's `[etcd]`
     Etcd,
 }
 

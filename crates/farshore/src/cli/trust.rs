@@ -38,7 +38,7 @@ pub(super) struct InitArgs {
 
 #[derive(Debug, Args)]
 pub(super) struct JoinArgs {
-    /// A control node of the cluster, for example https://paris.example.org:7000
+    /// A control node of the cluster, for example `https://paris.example.org:7000`
     #[arg(value_name = "URL")]
     control: String,
     /// The join token that `farshore trust join-token` printed
