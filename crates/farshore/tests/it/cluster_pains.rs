@@ -10,3 +10,12 @@
 //! | names answer differently by region | `cluster_names::no_name_points_at_the_old_region_once_another_has_the_item` |
 //! | jobs die with the process | `cluster_jobs::a_job_whose_control_node_is_killed_is_ended_by_another` |
 //! | the recovery needs something in the failed region | `cluster_outage::a_region_that_is_killed_with_its_member_and_control_node_is_failed_over_by_itself` |
+//! | no cancel, or a cancel that wedges the queue | `engine_jobs::cancelled_while_it_waits_a_job_unwinds_to_the_clean_slate` |
+//! | a green banner over an unfinished clean-up | `engine_jobs::a_failure_at_each_order_unwinds_or_is_stuck_and_retried` |
+//! | documentation that tells people to delete the source | `docs::no_page_tells_people_to_delete_what_was_lost` |
+//! | failback that cannot be scripted | `docs::the_page_on_going_home_tells_commands_that_work` |
+//! | "green replication" that was never failed over | `engine::health::findings::tests::an_old_drill_is_a_warning_and_a_new_one_is_none` |
+//! | conditions that never turn true again | `health_incidents::a_lost_region_opens_an_incident_that_closes_when_it_is_back` |
+//! | recovery of jobs stops at the first bad one | `engine_requests::a_bad_record_stops_no_other_job` |
+//!
+//! Without a test, because without the thing: hooks after a drill's clean-up.

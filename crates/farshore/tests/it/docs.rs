@@ -85,3 +85,15 @@ async fn the_page_on_going_home_tells_commands_that_work() {
 async fn the_page_on_access_tells_commands_that_work() {
     commands_of("access.md").await;
 }
+
+#[test]
+fn no_page_tells_people_to_delete_what_was_lost() {
+    for name in ["failover.md", "failback.md", "drill.md", "three-hosts.md", "trouble.md", "etcd.md"] {
+        let text = page(name);
+        assert!(
+            !text.contains("machine delete"),
+            "{name} tells to delete a machine on the way of a recovery"
+        );
+        assert!(!text.contains("rm -r"), "{name} tells to remove a directory");
+    }
+}

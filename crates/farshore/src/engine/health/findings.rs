@@ -388,3 +388,38 @@ fn not_streaming(target: &Region, replication: &Replication) -> Option<Finding> 
         )),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use farshore_core::fencing::OnControlLoss;
+
+    #[test]
+    fn an_old_drill_is_a_warning_and_a_new_one_is_none() {
+        let id = ItemId::parse("machine/web-1").unwrap();
+        let item = Item {
+            phase: Phase::Protected { drill: None },
+            ..Item::new(id, Region::parse("paris").unwrap(), OnControlLoss::Hold, Moment(0))
+        };
+        let check = |last_drill, now, expected: Option<&str>| {
+            let item = Item { last_drill, ..item.clone() };
+            let look = Look {
+                item: &item,
+                job: None,
+                seen: &BTreeMap::new(),
+                regions: &BTreeMap::new(),
+                source_region: None,
+                now,
+            };
+            let found = look.drill();
+            assert_eq!(found.as_ref().map(|found| found.reason.as_str()), expected);
+            assert!(found.is_none_or(|found| found.state == Health::Warning
+                && found.advice == "run farshore test-failover machine/web-1"));
+        };
+        let day = |days: u64| Moment::from_millis(days * 86_400_000);
+        check(None, day(90), None);
+        check(None, day(91), Some("its recovery was never tried in 91 days"));
+        check(Some(day(5)), day(91), None);
+        check(Some(day(5)), day(96), Some("its recovery was last tried 91 days ago"));
+    }
+}
