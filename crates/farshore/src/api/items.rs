@@ -1,13 +1,16 @@
 //! Items: make, look, remove.
 
 use axum::Json;
-use axum::extract::{Path, State};
+use axum::extract::rejection::QueryRejection;
+use axum::extract::{Path, Query, State};
 use farshore_core::command::Command;
 use farshore_core::ids::{ItemId, Region};
 use farshore_core::job::Job;
 use farshore_core::lifecycle::{Item, Phase, Stage};
 use farshore_core::workload::Observation;
+use serde::Deserialize;
 use std::collections::BTreeMap;
+use utoipa::IntoParams;
 
 use super::body::Asked;
 use super::problem::{Problem, Refusals};
@@ -22,19 +25,50 @@ use crate::engine::{Control, Seen};
 /// An item that changes with every look is shown as it was at the last one.
 const READS_MAX: u32 = 4;
 
+/// Views made without letting others have their turn: some milliseconds.
+const VIEWS_PER_TURN: usize = 256;
+
+/// Which items.
+#[derive(Debug, Default, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(super) struct ItemsPage {
+    /// At most so many; all if absent.
+    limit: Option<usize>,
+    /// Those after this one (`KIND/NAME`): to read all of them in pages, ask with the last one of each answer until one is
+    /// empty.
+    after: Option<String>,
+}
+
 /// All items, by name.
-#[utoipa::path(get, path = "/api/v1/items", tag = "items",
+#[utoipa::path(get, path = "/api/v1/items", tag = "items", params(ItemsPage),
     security(("token" = ["read"])), responses((status = 200, body = Vec<ItemView>), Refusals))]
-pub(super) async fn list(State(state): State<ApiState>) -> Result<Json<Vec<ItemView>>, Problem> {
-    Ok(Json(views(&state.control).await?))
+pub(super) async fn list(
+    State(state): State<ApiState>,
+    page: Result<Query<ItemsPage>, QueryRejection>,
+) -> Result<Json<Vec<ItemView>>, Problem> {
+    let Query(page) = page.map_err(|error| Problem::invalid(error.body_text()))?;
+    Ok(Json(views_of(&state.control, &page).await?))
 }
 
 /// All items as clients see them.
 pub(super) async fn views(control: &Control) -> Result<Vec<ItemView>, Problem> {
+    views_of(control, &ItemsPage::default()).await
+}
+
+async fn views_of(control: &Control, page: &ItemsPage) -> Result<Vec<ItemView>, Problem> {
+    let after = page.after.as_deref().map(ItemId::parse).transpose()?;
     let judge = health::judge(control);
-    let (items, busy) = control.items_and_busy().await?;
+    let (mut items, busy) = control.items_and_busy().await?;
+    // In the order of their ids, which is what the next page goes on from.
+    items.retain(|item| after.as_ref().is_none_or(|after| item.id > *after));
+    items.sort_by(|one, other| one.id.cmp(&other.id));
+    items.truncate(page.limit.unwrap_or(usize::MAX));
     let mut views = Vec::with_capacity(items.len());
     for item in items {
+        if views.len() % VIEWS_PER_TURN == VIEWS_PER_TURN - 1 {
+            tokio::task::yield_now().await;
+        }
         let (item, job) = match busy.contains(&item.id) {
             true => with_job(control, item).await?,
             false => (item, None),

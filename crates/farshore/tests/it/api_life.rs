@@ -1,7 +1,9 @@
 //! One item's life over HTTP: what is asked, what is answered, what is shown.
 
 use farshore::api::views::HealthState;
-use farshore::api::views::{AuditView, DirectoryView, JobView, LogView, PointsView, RegionView, StatusView};
+use farshore::api::views::{
+    AuditView, DirectoryView, ItemView, JobView, LogView, PointsView, RegionView, StatusView,
+};
 use reqwest::Method;
 use serde_json::json;
 
@@ -52,6 +54,25 @@ async fn an_item_is_made_protected_lost_and_brought_home_over_http() {
     let audit: Vec<AuditView> = served.get("/api/v1/audit?limit=1000").await;
     assert!(audit.iter().any(|entry| entry.what.contains("failback")));
     assert!(audit.windows(2).all(|pair| pair[0].hash == pair[1].previous), "the chain has no gaps");
+}
+
+#[tokio::test]
+async fn items_are_given_in_pages_to_who_asks_for_them() {
+    let served = Served::protected().await;
+    for name in ["web-3", "web-2"] {
+        let body = json!({"kind": "machine", "name": name, "region": "paris", "spec": {}});
+        served.run("/api/v1/items", &body).await;
+    }
+    let page = async |query: &str| -> Vec<String> {
+        let items: Vec<ItemView> = served.get(&format!("/api/v1/items{query}")).await;
+        items.into_iter().map(|item| item.id).collect()
+    };
+    assert_eq!(page("").await, ["machine/web-1", "machine/web-2", "machine/web-3"]);
+    assert_eq!(page("?limit=2").await, ["machine/web-1", "machine/web-2"]);
+    assert_eq!(page("?limit=2&after=machine/web-2").await, ["machine/web-3"]);
+    assert_eq!(page("?after=machine/web-3").await, Vec::<String>::new());
+    let response = served.request(Method::GET, "/api/v1/items?after=web").send().await.unwrap();
+    assert_eq!(response.status(), 400);
 }
 
 async fn until(
