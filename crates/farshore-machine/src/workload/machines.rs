@@ -16,6 +16,8 @@ use farshore_core::moment::Moment;
 use farshore_core::workload::{Action, BootTime, Leased, Observation, Order, Role, StepError, Workload};
 
 use super::leases::Leases;
+use subtle::ConstantTimeEq;
+
 use super::machine::{Body, Machine, Surroundings, fatal};
 use super::spec::MachineSpec;
 use crate::nbd::{Exports, Options as NbdOptions, Server};
@@ -288,7 +290,8 @@ impl Shared {
 
 impl Sinks for Shared {
     fn open(&self, hello: &Hello) -> Result<Arc<dyn Sink>, Refused> {
-        if hello.secret != self.around.secret {
+        let same: bool = hello.secret.as_bytes().ct_eq(self.around.secret.as_bytes()).into();
+        if !same {
             return Err(refused(
                 Reason::WrongSecret,
                 "the secret is not this cluster's: use the same secret file in all regions",
