@@ -5,3 +5,4 @@
 //! Must always hold: nobody is sent to a secondary while the primary is healthy.
 
 pub mod negotiate;
+pub mod ws;
