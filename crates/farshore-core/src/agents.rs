@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use crate::ids::{ItemId, Region, Token};
 use crate::workload::{Observation, Order, Role, StepError};
@@ -39,6 +40,11 @@ pub trait Agents: Send + Sync + std::fmt::Debug {
     async fn view(&self, region: &Region, at: &LookAt) -> Result<RegionView, StepError> {
         let _ = at;
         Err(StepError::Fatal { what: format!("region {region} cannot be asked what it sees") })
+    }
+    /// Asks the item's workload in the region: see [`crate::workload::Workload::ask`].
+    async fn ask(&self, region: &Region, item: &ItemId, question: &Value) -> Result<Value, StepError> {
+        let _ = (item, question);
+        Err(StepError::Fatal { what: format!("region {region} cannot be asked anything") })
     }
 }
 

@@ -22,7 +22,8 @@ pub enum Command {
         /// What its active region does without the control plane.
         #[serde(default)]
         on_control_loss: OnControlLoss,
-        /// The control plane fails it over by itself when its region is lost; needs `fence`.
+        /// The control plane fails it over by itself when its region is lost; needs `fence`, or a kind that two regions may
+        /// serve at once.
         #[serde(default)]
         automatic: bool,
     },

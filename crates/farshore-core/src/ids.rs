@@ -114,6 +114,16 @@ impl Kind {
             Self::Realtime => "realtime",
         }
     }
+
+    /// Two regions may serve an item of this kind at once: what clients own in it carries a generation, so that the newer
+    /// one wins. Its failover needs neither the source's acknowledgement nor a person's word.
+    #[must_use]
+    pub fn is_shared(self) -> bool {
+        match self {
+            Self::Realtime => true,
+            Self::Machine | Self::App | Self::Hub => false,
+        }
+    }
 }
 
 impl fmt::Display for Kind {

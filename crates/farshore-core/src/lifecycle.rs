@@ -101,6 +101,9 @@ pub enum StopProof {
         /// When.
         at: Moment,
     },
+    /// It did not answer, and nobody needs to know: of this kind two regions may serve at once
+    /// ([`crate::ids::Kind::is_shared`]).
+    Shared,
 }
 
 /// What a failover cost, in numbers. Kept with the item.

@@ -420,6 +420,12 @@ pub trait Workload: Send + Sync + std::fmt::Debug {
         let _ = (token, until);
         Err(StepError::Fatal { what: format!("workloads of kind {} do not fence themselves", item.kind) })
     }
+    /// Answers a question that only this kind understands: about what is no order (an order can be repeated by any executor,
+    /// and its key is kept) or must not be stored (keys). Has a deadline outside. Never logged: the answer may be a secret.
+    async fn ask(&self, item: &ItemId, question: &Value) -> Result<Value, StepError> {
+        let _ = question;
+        Err(StepError::Fatal { what: format!("there is nothing to ask a workload of kind {}", item.kind) })
+    }
     /// The right to serve `item` under `token` was not renewed in time: closes its clients and keeps durably that it is
     /// [`Role::Fenced`] under `token`, before it returns. Does nothing when it was renewed meanwhile.
     async fn expired(&self, item: &ItemId, token: Token) -> Result<(), StepError> {

@@ -17,6 +17,8 @@ use crate::workload::{Action, PointChoice, ReplicationMode, Role, Watermark};
 const ANSWER_SECONDS: u32 = 30;
 /// How long a source that may be dead is asked to fence itself; every second counts towards the RTO.
 const DEAD_SOURCE_SECONDS: u32 = 3;
+/// The same where two regions may serve at once: being answered is good to have, and clients are waiting.
+const SHARED_SOURCE_SECONDS: u32 = 1;
 /// Attempts of an ordinary step: rides out an agent's restart.
 const ATTEMPTS_MAX: u32 = 5;
 
@@ -286,6 +288,11 @@ impl Maker<'_> {
             fence.timeout_seconds = Some(DEAD_SOURCE_SECONDS);
             fence.attempts_max = 1;
             fence.may_fail = source_is_down;
+            if self.item.id.kind.is_shared() {
+                fence.timeout_seconds = Some(SHARED_SOURCE_SECONDS);
+                fence.may_fail = true;
+                return fence;
+            }
             if let Some(timings) = self.item.lease.filter(|_| !source_is_down) {
                 let wait = u64::try_from(timings.wait().as_millis()).unwrap_or(u64::MAX);
                 fence.wait_out_ms = Some(wait);

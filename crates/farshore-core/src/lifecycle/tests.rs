@@ -98,6 +98,7 @@ fn event(item: &Item, words: &[&str]) -> Option<Event> {
         ["+word", who] => {
             Event::SourceStopped { proof: StopProof::OperatorsWord { who: (*who).to_owned(), at: Moment(7) } }
         }
+        ["+shared"] => Event::SourceStopped { proof: StopProof::Shared },
         ["+failover-undone"] => Event::FailoverUndone,
         ["+promoted", seq] => Event::Promoted { epoch: item.epoch, promotion: promotion(number(seq)), at },
         ["+promoted", seq, "under", epoch] => {
@@ -278,8 +279,8 @@ const EVENTS: [(&str, &str); 14] = [
     ("seeding", "seeded:Protected protect-undone:Unprotected disabled:Unprotected"),
     ("protected", "drill-opened:= drill-cleaned:= disabled:Unprotected"),
     ("drilling", "drill-opened:= drill-cleaned:= disabled:Unprotected"),
-    ("revoking", "source-stopped:= word:= failover-undone:Protected"),
-    ("promoting", "source-stopped:= word:= promoted:FailedOver"),
+    ("revoking", "source-stopped:= word:= shared:= failover-undone:Protected"),
+    ("promoting", "source-stopped:= word:= shared:= promoted:FailedOver"),
     ("failed-over", "point-changed:= committed:Committed"),
     ("committed", "disabled:Unprotected"),
     ("reprotecting", "reprotected:Protected reprotect-undone:Committed disabled:Unprotected"),
@@ -290,7 +291,7 @@ const EVENTS: [(&str, &str); 14] = [
 ];
 
 /// Every sort of event, as a script writes it.
-pub(super) const ALL_EVENTS: [&str; 18] = [
+pub(super) const ALL_EVENTS: [&str; 19] = [
     "+created",
     "+seeded",
     "+protect-undone",
@@ -299,6 +300,7 @@ pub(super) const ALL_EVENTS: [&str; 18] = [
     "+drill-cleaned",
     "+source-stopped",
     "+word ana",
+    "+shared",
     "+failover-undone",
     "+promoted 90",
     "+point-changed 80",
@@ -548,6 +550,25 @@ fn every_word_of_an_operator_is_kept_for_ever() {
         })
         .collect();
     assert_eq!(who, ["ana", "bo"]);
+}
+
+#[test]
+fn where_two_may_serve_at_once_nobody_gives_a_word_and_the_way_home_is_the_same() {
+    let item = run(
+        state("protected"),
+        "failover           -> FailingOver(unplanned, revoking) e2 paris>oslo
+         +shared            -> FailingOver(unplanned, promoting) e2 paris>oslo
+         +promoted 90       -> FailedOver e2 oslo>paris at=p90 bound=10
+         +committed         -> Committed e2 oslo>paris
+         reprotect          -> *
+         +reprotected       -> Protected e2 oslo>paris
+         failback           -> FailingOver(planned, revoking) e3 oslo>paris
+         +source-stopped    -> FailingOver(planned, promoting) e3 oslo>paris
+         +promoted 100      -> FailedOver e3 paris>oslo at=p100 bound=0 lost=0",
+    );
+    assert!(item.words.is_empty(), "nobody gave their word");
+    let lost = run(state("protected"), "failover -> *\n+shared -> *\n+promoted 90 -> *");
+    assert_eq!(lost.failover.unwrap().proof, StopProof::Shared);
 }
 
 #[test]

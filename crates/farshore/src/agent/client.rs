@@ -8,6 +8,7 @@ use farshore_core::agents::{Agents, LookAt, RegionView};
 use farshore_core::ids::{ItemId, Region, Token};
 use farshore_core::workload::{Observation, Order, Role, StepError};
 use serde::de::DeserializeOwned;
+use serde_json::Value;
 
 use super::AgentState;
 use super::peers::{Peers, unreachable};
@@ -17,6 +18,9 @@ use super::view;
 const LOOK_DEADLINE: Duration = Duration::from_secs(2);
 /// An order may fold a journal's index or copy a card: seconds, never minutes.
 const ORDER_DEADLINE: Duration = Duration::from_secs(20);
+/// A question may make the workload call somebody else, who has ten seconds to answer.
+const ASK_DEADLINE: Duration = Duration::from_secs(15);
+
 /// The agents of all regions.
 #[derive(Debug)]
 pub struct RegionAgents {
@@ -72,6 +76,16 @@ impl Agents for RegionAgents {
         }
         let request = self.peers.request(Method::POST, region, "/agent/v1/act")?;
         self.send(region, request.json(order), ORDER_DEADLINE).await
+    }
+
+    async fn ask(&self, region: &Region, item: &ItemId, question: &Value) -> Result<Value, StepError> {
+        if *region == self.here {
+            let late = || StepError::Retry { what: format!("region {region} gave no answer in time") };
+            let answer = tokio::time::timeout(ASK_DEADLINE, self.local.ask(item, question)).await;
+            return answer.unwrap_or_else(|_| Err(late()));
+        }
+        let request = self.peers.request(Method::POST, region, &format!("/agent/v1/ask/{item}"))?;
+        self.send(region, request.json(question), ASK_DEADLINE).await
     }
 
     fn here(&self) -> Option<&Region> {

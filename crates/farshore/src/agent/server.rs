@@ -1,4 +1,5 @@
-//! What an agent answers: `GET /agent/v1/known`, `GET /agent/v1/observe/KIND/NAME`, `POST /agent/v1/act`.
+//! What an agent answers: `GET /agent/v1/known`, `GET /agent/v1/observe/KIND/NAME`, `POST /agent/v1/act`,
+//! `POST /agent/v1/ask/KIND/NAME`.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -11,6 +12,7 @@ use axum::routing::{get, post};
 use axum::{Json, Router};
 use farshore_core::ids::{ItemId, Token};
 use farshore_core::workload::{BootTime, Leased, Observation, OnlyIf, Order, StepError, Workload};
+use serde_json::Value;
 use subtle::ConstantTimeEq;
 use tokio::sync::Notify;
 
@@ -104,6 +106,11 @@ impl AgentState {
     /// What this region knows of the item.
     pub async fn observe(&self, item: &ItemId) -> Result<Observation, StepError> {
         Ok(self.signed(self.workload(item)?.observe(item).await?))
+    }
+
+    /// See [`Workload::ask`]. Neither question nor answer is logged or kept: they may be secrets.
+    pub async fn ask(&self, item: &ItemId, question: &Value) -> Result<Value, StepError> {
+        self.workload(item)?.ask(item, question).await
     }
 
     /// Says which start of the agent saw it.
@@ -205,14 +212,16 @@ pub(super) fn peer_region(request: &Request) -> Option<farshore_core::ids::Regio
     peer(request).map(|peer| peer.region.clone())
 }
 
-/// The agent's routes. Only control nodes may give orders; every node may look.
+/// The agent's routes. Only control nodes may give orders and ask for what may be secret; every node may look.
 pub fn router(state: AgentState, callers: Callers) -> Router {
     let looks = Router::new()
         .route("/agent/v1/known", get(known))
         .route("/agent/v1/observe/{kind}/{name}", get(observe))
         .layer(from_fn_with_state(callers.clone(), check_node));
-    let orders =
-        Router::new().route("/agent/v1/act", post(act)).layer(from_fn_with_state(callers, check_control));
+    let orders = Router::new()
+        .route("/agent/v1/act", post(act))
+        .route("/agent/v1/ask/{kind}/{name}", post(ask))
+        .layer(from_fn_with_state(callers, check_control));
     looks.merge(orders).with_state(state)
 }
 
@@ -237,6 +246,17 @@ async fn known(State(state): State<AgentState>) -> Response {
 async fn observe(State(state): State<AgentState>, Path((kind, name)): Path<(String, String)>) -> Response {
     match ItemId::parse(&format!("{kind}/{name}")) {
         Ok(item) => answer(state.observe(&item).await),
+        Err(error) => answer::<()>(Err(StepError::Fatal { what: error.to_string() })),
+    }
+}
+
+async fn ask(
+    State(state): State<AgentState>,
+    Path((kind, name)): Path<(String, String)>,
+    Json(question): Json<Value>,
+) -> Response {
+    match ItemId::parse(&format!("{kind}/{name}")) {
+        Ok(item) => answer(state.ask(&item, &question).await),
         Err(error) => answer::<()>(Err(StepError::Fatal { what: error.to_string() })),
     }
 }

@@ -1,5 +1,6 @@
 //! What an item and its name become when a job reaches a milestone.
 
+use farshore_core::command::Command;
 use farshore_core::ids::Region;
 use farshore_core::job::{Job, Milestone};
 use farshore_core::lifecycle::{Event, Item, StopProof};
@@ -114,6 +115,10 @@ fn proof(item: &Item, job: &Job, now: Moment) -> StopProof {
         let fence = job.steps.iter().find(|step| step.name == FENCE_STEP);
         if let Some(waited_ms) = fence.and_then(|step| step.wait_out_ms) {
             return StopProof::WaitedOut { waited_ms };
+        }
+        let word = matches!(job.command, Command::Failover { source_is_down: true, .. });
+        if item.id.kind.is_shared() && !word {
+            return StopProof::Shared;
         }
         return StopProof::OperatorsWord { who: job.asked_by.clone(), at: now };
     }

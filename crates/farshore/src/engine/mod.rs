@@ -3,7 +3,8 @@
 //! Read in this order: [`records`] (what is in the store), `book` (typed reads and audited transactions), `submit`
 //! (checks before anything changes, and the transaction that makes a job), `steer` (cancel, retry, skip, abandon),
 //! `journal` (writes what happened), `milestone` (what the item becomes by it), `executor` (drives a job), `nodes`
-//! (whose jobs are gone on with), `lease` (renews rights to serve), `health` (watches the regions and mends what no job
+//! (whose jobs are gone on with), `automatic` and `homeward` (what is failed over and
+//! brought home without being asked), `lease` (renews rights to serve), `health` (watches the regions and mends what no job
 //! does), `incidents` (what was wrong, from when to when), [`audit`] (who did what, page by page), [`tokens`] (who may ask).
 //!
 //! Must always hold: an item changes only in the transaction that also writes the job's journal, the directory and the
@@ -15,6 +16,7 @@ pub(crate) mod book;
 mod executor;
 mod gates;
 mod health;
+mod homeward;
 mod incidents;
 mod journal;
 mod lease;
@@ -40,6 +42,7 @@ use farshore_core::lifecycle::Item;
 use farshore_core::moment::Moment;
 use farshore_core::store::{CommitError, Compare, ReadError, Revision, Store, Transaction, Watch};
 use farshore_core::workload::{Observation, Order, StepError};
+use serde_json::Value;
 use tokio::sync::OwnedMutexGuard;
 use tokio::task::JoinSet;
 
@@ -480,6 +483,14 @@ impl Control {
     /// Looks now.
     pub async fn observe(&self, region: &Region, item: &ItemId) -> Result<Observation, StepError> {
         self.inner.observe(region, item).await
+    }
+
+    /// Asks the item's workload in `region`; see [`farshore_core::workload::Workload::ask`].
+    ///
+    /// # Errors
+    /// As the workload says, or when the region does not answer.
+    pub async fn ask(&self, region: &Region, item: &ItemId, question: &Value) -> Result<Value, StepError> {
+        self.inner.agents.ask(region, item, question).await
     }
 
     /// Which regions answer.

@@ -213,7 +213,7 @@ impl Request<'_> {
         automatic: bool,
     ) -> Result<(), SubmitError> {
         let record = self.known_region(region).await?;
-        if automatic && loss != OnControlLoss::Fence {
+        if automatic && loss != OnControlLoss::Fence && !self.id.kind.is_shared() {
             let why = "automatic failover needs on_control_loss = \"fence\": nobody could know that an item that holds \
                        has stopped"
                 .to_owned();
@@ -339,7 +339,9 @@ impl Request<'_> {
     ) -> Result<(), SubmitError> {
         // A failover that goes on after its point of no return asks nothing of the source.
         let stopped = matches!(item.phase, Phase::FailingOver { stage: Stage::Promoting, .. });
-        let asks_source = !stopped && !source_is_down;
+        // Where two regions may serve at once, it makes no difference what the source would say.
+        let shared = item.id.kind.is_shared() && !planned;
+        let asks_source = !stopped && !source_is_down && !shared;
         let look_at_source =
             async { if asks_source { self.inner.observe(&item.source, self.id).await.err() } else { None } };
         let (seen, source_error) = tokio::join!(self.look(target(item)?), look_at_source);

@@ -65,6 +65,8 @@ struct World {
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Sim {
     world: Arc<Mutex<World>>,
+    /// Where the control plane is.
+    here: Option<Region>,
 }
 
 impl Sim {
@@ -381,6 +383,9 @@ impl Agents for Sim {
     async fn act(&self, region: &Region, order: &Order) -> Result<(), StepError> {
         self.world().act(region, order)
     }
+    fn here(&self) -> Option<&Region> {
+        self.here.as_ref()
+    }
 }
 
 /// The rest of the engine's world: one store, one item that all tests use.
@@ -400,6 +405,13 @@ impl Bench {
     /// With as many failure domains as fencing needs.
     pub(crate) fn with_three_regions() -> Self {
         Self::of(&["bergen", "oslo", "paris"])
+    }
+
+    /// A hub of a kind that two regions may serve at once, and a control plane in the region `here`.
+    pub(crate) fn with_hub_seen_from(here: &str) -> Self {
+        let mut bench = Self { item: ItemId::parse("realtime/chat").unwrap(), ..Self::new() };
+        bench.sim.here = Some(region(here));
+        bench
     }
 
     fn of(regions: &'static [&'static str]) -> Self {

@@ -57,6 +57,7 @@ mod engine_fencing;
 mod engine_jobs;
 #[cfg(test)]
 mod engine_requests;
+mod engine_return;
 #[cfg(test)]
 mod engine_sim;
 #[cfg(test)]

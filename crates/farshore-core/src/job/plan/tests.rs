@@ -67,6 +67,11 @@ fn promoting() -> Item {
     item(Phase::FailingOver { planned: false, stage: Stage::Promoting })
 }
 
+/// The same, of a kind that two regions may serve at once.
+fn shared(item: Item) -> Item {
+    Item { id: ItemId::parse("realtime/chat").unwrap(), ..item }
+}
+
 fn failover(planned: bool, source_is_down: bool) -> Command {
     Command::Failover { planned, point: PointChoice::Latest, source_is_down }
 }
@@ -104,6 +109,13 @@ fn all() -> Vec<(&'static str, Item, Command)> {
             Item { lease: Some(FenceTimings::STANDARD), ..revoking(false) },
             failover(false, false),
         ),
+        ("unplanned failover, shared", shared(revoking(false)), failover(false, false)),
+        (
+            "unplanned failover, shared and fences itself",
+            Item { lease: Some(FenceTimings::STANDARD), ..shared(revoking(false)) },
+            failover(false, false),
+        ),
+        ("planned failover, shared", shared(revoking(true)), failover(true, false)),
         ("failover that goes on", promoting(), failover(false, false)),
         ("failback", revoking(true), Command::Failback),
         ("change-point", item(Phase::FailedOver), Command::ChangePoint { point }),
@@ -162,6 +174,9 @@ planned failover: fence paris:fence (undo paris:serve+); drain paris:drain; reco
 unplanned failover: fence paris:fence (undo paris:serve+); record-source-stopped !; promote oslo:promote; record-promoted
 unplanned failover, source is down: fence paris:fence (undo paris:serve+) ?; record-source-stopped !; promote oslo:promote; record-promoted
 unplanned failover, fences itself: fence paris:fence (undo paris:serve+) ? (21150 ms); record-source-stopped !; promote oslo:promote; record-promoted
+unplanned failover, shared: fence paris:fence (undo paris:serve+) ?; record-source-stopped !; promote oslo:promote; record-promoted
+unplanned failover, shared and fences itself: fence paris:fence (undo paris:serve+) ?; record-source-stopped !; promote oslo:promote; record-promoted
+planned failover, shared: fence paris:fence (undo paris:serve+); drain paris:drain; record-source-stopped !; promote oslo:promote; record-promoted
 failover that goes on: record-source-stopped !; promote oslo:promote; record-promoted
 failback: fence paris:fence (undo paris:serve+); drain paris:drain; record-source-stopped !; promote oslo:promote; record-promoted
 change-point: change-point paris:change-point; record-point-changed
@@ -244,14 +259,25 @@ fn what_is_done_before_the_point_of_no_return_can_be_undone() {
 
 #[test]
 fn the_way_out_of_a_dead_region_asks_it_for_nothing() {
-    let (item, command) = (revoking(false), failover(false, true));
-    let plan = plan(&item, &command, &facts()).unwrap();
+    let named = (revoking(false), failover(false, true), 3);
+    let shared = (shared(revoking(false)), failover(false, false), 1);
+    for (item, command, seconds_max) in [named, shared] {
+        check_dead_region(&item, command, seconds_max);
+    }
+}
+
+fn check_dead_region(item: &Item, command: Command, seconds_max: u32) {
+    let plan = plan(item, &command, &facts()).unwrap();
     for step in &plan.steps {
         let asks = matches!(&step.act.does, Does::Order { region, .. } if *region == item.source)
             || step.act.expect.regions().contains(&&item.source);
         if asks {
             assert!(step.may_fail && step.attempts_max == 1, "{} waits for the dead region", step.name);
-            assert!(step.timeout_seconds.is_some_and(|seconds| seconds <= 3), "{} waits too long", step.name);
+            assert!(
+                step.timeout_seconds.is_some_and(|seconds| seconds <= seconds_max),
+                "{} waits too long",
+                step.name
+            );
         }
     }
     // And with every such step failing, the job comes to its end.

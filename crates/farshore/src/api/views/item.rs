@@ -375,6 +375,7 @@ pub(in crate::api) fn proof_text(proof: &StopProof) -> String {
             format!("the source did not answer and was waited out for {seconds:.1} s: it fences itself")
         }
         StopProof::OperatorsWord { who, at } => format!("the word of {who}, {at}"),
+        StopProof::Shared => "not needed: two regions may serve it at once".to_owned(),
     }
 }
 

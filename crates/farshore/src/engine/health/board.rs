@@ -119,6 +119,14 @@ impl Board {
         }
     }
 
+    /// Whether this process has settled on getting no answer from the region; `here` is where this is.
+    pub(super) fn is_silent_from(&self, here: Option<&Region>, region: &Region) -> bool {
+        let witnesses = lock(&self.witnesses);
+        let own = witnesses.get(here.map_or(NOWHERE, Region::as_str));
+        let said = own.and_then(|witness| witness.testimony(region.as_str()));
+        matches!(said, Some(Testimony::Silent { .. }))
+    }
+
     /// What is believed of a region or an endpoint.
     pub(super) fn agreed(&self, subject: &str, judge: Judge<'_>) -> Agreed {
         let witnesses = lock(&self.witnesses);

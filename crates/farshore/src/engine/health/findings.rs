@@ -4,7 +4,7 @@
 //! Must always hold: an item is never Healthy when its recovery point is older than promised, or when nobody has looked
 //! for a while.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -78,6 +78,20 @@ impl Judged {
     pub(in crate::engine) fn is_lost(&self, name: &Region) -> bool {
         let verdict = self.verdicts.get(name).and_then(Option::as_ref);
         verdict.is_some_and(|found| found.state == Health::Unhealthy && found.cause == "unreachable")
+    }
+
+    /// This process gets no answer from the region, round after round, and nobody that can be heard does.
+    pub(in crate::engine) fn is_silent_from_here(&self, name: &Region) -> bool {
+        let verdict = self.verdicts.get(name).and_then(Option::as_ref);
+        // A warning names those that do.
+        let answered = verdict.is_none_or(|found| found.state == Health::Warning);
+        !answered && self.inner.health.is_silent_from(self.inner.agents.here(), name)
+    }
+
+    /// The regions that answered the last question from here.
+    pub(in crate::engine) fn answering(&self) -> HashSet<Region> {
+        let answering = self.regions.iter().filter(|(_, seen)| seen.reachable);
+        answering.map(|(name, _)| name.clone()).collect()
     }
 
     /// What is wrong with a region, worst first.
