@@ -1,0 +1,85 @@
+'use strict';
+// An application on a pair of regions: clients of the official SDK that receive, and a publisher that never stops.
+//
+// RIG: `connections` (for each client the connection string that its token is made from), `publish` (the connection string
+// that is published through), `hub`. It says `{"acknowledged": n}` while it runs; at a line on its standard input it stops
+// publishing, waits for what is owed, and says what was lost, doubled, and how long the longest silence was.
+const { WebPubSubClient } = require('@azure/web-pubsub-client');
+const { assert, check, given, main, orders, pause, say, service, until } = require('./rig.js');
+
+const GROUP = 'room';
+/** Between two messages. */
+const PACE_MS = 10;
+/** It is said how far it is after each so many. */
+const TELL_EVERY = 50;
+/** What a client is owed comes within this. */
+const OWED_MS = 60_000;
+
+/** A client that remembers when it got which number. */
+async function start(connection, index) {
+  const hub = service(connection);
+  const got = { index, times: new Map(), doubled: [], connections: [], last: 0, silence: 0 };
+  const options = { userId: `user-${index}`, groups: [GROUP] };
+  // Asked again after a loss that cannot be recovered, as in any application.
+  const getClientAccessUrl = async () => (await hub.getClientAccessToken(options)).url;
+  const client = new WebPubSubClient({ getClientAccessUrl });
+  client.on('connected', ({ connectionId }) => got.connections.push(connectionId));
+  client.on('group-message', ({ message }) => receive(got, message.data.n));
+  client.on('server-message', ({ message }) => receive(got, message.data.n));
+  await client.start();
+  await until('connected', () => got.connections.length > 0);
+  return got;
+}
+
+function receive(got, n) {
+  const now = performance.now();
+  if (got.times.has(n)) got.doubled.push(n);
+  got.times.set(n, now);
+  if (got.last > 0) got.silence = Math.max(got.silence, now - got.last);
+  got.last = now;
+}
+
+/** Publishes numbers until told to stop; a number is acknowledged or never sent again. */
+async function publish(state) {
+  // One attempt each: whether a message came twice must be the service's doing.
+  const room = service(given.publish, given.hub, { retryOptions: { maxRetries: 0 } }).group(GROUP);
+  for (let n = 0; !state.stop; n += 1) {
+    try {
+      await room.sendToAll({ n }, { abortSignal: AbortSignal.timeout(5_000) });
+      state.acknowledged.push(n);
+      if (state.acknowledged.length % TELL_EVERY === 0) say({ acknowledged: state.acknowledged.length });
+    } catch (error) {
+      state.refused += 1;
+      state.why = `${error.code ?? error.name} ${error.message}`.slice(0, 200);
+    }
+    await pause(PACE_MS);
+  }
+}
+
+const missing = (got, state) => state.acknowledged.filter((n) => !got.times.has(n));
+
+main(async () => {
+  const clients = await Promise.all(given.connections.map(start));
+  const state = { acknowledged: [], refused: 0, why: '', stop: false };
+  const publishing = publish(state);
+  await orders().next();
+  state.stop = true;
+  await publishing;
+  const end = Date.now() + OWED_MS;
+  while (clients.some((got) => missing(got, state).length > 0) && Date.now() < end) await pause(50);
+  await check('nothing that was acknowledged is lost', async () => {
+    for (const got of clients) assert.deepEqual(missing(got, state).slice(0, 20), [], `client ${got.index}`);
+    return `${state.acknowledged.length} acknowledged, ${state.refused} refused (${state.why})`;
+  });
+  await check('nothing came twice', async () => {
+    for (const got of clients) assert.deepEqual(got.doubled.slice(0, 20), [], `client ${got.index}`);
+  });
+  say({
+    clients: clients.length,
+    acknowledged: state.acknowledged.length,
+    refused: state.refused,
+    longest_silence_ms: Math.round(Math.max(...clients.map((got) => got.silence))),
+    connections: clients.map((got) => got.connections.length),
+    connection_ids: clients.map((got) => got.connections.at(-1)),
+  });
+});
