@@ -1,7 +1,7 @@
 //! The room of real-time hubs: publish/subscribe over WebSocket, kept up through the loss of a region by negotiation.
 //!
-//! Read in this order: [`names`], [`token`] and [`permission`] (who may call and do what), [`negotiate`]
-//! (which endpoint a client is sent to).
+//! Read in this order: [`names`], [`token`] and [`permission`] (who may call and do what), [`ws`] and
+//! [`frames`] (what clients and hub say to each other), [`negotiate`] (which endpoint a client is sent to).
 //!
 //! Must always hold: nobody is sent to a secondary while the primary is healthy.
 
@@ -9,5 +9,7 @@ pub mod names;
 pub mod permission;
 pub mod token;
 
-pub mod negotiate;
+pub mod frames;
 pub mod ws;
+
+pub mod negotiate;
