@@ -1,7 +1,8 @@
 //! The room of real-time hubs: publish/subscribe over WebSocket, kept up through the loss of a region by negotiation.
 //!
 //! Read in this order: [`names`], [`token`] and [`permission`] (who may call and do what), [`ws`] and
-//! [`frames`] (what clients and hub say to each other), [`negotiate`] (which endpoint a client is sent to).
+//! [`frames`] (what clients and hub say to each other), [`handler`] (what applications
+//! are told and asked), [`negotiate`] (which endpoint a client is sent to).
 //!
 //! Must always hold: nobody is sent to a secondary while the primary is healthy.
 
@@ -11,5 +12,7 @@ pub mod token;
 
 pub mod frames;
 pub mod ws;
+
+pub mod handler;
 
 pub mod negotiate;
