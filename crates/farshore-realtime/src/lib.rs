@@ -1,19 +1,22 @@
 //! The room of real-time hubs: publish/subscribe over WebSocket, kept up through the loss of a region by negotiation.
 //!
 //! Read in this order: [`names`], [`token`] and [`permission`] (who may call and do what), [`filter`] (which
-//! connections a message is for), [`ws`] and [`frames`] (what clients and hub say to each other), [`handler`] (what
-//! applications are told and asked), [`negotiate`] (which endpoint a client is sent to).
+//! connections a message is for), [`ws`] and [`frames`] (what clients and hub say to each other), [`hub`] (the state of a hub and
+//! of its copy: pure), [`live`] (a hub that is served), [`connection`] (clients), [`handler`] (what applications are told and
+//! asked), [`query`], [`negotiate`] (which endpoint a client is sent to).
 //!
-//! Must always hold: nobody is sent to a secondary while the primary is healthy.
+//! Must always hold: nobody is sent to a secondary while the primary is healthy; nobody is told that something is done before the
+//! other region has it, too, or is known to be away.
 
+pub mod connection;
 pub mod filter;
-pub mod names;
-pub mod permission;
-pub mod token;
-
 pub mod frames;
-pub mod ws;
-
 pub mod handler;
-
+pub mod hub;
+pub mod live;
+pub mod names;
 pub mod negotiate;
+pub mod permission;
+pub mod query;
+pub mod token;
+pub mod ws;

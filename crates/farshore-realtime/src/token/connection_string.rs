@@ -3,6 +3,8 @@
 use std::fmt;
 use std::str::FromStr;
 
+use serde::{Deserialize, Serialize};
+
 use super::AccessKey;
 use super::audience::split_port;
 
@@ -10,7 +12,8 @@ use super::audience::split_port;
 pub const CONNECTION_STRING_LEN_MAX: usize = 8 * 1024;
 
 /// Where a hub or a pair is, and the key to it. Its `Display` is the secret itself; its `Debug` hides the key.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
 pub struct ConnectionString {
     /// `http(s)://host[:port][/path]`, without a slash at its end.
     pub endpoint: String,
@@ -59,6 +62,19 @@ impl FromStr for ConnectionString {
     type Err = BadConnectionString;
     fn from_str(text: &str) -> Result<Self, BadConnectionString> {
         Self::parse(text)
+    }
+}
+
+impl TryFrom<String> for ConnectionString {
+    type Error = BadConnectionString;
+    fn try_from(text: String) -> Result<Self, BadConnectionString> {
+        Self::parse(&text)
+    }
+}
+
+impl From<ConnectionString> for String {
+    fn from(whole: ConnectionString) -> Self {
+        whole.to_string()
     }
 }
 

@@ -16,8 +16,6 @@ mod api_bench;
 #[cfg(test)]
 mod api_life;
 #[cfg(test)]
-mod api_realtime;
-#[cfg(test)]
 mod api_refusals;
 #[cfg(test)]
 mod cli_store;

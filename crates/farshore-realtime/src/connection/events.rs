@@ -1,0 +1,148 @@
+//! A client's events, handled one after the other by its handler; a worker that exists only for clients that send some.
+
+use std::sync::Arc;
+
+use tokio::sync::mpsc;
+
+use super::client::acknowledge;
+use crate::frames::{Data, ErrorDetail, Message, Protocol, Sender};
+use crate::handler::EventContext;
+use crate::hub::call::{Call, Scope};
+use crate::hub::outbox::{End, Outbox};
+use crate::live::{LiveHub, now};
+use crate::names::{ConnectionId, EventName, UserId};
+
+/// Events of one client that wait for its handler. More than a person or a machine has under way; then it is told so.
+const WAITING_MAX: usize = 100;
+
+#[derive(Debug)]
+pub(super) struct Event {
+    pub(super) ack_id: Option<u64>,
+    pub(super) name: EventName,
+    pub(super) data: Data,
+}
+
+/// The way to a client's worker.
+#[derive(Debug)]
+pub(super) struct Events {
+    waiting: mpsc::Sender<Event>,
+}
+
+#[derive(Debug)]
+struct Worker {
+    hub: Arc<LiveHub>,
+    connection: ConnectionId,
+    user: Option<UserId>,
+    protocol: Protocol,
+    outbox: Arc<Outbox>,
+    last_id: u64,
+}
+
+impl Events {
+    pub(super) fn spawn(
+        hub: Arc<LiveHub>,
+        connection: ConnectionId,
+        user: Option<UserId>,
+        protocol: Protocol,
+        outbox: Arc<Outbox>,
+    ) -> Self {
+        let (waiting, mut events) = mpsc::channel(WAITING_MAX);
+        tokio::spawn(async move {
+            // Ends when its connection's task drops the sender: what waits is still handled.
+            let mut worker = Worker { hub, connection, user, protocol, outbox, last_id: 0 };
+            while let Some(event) = events.recv().await {
+                worker.handle(event).await;
+            }
+        });
+        Self { waiting }
+    }
+
+    /// False: too many wait.
+    pub(super) fn put(&self, event: Event) -> bool {
+        self.waiting.try_send(event).is_ok()
+    }
+}
+
+impl Worker {
+    async fn handle(&mut self, event: Event) {
+        self.last_id += 1;
+        let settings = self.hub.settings();
+        let state = self.hub.with(|hub| hub.state(&self.connection));
+        let context = EventContext {
+            hub: self.hub.name(),
+            connection: &self.connection,
+            user: self.user.as_ref(),
+            subprotocol: self.protocol.subprotocol(),
+            keys: &settings.keys,
+            origin: "farshore",
+            state: state.as_deref(),
+            event_id: self.last_id,
+        };
+        let handled =
+            self.hub.handlers.user_event(&settings.handlers, &context, &event.name, &event.data).await;
+        match handled {
+            Ok(answer) => self.done(&event, answer.data, answer.state).await,
+            Err(error) => {
+                tracing::debug!(hub = %self.hub.name(), event = %event.name, %error, "an event was not handled");
+                self.failed(&event);
+            }
+        }
+    }
+
+    async fn done(&self, event: &Event, data: Option<Data>, state: Option<String>) {
+        let position = self.hub.with(|hub| hub.handled(&self.connection, event.ack_id, state));
+        if let Some(ack_id) = event.ack_id {
+            self.hub.promise(position, &self.outbox, acknowledge(self.protocol, ack_id, None));
+        }
+        if let Some(data) = data {
+            let message = Arc::new(Message::new(Sender::Server, data));
+            let to = Scope::Connection(self.connection.clone());
+            let call = Call::Send { to, message, exclude: Vec::new(), filter: None };
+            self.hub.change(|hub| hub.call(call, now()));
+        }
+    }
+
+    fn failed(&self, event: &Event) {
+        match event.ack_id {
+            Some(ack_id) => {
+                let message = "The event handler failed".to_owned();
+                let error = ErrorDetail { name: "InternalServerError".to_owned(), message };
+                self.outbox.frame(acknowledge(self.protocol, ack_id, Some(&error)));
+            }
+            // A client that cannot be told otherwise.
+            None if self.protocol == Protocol::Simple => {
+                self.outbox.end(End {
+                    frame: None,
+                    code: 1011,
+                    reason: "The event handler failed".to_owned(),
+                });
+            }
+            None => {}
+        }
+    }
+}
+
+/// Tells the handler that a client has come, without waiting for it.
+pub(super) fn tell_connected(
+    hub: &Arc<LiveHub>,
+    connection: &ConnectionId,
+    user: Option<&UserId>,
+    protocol: Protocol,
+) {
+    let (hub, connection, user) = (Arc::clone(hub), connection.clone(), user.cloned());
+    tokio::spawn(async move {
+        let settings = hub.settings();
+        let state = hub.with(|hub| hub.state(&connection));
+        let context = EventContext {
+            hub: hub.name(),
+            connection: &connection,
+            user: user.as_ref(),
+            subprotocol: protocol.subprotocol(),
+            keys: &settings.keys,
+            origin: "farshore",
+            state: state.as_deref(),
+            event_id: 0,
+        };
+        hub.handlers.connected(&settings.handlers, &context).await;
+    });
+}

@@ -1,0 +1,355 @@
+//! Clients: from a request to be upgraded to a session of the hub, and the one small task of each connection.
+//!
+//! Read in this order: this file (who comes in), `admission` (how fast), `client` (what its frames do), `events` (what its event
+//! handler is asked), `task` (reads and writes).
+//!
+//! Must always hold: an idle connection has no buffers; a client that does not read or does not speak the protocol
+//! disturbs nobody else; a session that is not known is told so by close code 1008 after the upgrade, never by an HTTP error,
+//! which official clients would repeat for half a minute.
+
+#![allow(dead_code, reason = "its listeners come with the next commit")]
+
+pub mod admission;
+mod client;
+mod events;
+mod task;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{HeaderMap, Request, Response, StatusCode, header};
+use http_body_util::Full;
+use hyper::body::Incoming;
+use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncRead, AsyncWrite};
+
+use crate::frames::{self, Downstream, Protocol};
+use crate::handler::{ConnectRequest, EventContext};
+use crate::hub::{Arrival, Attached, Recovery, Seen, close};
+use crate::live::{LiveHub, now};
+use crate::names::{ConnectionId, GroupName, UserId};
+use crate::permission::Permissions;
+use crate::query;
+use crate::token;
+use crate::ws;
+use client::{Client, SimpleMode};
+
+/// A session that another region has is asked for, and waited for so long, before its client is sent away.
+const CLAIM_PATIENCE: Duration = Duration::from_secs(3);
+/// Between two looks whether it has come; it is told as well.
+const CLAIM_LOOK_EVERY: Duration = Duration::from_millis(50);
+
+/// What a client asks for.
+#[derive(Debug)]
+pub(crate) struct Asking {
+    pub(crate) hub: Arc<LiveHub>,
+    /// Decoded query parameters.
+    pub(crate) query: Vec<(String, String)>,
+    /// Base URLs under which this listener is known.
+    pub(crate) base_urls: Vec<String>,
+    /// Asks the other region for a session.
+    pub(crate) claims: Arc<dyn Claims>,
+    /// The address leads to whichever region is active.
+    pub(crate) follows: bool,
+}
+
+/// The way to the other region, for sessions that are there.
+#[async_trait::async_trait]
+pub trait Claims: Send + Sync + std::fmt::Debug {
+    /// Asks the other region for a session; it comes by itself if it does.
+    async fn claim(&self, connection: &ConnectionId);
+    /// The other region was never heard since this one started: sessions may still come.
+    fn may_come(&self) -> bool;
+}
+
+type Answer = Response<Full<Bytes>>;
+
+/// Answers a client's request. With 101 the connection is the client's from then on.
+pub(crate) async fn enter<S>(mut request: Request<Incoming>, asking: Asking) -> Answer
+where
+    S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+{
+    let Some(key) = upgrade_key(request.headers()) else {
+        return plain(StatusCode::BAD_REQUEST, "this is a WebSocket endpoint: connect with ws:// or wss://");
+    };
+    let accept = ws::handshake::accept_key(key);
+    if !asking.hub.is_serving() {
+        return unavailable();
+    }
+    let recovery = (
+        query::get(&asking.query, "awps_connection_id"),
+        query::get(&asking.query, "awps_reconnection_token"),
+    );
+    if let (Some(connection), Some(token)) = recovery {
+        let (connection, token) = (ConnectionId::parse(connection), token.to_owned());
+        let offered = subprotocols(request.headers());
+        let upgrade = hyper::upgrade::on(&mut request);
+        tokio::spawn(async move {
+            let Ok(upgraded) = upgrade.await else { return };
+            let Ok(parts) = upgraded.downcast::<TokioIo<S>>() else { return };
+            go_on(asking, connection.ok(), &token, parts.io.into_inner(), parts.read_buf).await;
+        });
+        return switching(&accept, offered.into_iter().find(|name| Protocol::of(name).is_some()));
+    }
+    let newcomer = match admit(&request, &asking).await {
+        Ok(newcomer) => newcomer,
+        Err(refusal) => {
+            asking.hub.counters.refused.fetch_add(1, Ordering::Relaxed);
+            return *refusal;
+        }
+    };
+    let chosen = newcomer.subprotocol.clone();
+    let upgrade = hyper::upgrade::on(&mut request);
+    tokio::spawn(async move {
+        let Ok(upgraded) = upgrade.await else { return };
+        let Ok(parts) = upgraded.downcast::<TokioIo<S>>() else { return };
+        begin(asking.hub, newcomer, asking.follows, parts.io.into_inner(), parts.read_buf);
+    });
+    switching(&accept, chosen)
+}
+
+/// A client that may come in.
+#[derive(Debug)]
+struct Newcomer {
+    arrival: Arrival,
+    subprotocol: Option<String>,
+    simple: SimpleMode,
+    /// Its handler was asked at its coming.
+    handled: bool,
+}
+
+fn upgrade_key(headers: &HeaderMap) -> Option<&str> {
+    let says = |name: header::HeaderName, what: &str| {
+        let values = headers.get_all(name).iter().filter_map(|value| value.to_str().ok());
+        values.flat_map(|value| value.split(',')).any(|part| part.trim().eq_ignore_ascii_case(what))
+    };
+    let is_upgrade = says(header::UPGRADE, "websocket")
+        && says(header::CONNECTION, "upgrade")
+        && says(header::SEC_WEBSOCKET_VERSION, "13");
+    headers.get(header::SEC_WEBSOCKET_KEY).filter(|_| is_upgrade)?.to_str().ok()
+}
+
+fn subprotocols(headers: &HeaderMap) -> Vec<String> {
+    let values = headers.get_all(header::SEC_WEBSOCKET_PROTOCOL).iter();
+    let values = values.filter_map(|value| value.to_str().ok());
+    values.flat_map(|value| value.split(',')).map(|name| name.trim().to_owned()).collect()
+}
+
+fn plain(status: StatusCode, text: &str) -> Answer {
+    let mut answer = Response::new(Full::new(Bytes::copy_from_slice(text.as_bytes())));
+    *answer.status_mut() = status;
+    answer
+        .headers_mut()
+        .insert(header::CONTENT_TYPE, header::HeaderValue::from_static("text/plain; charset=utf-8"));
+    answer
+}
+
+fn unavailable() -> Answer {
+    let mut answer =
+        plain(StatusCode::SERVICE_UNAVAILABLE, "this hub is not served here now: negotiate again");
+    let seconds = 1 + rand::random::<u64>() % crate::negotiate::RETRY_SPREAD_SECONDS;
+    answer.headers_mut().insert(header::RETRY_AFTER, header::HeaderValue::from(seconds));
+    answer
+}
+
+fn switching(accept: &str, subprotocol: Option<String>) -> Answer {
+    let mut answer = Response::new(Full::default());
+    *answer.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
+    let headers = answer.headers_mut();
+    headers.insert(header::UPGRADE, header::HeaderValue::from_static("websocket"));
+    headers.insert(header::CONNECTION, header::HeaderValue::from_static("Upgrade"));
+    if let Ok(accept) = accept.parse() {
+        headers.insert(header::SEC_WEBSOCKET_ACCEPT, accept);
+    }
+    if let Some(Ok(name)) = subprotocol.map(|name| name.parse()) {
+        headers.insert(header::SEC_WEBSOCKET_PROTOCOL, name);
+    }
+    answer
+}
+
+/// Checks the token, asks the event handler, and decides who this is.
+async fn admit(request: &Request<Incoming>, asking: &Asking) -> Result<Newcomer, Box<Answer>> {
+    let hub = &asking.hub;
+    let settings = hub.settings();
+    let claims = claims(request, asking)?;
+    let simple = simple_mode(&asking.query).map_err(|why| Box::new(plain(StatusCode::BAD_REQUEST, &why)))?;
+    let offered = subprotocols(request.headers());
+    let connection = ConnectionId::of(rand::random());
+    let ask = ConnectRequest {
+        claims: claims.all,
+        query: grouped(&asking.query),
+        headers: header_texts(request.headers()),
+        subprotocols: offered.clone(),
+        certificates: Vec::new(),
+    };
+    let context = EventContext {
+        hub: hub.name(),
+        connection: &connection,
+        user: claims.user.as_ref(),
+        subprotocol: None,
+        keys: &settings.keys,
+        origin: host(&asking.base_urls),
+        state: None,
+        event_id: 0,
+    };
+    let answer = hub.handlers.connect(&settings.handlers, &context, &ask).await.map_err(|refusal| {
+        let status = StatusCode::from_u16(refusal.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        let mut answer = Response::new(Full::new(refusal.body));
+        *answer.status_mut() = status;
+        Box::new(answer)
+    })?;
+    // The handler's choice, if it was offered; else the first that is spoken here.
+    let chosen = answer.subprotocol.filter(|name| offered.contains(name));
+    let chosen = chosen.or_else(|| offered.iter().find(|name| Protocol::of(name).is_some()).cloned());
+    let protocol = chosen.as_deref().and_then(Protocol::of).unwrap_or(Protocol::Simple);
+    let roles: Vec<String> = claims.roles.into_iter().chain(answer.roles).collect();
+    let arrival = Arrival {
+        connection,
+        user: answer.user.or(claims.user),
+        protocol,
+        permissions: Permissions::from_roles(&roles),
+        groups: claims.groups.into_iter().chain(answer.groups).collect(),
+        state: answer.state,
+    };
+    Ok(Newcomer { arrival, subprotocol: chosen, simple, handled: !settings.handlers.is_empty() })
+}
+
+fn claims(request: &Request<Incoming>, asking: &Asking) -> Result<token::Claims, Box<Answer>> {
+    let bearer = request.headers().get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
+    let bearer = bearer.and_then(|value| value.strip_prefix("Bearer "));
+    let Some(text) = query::get(&asking.query, "access_token").or(bearer) else {
+        let text = "a token is needed: connect with ?access_token=… from the application's server";
+        return Err(Box::new(plain(StatusCode::UNAUTHORIZED, text)));
+    };
+    let settings = asking.hub.settings();
+    let urls: Vec<String> = asking
+        .base_urls
+        .iter()
+        .chain(&settings.audiences)
+        .map(|base| format!("{}/client/hubs/{}", http_of(base), asking.hub.name()))
+        .collect();
+    let fits = |audience: &str| token::rest_audience_ok(&http_of(audience), &urls);
+    token::verify(text, &settings.keys, now(), fits)
+        .map_err(|error| Box::new(plain(StatusCode::UNAUTHORIZED, &error.to_string())))
+}
+
+/// The same place as `ws` or `http`.
+fn http_of(url: &str) -> String {
+    url.trim_end_matches('/').replacen("ws", "http", usize::from(url.starts_with("ws")))
+}
+
+fn host(base_urls: &[String]) -> &str {
+    base_urls.first().and_then(|url| url.split("://").nth(1)).unwrap_or("farshore")
+}
+
+fn grouped(query: &[(String, String)]) -> BTreeMap<String, Vec<String>> {
+    let mut grouped: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    for (name, value) in query.iter().filter(|(name, _)| name != "access_token") {
+        grouped.entry(name.clone()).or_default().push(value.clone());
+    }
+    grouped
+}
+
+fn header_texts(headers: &HeaderMap) -> BTreeMap<String, Vec<String>> {
+    let mut texts: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    for (name, value) in headers.iter().filter(|(name, _)| **name != header::AUTHORIZATION) {
+        if let Ok(value) = value.to_str() {
+            texts.entry(name.as_str().to_owned()).or_default().push(value.to_owned());
+        }
+    }
+    texts
+}
+
+fn simple_mode(query: &[(String, String)]) -> Result<SimpleMode, String> {
+    match query::get(query, "webpubsub_mode") {
+        None | Some("sendEvent") => Ok(SimpleMode::SendEvent),
+        Some("sendToGroup") => {
+            let group = query::get(query, "group").unwrap_or_default();
+            let group = GroupName::parse(group).map_err(|error| format!("group: {error}"))?;
+            let no_echo = query::get(query, "noEcho").is_some_and(|text| text.eq_ignore_ascii_case("true"));
+            Ok(SimpleMode::SendToGroup { group, no_echo })
+        }
+        Some(other) => Err(format!("webpubsub_mode {other:?} is not known: sendEvent or sendToGroup")),
+    }
+}
+
+fn hello(hub: &LiveHub, connection: &ConnectionId, protocol: Protocol, user: Option<&UserId>) -> Bytes {
+    let key = &hub.settings().keys.primary;
+    let token = protocol.is_reliable().then(|| token::reconnection_token(connection, now(), key));
+    let connected = Downstream::Connected { connection, user, reconnection_token: token.as_deref() };
+    frames::control(protocol, &connected)
+}
+
+fn begin<S>(hub: Arc<LiveHub>, newcomer: Newcomer, follows: bool, socket: S, read: Bytes)
+where
+    S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+{
+    let Newcomer { arrival, simple, handled, .. } = newcomer;
+    hub.counters.opened.fetch_add(1, Ordering::Relaxed);
+    let (connection, protocol, user) = (arrival.connection.clone(), arrival.protocol, arrival.user.clone());
+    let hello = (protocol != Protocol::Simple).then(|| hello(&hub, &connection, protocol, user.as_ref()));
+    let attached =
+        hub.with(|hub| hub.open(arrival, hello, Seen { pulse: task::pulse(), now: now(), follows }));
+    if handled {
+        events::tell_connected(&hub, &connection, user.as_ref(), protocol);
+    }
+    let client = Client::new(hub, connection, user, protocol, simple, &attached);
+    task::spawn(socket, client, attached, read);
+}
+
+/// A client that wants to go on where it was.
+async fn go_on<S>(asking: Asking, connection: Option<ConnectionId>, token: &str, socket: S, read: Bytes)
+where
+    S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+{
+    let hub = asking.hub;
+    let known = connection.filter(|connection| {
+        token::verify_reconnection(token, connection, &hub.settings().keys, now()).is_ok()
+    });
+    let found = match &known {
+        Some(connection) => find(&hub, connection, &*asking.claims, asking.follows).await,
+        None => None,
+    };
+    let (Some(connection), Some((attached, protocol, user))) = (known, found) else {
+        hub.counters.refused.fetch_add(1, Ordering::Relaxed);
+        return task::refuse(socket, close::POLICY, "the session is not known: negotiate again").await;
+    };
+    hub.counters.recovered.fetch_add(1, Ordering::Relaxed);
+    let client = Client::new(hub, connection, user, protocol, SimpleMode::SendEvent, &attached);
+    task::spawn(socket, client, attached, read);
+}
+
+/// Finds the session here, or has it brought from the other region.
+async fn find(
+    hub: &Arc<LiveHub>,
+    connection: &ConnectionId,
+    claims: &dyn Claims,
+    follows: bool,
+) -> Option<(Attached, Protocol, Option<UserId>)> {
+    let until = tokio::time::Instant::now() + CLAIM_PATIENCE;
+    let mut asked = false;
+    loop {
+        let arrived = hub.arrived().notified();
+        let is_here = hub.is_partner_here();
+        let hello = |protocol, user: Option<&UserId>| hello(hub, connection, protocol, user);
+        let seen = Seen { pulse: task::pulse(), now: now(), follows };
+        match hub.with(|hub| hub.recover(connection, is_here, hello, seen)) {
+            Recovery::Attached(attached, protocol, user) => return Some((*attached, protocol, user)),
+            Recovery::Elsewhere if !asked => {
+                asked = true;
+                claims.claim(connection).await;
+            }
+            Recovery::Elsewhere => {}
+            // The regions of a hub that was just started have not told each other yet what they have.
+            Recovery::Unknown if claims.may_come() => {}
+            Recovery::Unknown => return None,
+        }
+        if tokio::time::Instant::now() >= until {
+            return None;
+        }
+        let _ = tokio::time::timeout(CLAIM_LOOK_EVERY, arrived).await;
+    }
+}

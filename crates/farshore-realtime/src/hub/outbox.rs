@@ -1,0 +1,320 @@
+//! What one client is owed: frames that wait to be written and, for reliable clients, messages that wait to be acknowledged.
+//!
+//! Shared by the hub, which puts in, and by the connection's task, which takes out. The lock is held for a few instructions.
+//!
+//! Must always hold: sequence numbers rise by one with each message, in the order in which the hub put them in, written or
+//! not; a message leaves `kept` only when its client has acknowledged it; what is held for a client is bounded.
+
+use std::collections::VecDeque;
+use std::fmt;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, Waker};
+
+use bytes::Bytes;
+use farshore_core::moment::Moment;
+
+use crate::frames::{Message, Protocol};
+
+/// Messages kept for a reliable client that is away: the contract's figure.
+pub const KEPT_MESSAGES_MAX: usize = 1_000;
+/// Messages kept for one that is there: it acknowledges once a second, so this is its worst second.
+pub const UNDERWAY_MESSAGES_MAX: usize = 10_000;
+/// Bytes kept or waiting for one client: the contract's figure. The messages are shared between clients, so the memory is not.
+pub const BYTES_MAX: usize = 16 * 1024 * 1024;
+
+/// One thing to write.
+#[derive(Debug, Clone)]
+pub enum Out {
+    /// A message, with its number on protocols that have them.
+    Message(Arc<Message>, Option<u64>),
+    /// A whole frame.
+    Frame(Bytes),
+}
+
+/// How a connection is to end.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct End {
+    /// A last frame for the client, in its own protocol.
+    pub frame: Option<Bytes>,
+    /// The close code.
+    pub code: u16,
+    /// The close frame's reason.
+    pub reason: String,
+}
+
+/// Why a message could not be put in: its client is to be closed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TooSlow;
+
+/// What the connection's task does next.
+#[derive(Debug)]
+pub enum Next {
+    /// Writes what was taken.
+    Write,
+    /// Writes nothing more but this, and goes.
+    End(Box<End>),
+    /// Goes: a newer transport has taken its place.
+    Replaced,
+}
+
+/// What one client is owed.
+pub struct Outbox {
+    queue: Mutex<Queue>,
+    /// When something was last heard of the client, in seconds of [`Pulse`].
+    heard: AtomicU32,
+}
+
+/// Coarse seconds since the process began: fine enough to notice a client that is silent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Pulse(pub u32);
+
+struct Queue {
+    protocol: Protocol,
+    /// The transport that may take; 0: none.
+    transport: u64,
+    transports: u64,
+    waiting: VecDeque<Out>,
+    waiting_bytes: usize,
+    kept: VecDeque<(u64, Arc<Message>)>,
+    kept_bytes: usize,
+    /// Number of the last message.
+    last: u64,
+    end: Option<Box<End>>,
+    waker: Option<Waker>,
+}
+
+impl fmt::Debug for Outbox {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let queue = self.queue();
+        f.debug_struct("Outbox").field("waiting", &queue.waiting.len()).field("last", &queue.last).finish()
+    }
+}
+
+/// Everything of an outbox that another region must know.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Kept {
+    pub(super) last: u64,
+    pub(super) messages: Vec<(u64, Arc<Message>)>,
+}
+
+impl Outbox {
+    /// What is kept already, without a transport.
+    pub(super) fn with(protocol: Protocol, kept: Kept) -> Self {
+        let kept_bytes = kept.messages.iter().map(|(_, message)| message.len()).sum();
+        Self {
+            queue: Mutex::new(Queue {
+                protocol,
+                transport: 0,
+                transports: 0,
+                waiting: VecDeque::new(),
+                waiting_bytes: 0,
+                kept: kept.messages.into(),
+                kept_bytes,
+                last: kept.last,
+                end: None,
+                waker: None,
+            }),
+            heard: AtomicU32::new(0),
+        }
+    }
+
+    /// Something was heard of the client.
+    pub fn hears(&self, pulse: Pulse) {
+        self.heard.store(pulse.0, Ordering::Relaxed);
+    }
+
+    /// When that was last.
+    pub(super) fn heard(&self) -> Pulse {
+        Pulse(self.heard.load(Ordering::Relaxed))
+    }
+
+    fn queue(&self) -> MutexGuard<'_, Queue> {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Puts in a message. `patient`: the client is there, or is another region's, which decides about it.
+    ///
+    /// # Errors
+    /// When the client is owed more than is held for one.
+    pub(super) fn push(&self, message: &Arc<Message>, patient: bool) -> Result<(), TooSlow> {
+        let mut queue = self.queue();
+        queue.last += 1;
+        let (sequence, len) = (queue.last, message.len());
+        let reliable = queue.protocol.is_reliable();
+        if reliable {
+            queue.kept.push_back((sequence, Arc::clone(message)));
+            queue.kept_bytes += len;
+        }
+        // One that is being closed may come back for what is kept.
+        if queue.transport != 0 && queue.end.is_none() {
+            queue.waiting.push_back(Out::Message(Arc::clone(message), reliable.then_some(sequence)));
+            queue.waiting_bytes += len;
+        }
+        let most = if patient { UNDERWAY_MESSAGES_MAX } else { KEPT_MESSAGES_MAX };
+        let count = queue.kept.len().max(queue.waiting.len());
+        if count > most || queue.kept_bytes.max(queue.waiting_bytes) > BYTES_MAX {
+            return Err(TooSlow);
+        }
+        queue.wake();
+        Ok(())
+    }
+
+    /// Puts in a frame for the present transport; without one it is dropped.
+    pub fn frame(&self, frame: Bytes) {
+        let mut queue = self.queue();
+        if queue.transport == 0 || queue.end.is_some() {
+            return;
+        }
+        queue.waiting_bytes += frame.len();
+        queue.waiting.push_back(Out::Frame(frame));
+        queue.wake();
+    }
+
+    /// Nothing is put in any more; what waits is written, then `end`.
+    pub fn end(&self, end: End) {
+        let mut queue = self.queue();
+        if queue.end.is_none() {
+            queue.end = Some(Box::new(end));
+            queue.wake();
+        }
+    }
+
+    /// The same, without what waits: its client does not take it.
+    pub(super) fn end_now(&self, end: End) {
+        let mut queue = self.queue();
+        queue.waiting = VecDeque::new();
+        queue.waiting_bytes = 0;
+        queue.end = Some(Box::new(end));
+        queue.wake();
+    }
+
+    /// The client has everything up to `sequence`. False: it said so before.
+    pub(super) fn acked(&self, sequence: u64) -> bool {
+        let mut queue = self.queue();
+        let before = queue.kept.len();
+        while queue.kept.front().is_some_and(|(kept, _)| *kept <= sequence) {
+            if let Some((_, message)) = queue.kept.pop_front() {
+                queue.kept_bytes -= message.len();
+            }
+        }
+        // Shrunk when quiet: thousands of clients may be idle after a burst.
+        if queue.kept.is_empty() && queue.kept.capacity() > 64 {
+            queue.kept = VecDeque::new();
+        }
+        queue.kept.len() < before
+    }
+
+    /// A new transport takes over, in place of any other. It is given everything that was not acknowledged, in order,
+    /// except what is past its time. `hello` goes before everything.
+    pub(super) fn attach(&self, hello: Option<Bytes>, now: Moment) -> u64 {
+        let mut queue = self.queue();
+        queue.transports += 1;
+        queue.transport = queue.transports;
+        let owed =
+            queue.kept.iter().filter(|(_, message)| message.expires.is_none_or(|expires| now < expires));
+        let owed = owed.map(|(sequence, message)| Out::Message(Arc::clone(message), Some(*sequence)));
+        let waiting: VecDeque<Out> = hello.map(Out::Frame).into_iter().chain(owed).collect();
+        queue.waiting_bytes = queue.kept_bytes;
+        queue.waiting = waiting;
+        queue.end = None;
+        // The task of the one before learns that it was replaced.
+        queue.wake();
+        queue.transport
+    }
+
+    /// The transport is gone. False: another one had taken its place.
+    pub(super) fn detach(&self, transport: u64) -> bool {
+        let mut queue = self.queue();
+        if queue.transport != transport {
+            return false;
+        }
+        queue.transport = 0;
+        queue.waiting = VecDeque::new();
+        queue.waiting_bytes = 0;
+        queue.waker = None;
+        true
+    }
+
+    /// Numbers go on from here: see [`super::ADOPTION_GAP`].
+    pub(super) fn skip(&self, by: u64) {
+        let mut queue = self.queue();
+        queue.last = queue.last.saturating_add(by);
+    }
+
+    /// Whether a transport is attached.
+    pub(super) fn is_attached(&self) -> bool {
+        self.queue().transport != 0
+    }
+
+    /// Whether its transport was told to go.
+    pub(super) fn is_ending(&self) -> bool {
+        self.queue().end.is_some()
+    }
+
+    /// Whether everything that was sent has been acknowledged.
+    pub fn is_settled(&self) -> bool {
+        let queue = self.queue();
+        queue.kept.is_empty() && queue.waiting.is_empty()
+    }
+
+    pub(super) fn kept(&self) -> Kept {
+        let queue = self.queue();
+        Kept { last: queue.last, messages: queue.kept.iter().cloned().collect() }
+    }
+
+    /// Takes up to `most` things to write into `taken`, or waits for some.
+    pub fn poll_take(
+        &self,
+        transport: u64,
+        most: usize,
+        taken: &mut Vec<Out>,
+        context: &Context<'_>,
+    ) -> Poll<Next> {
+        let mut queue = self.queue();
+        if queue.transport != transport {
+            return match queue.end.take() {
+                Some(end) => Poll::Ready(Next::End(end)),
+                None => Poll::Ready(Next::Replaced),
+            };
+        }
+        let count = queue.waiting.len().min(most);
+        if count > 0 {
+            taken.extend(queue.waiting.drain(..count));
+            if queue.waiting.is_empty() {
+                queue.waiting_bytes = 0;
+                if queue.waiting.capacity() > 64 {
+                    queue.waiting = VecDeque::new();
+                }
+            } else {
+                let bytes: usize = taken[taken.len() - count..].iter().map(Out::len).sum();
+                queue.waiting_bytes = queue.waiting_bytes.saturating_sub(bytes);
+            }
+            return Poll::Ready(Next::Write);
+        }
+        if let Some(end) = queue.end.clone() {
+            return Poll::Ready(Next::End(end));
+        }
+        if !queue.waker.as_ref().is_some_and(|waker| waker.will_wake(context.waker())) {
+            queue.waker = Some(context.waker().clone());
+        }
+        Poll::Pending
+    }
+}
+
+impl Queue {
+    fn wake(&mut self) {
+        if let Some(waker) = self.waker.take() {
+            waker.wake();
+        }
+    }
+}
+
+impl Out {
+    fn len(&self) -> usize {
+        match self {
+            Self::Message(message, _) => message.len(),
+            Self::Frame(frame) => frame.len(),
+        }
+    }
+}

@@ -1,0 +1,88 @@
+//! The messages of the last while that carry an id, and which of them the other region has given to its own sessions.
+//!
+//! A message through the pair is given to both regions, each for its own sessions. A session that changes hands must get
+//! those that the new owner has had and the old one had not, when the old one let go of it.
+
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::time::Duration;
+
+use farshore_core::moment::Moment;
+
+use super::call::Call;
+
+/// Longer than a change of owner takes: detection, adoption and a client's retries.
+const WINDOW: Duration = Duration::from_secs(60);
+/// Bytes of messages that are held for it; at a higher rate the window is shorter.
+const BYTES_MAX: usize = 32 * 1024 * 1024;
+/// What an entry costs beside its message.
+const ENTRY_BYTES: usize = 256;
+
+/// Messages with ids.
+#[derive(Debug, Default)]
+pub(super) struct Recent {
+    order: VecDeque<(u128, Moment, Call)>,
+    mine: HashSet<u128>,
+    bytes: usize,
+    theirs: HashMap<u128, Moment>,
+}
+
+impl Recent {
+    /// Whether this region's own sessions were given it.
+    pub(super) fn has(&self, id: u128) -> bool {
+        self.mine.contains(&id)
+    }
+
+    /// This region's own sessions are given it.
+    pub(super) fn applied(&mut self, id: u128, call: Call, now: Moment) {
+        if !self.mine.insert(id) {
+            return;
+        }
+        self.bytes += weight(&call);
+        self.order.push_back((id, now, call));
+        while self.bytes > BYTES_MAX {
+            self.forget_oldest();
+        }
+    }
+
+    fn forget_oldest(&mut self) {
+        if let Some((id, _, call)) = self.order.pop_front() {
+            self.bytes -= weight(&call);
+            self.mine.remove(&id);
+        }
+    }
+
+    /// The other region has given it to its sessions, or had nobody to give it to.
+    pub(super) fn seen_by_them(&mut self, id: u128, now: Moment) {
+        self.theirs.insert(id, now);
+    }
+
+    pub(super) fn their_seen(&mut self, ids: Vec<u128>, now: Moment) {
+        self.theirs.extend(ids.into_iter().map(|id| (id, now)));
+    }
+
+    /// Those that the other region's sessions were not given, oldest first.
+    pub(super) fn missed_by_them(&self) -> impl Iterator<Item = &Call> {
+        self.order.iter().filter(|(id, ..)| !self.theirs.contains_key(id)).map(|(_, _, call)| call)
+    }
+
+    pub(super) fn ids(&self) -> Vec<u128> {
+        self.order.iter().map(|(id, ..)| *id).collect()
+    }
+
+    /// Drops what is older than the window.
+    pub(super) fn forget_before(&mut self, now: Moment) {
+        let window = u64::try_from(WINDOW.as_micros()).unwrap_or(u64::MAX);
+        let old = |at: Moment| now.0.saturating_sub(at.0) > window;
+        while self.order.front().is_some_and(|(_, at, _)| old(*at)) {
+            self.forget_oldest();
+        }
+        self.theirs.retain(|_, at| !old(*at));
+    }
+}
+
+fn weight(call: &Call) -> usize {
+    match call {
+        Call::Send { message, .. } => ENTRY_BYTES + message.len(),
+        _ => ENTRY_BYTES,
+    }
+}
