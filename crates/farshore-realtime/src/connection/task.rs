@@ -138,10 +138,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Future for Connection<S> {
         if this.closing.is_some() {
             return this.poll_close(context);
         }
-        if let Some(mut early) = this.early.take() {
-            if let Err(violation) = this.feed(&mut early) {
-                return this.close_for(&violation, context);
-            }
+        if let Some(mut early) = this.early.take()
+            && let Err(violation) = this.feed(&mut early)
+        {
+            return this.close_for(&violation, context);
         }
         for _ in 0..TURNS_MAX {
             let read = this.poll_read(context);

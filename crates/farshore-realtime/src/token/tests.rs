@@ -299,7 +299,7 @@ proptest! {
     }
 
     #[test]
-    fn no_claims_make_a_token_panic(exp in any::<f64>(), nbf in any::<i64>(), role in any::<Vec<String>>()) {
+    fn no_claims_make_a_token_panic(exp in any::<f64>(), nbf in any::<i64>(), role in prop::collection::vec(any::<String>(), 0..4)) {
         let token = sign(&json!({"aud": "x", "exp": exp, "nbf": nbf, "role": role}), &keys().primary);
         if let Ok(claims) = read(&token) {
             prop_assert_eq!(claims.roles, role);

@@ -2,7 +2,7 @@
 //!
 //! Read in this order: [`views`] (what goes over the wire), `problem` (errors), `access` (what each route needs: read it
 //! before you add one), `limits`, `auth`, `body` (what is checked before a route runs), then a file per resource: `items`,
-//! `verbs`, `jobs`, `events`, `regions`, `status`, `incidents`, `names`, `audit`, `tokens`, `join_tokens`, `service`, `metrics`; `health` gives the verdicts that `status` and `items` show.
+//! `verbs`, `jobs`, `events`, `regions`, `status`, `incidents`, `names`, `audit`, `tokens`, `join_tokens`, `realtime`, `service`, `metrics`; `health` gives the verdicts that `status` and `items` show.
 //!
 //! Must always hold: a route exists if and only if it is in the OpenAPI document (both come from the same annotation);
 //! a request that is refused changes nothing; no answer holds the token.
@@ -28,6 +28,7 @@ mod limits;
 mod metrics;
 mod names;
 mod problem;
+mod realtime;
 mod regions;
 mod service;
 mod status;
@@ -177,6 +178,14 @@ fn guarded_routes() -> OpenApiRouter<ApiState> {
         .routes(routes!(tokens::list, tokens::create))
         .routes(routes!(tokens::revoke))
         .routes(routes!(tokens::whoami))
+        .routes(routes!(realtime::keys))
+        .routes(routes!(realtime::regenerate))
+        .routes(routes!(realtime::connection_string))
+        .routes(routes!(realtime::handlers, realtime::set_handlers))
+        .routes(routes!(realtime::set_members))
+        .routes(routes!(realtime::stats))
+        .routes(routes!(realtime::drain))
+        .routes(routes!(realtime::negotiate))
         .routes(routes!(service::version))
         .routes(routes!(metrics::metrics))
 }

@@ -68,7 +68,10 @@ pub(super) enum Refusals {
     /// Too many requests; `Retry-After` says when to come back.
     #[response(status = 429, content_type = "application/problem+json")]
     TooOften(Problem),
-    /// The store does not answer: try again.
+    /// A region gave an answer that is not known here.
+    #[response(status = 502, content_type = "application/problem+json")]
+    BadAnswer(Problem),
+    /// The store, or the region that was asked, does not answer: try again.
     #[response(status = 503, content_type = "application/problem+json")]
     Unavailable(Problem),
 }
@@ -117,6 +120,7 @@ fn title(status: StatusCode) -> &'static str {
         StatusCode::UNPROCESSABLE_ENTITY => "The idempotency key was used for another request",
         StatusCode::URI_TOO_LONG | StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE => "The request is too long",
         StatusCode::TOO_MANY_REQUESTS => "Too many requests",
+        StatusCode::BAD_GATEWAY => "A region gave an answer that is not known here",
         StatusCode::SERVICE_UNAVAILABLE => "The control plane cannot answer now",
         _ => "The request failed",
     }

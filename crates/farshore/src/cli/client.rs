@@ -69,6 +69,15 @@ impl Client {
         self.change(Method::POST, path, body).await
     }
 
+    /// Puts something in the place of what was there.
+    pub(super) async fn put<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        body: &impl Serialize,
+    ) -> Result<T, Failure> {
+        self.change(Method::PUT, path, body).await
+    }
+
     /// Asks for a removal.
     pub(super) async fn delete<T: DeserializeOwned>(&self, path: &str) -> Result<T, Failure> {
         self.change(Method::DELETE, path, &serde_json::json!({})).await

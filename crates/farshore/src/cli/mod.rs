@@ -1,7 +1,7 @@
 //! The command line: a client of the HTTP interface and nothing more, and the ways into what runs here.
 //!
 //! Read in this order: this file (the grammar), `exit` (what went wrong and the exit status), `client`
-//! (HTTP), `wait` (follows a job), `ask` (prompts), `show` (tables), then a file per group of verbs: `machine`, `verbs`,
+//! (HTTP), `wait` (follows a job), `ask` (prompts), `show` (tables), then a file per group of verbs: `machine`, `realtime`, `verbs`,
 //! `jobs`, `status`, `audit`, `token`, `trust`, `names`, `local`, `config`.
 //!
 //! Results go to stdout, everything else to stderr.
@@ -16,6 +16,7 @@ mod jobs;
 mod local;
 mod machine;
 mod names;
+mod realtime;
 mod show;
 mod status;
 mod store;
@@ -105,6 +106,9 @@ enum Command {
     /// Replicated disks of a machine: create, list, show, delete
     #[command(subcommand)]
     Machine(machine::MachineCommand),
+    /// Real-time hubs: create, list, show, delete, and their keys, handlers and figures
+    #[command(subcommand)]
+    Realtime(realtime::RealtimeCommand),
     #[command(flatten)]
     Verb(verbs::VerbCommand),
     /// List the recovery points of an item, oldest first
@@ -182,6 +186,7 @@ fn client_runtime() -> Result<tokio::runtime::Runtime, Failure> {
 async fn ask_api(global: &Global, command: Command) -> Result<(), Failure> {
     match command {
         Command::Machine(command) => machine::run(global, command).await,
+        Command::Realtime(command) => realtime::run(global, command).await,
         Command::Verb(command) => verbs::run(global, command).await,
         Command::Points(args) => status::points(global, &args).await,
         Command::Status(args) => status::status(global, &args).await,

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 
 use farshore_core::ids::Region;
 
-use super::{EtcdConfig, NodeConfig, NodeRole, RegionConfig, StoreKind};
+use super::{EtcdConfig, NodeConfig, NodeRole, RegionConfig, StoreKind, realtime};
 
 /// Recovery points are kept at most this long: fifteen days.
 const RETENTION_HOURS_MAX: u64 = 24 * 15;
@@ -13,7 +13,7 @@ const RETENTION_HOURS_MAX: u64 = 24 * 15;
 pub(super) fn check(config: &NodeConfig) -> Result<(), String> {
     check_listeners(config)?;
     if config.roles.is_empty() {
-        return Err("roles is empty: name at least one of \"control\" and \"machines\"".into());
+        return Err("roles is empty: name at least one of \"control\", \"machines\" and \"realtime\"".into());
     }
     if config.point_seconds == 0 {
         return Err("point_seconds must be at least 1".into());
@@ -34,6 +34,7 @@ pub(super) fn check(config: &NodeConfig) -> Result<(), String> {
     if config.has(NodeRole::Control) || !config.regions.is_empty() {
         check_regions(config)?;
     }
+    realtime::check(config)?;
     if config.has(NodeRole::Control) && config.token_file.is_none() {
         return Err(
             "the role control needs token_file: the file with the token that API clients must know".into()
@@ -62,7 +63,7 @@ fn check_listeners(config: &NodeConfig) -> Result<(), String> {
     Ok(())
 }
 
-fn beyond_loopback(address: SocketAddr) -> Result<(), String> {
+pub(super) fn beyond_loopback(address: SocketAddr) -> Result<(), String> {
     if address.ip().is_loopback() {
         return Ok(());
     }
@@ -175,7 +176,7 @@ fn check_region(config: &NodeConfig, region: &RegionConfig) -> Result<(), String
             format!("region {}: replication = \"{}\" {why}", region.name, region.replication)
         })?;
     }
-    Ok(())
+    realtime::check_region(config, region)
 }
 
 #[cfg(test)]

@@ -7,14 +7,20 @@ use std::path::{Path, PathBuf};
 use farshore_core::ids::Region;
 
 use super::{
-    DnsConfig, EtcdConfig, FencingConfig, NodeConfig, NodeRole, OneOrMany, RedbConfig, RegionConfig,
-    StoreKind, check, dns_zone, etcd_prefix,
+    DnsConfig, EtcdConfig, FencingConfig, NodeConfig, NodeRole, OneOrMany, RealtimeConfig, RealtimePlace,
+    RedbConfig, RegionConfig, StoreKind, check, dns_zone, etcd_prefix,
 };
 
 /// API, agent and concierge.
 const HTTP_PORT: u16 = 7443;
 /// Replication.
 const REPLICATION_PORT: u16 = 7401;
+/// Clients of real-time hubs.
+const REALTIME_PORT: u16 = 8443;
+/// The same for the pair's endpoint.
+const PAIR_PORT: u16 = 8444;
+/// Sessions between regions.
+const LINK_PORT: u16 = 7402;
 /// Disks: NBD's own.
 const NBD_PORT: u16 = 10809;
 /// Names: DNS's own.
@@ -37,7 +43,7 @@ pub struct Fresh {
 }
 
 impl Fresh {
-    /// The configuration: control node, machines, etcd and DNS in every region.
+    /// The configuration: control node, machines, real-time hubs, etcd and DNS in every region.
     ///
     /// # Errors
     /// What a node would refuse, with what would be right.
@@ -49,7 +55,7 @@ impl Fresh {
         let config = NodeConfig {
             region: self.region.clone(),
             data: self.data.clone(),
-            roles: vec![NodeRole::Control, NodeRole::Machines],
+            roles: vec![NodeRole::Control, NodeRole::Machines, NodeRole::Realtime],
             listen: at(HTTP_PORT),
             nbd: at(NBD_PORT),
             nbd_socket: None,
@@ -64,6 +70,7 @@ impl Fresh {
             etcd: Some(self.etcd()),
             fencing: FencingConfig::default(),
             dns: Some(DnsConfig { listen: at(DNS_PORT), zone: dns_zone() }),
+            realtime: Some(realtime(*own)),
             regions: self.regions(),
         };
         check::check(&config)?;
@@ -89,8 +96,18 @@ impl Fresh {
             agent: format!("https://{}", SocketAddr::new(*host, HTTP_PORT)),
             replication: SocketAddr::new(*host, REPLICATION_PORT),
             control: true,
+            realtime: Some(RealtimePlace::from(&realtime(*host))),
         };
         self.hosts.iter().map(region).collect()
+    }
+}
+
+fn realtime(host: IpAddr) -> RealtimeConfig {
+    RealtimeConfig {
+        listen: SocketAddr::new(host, REALTIME_PORT),
+        pair: SocketAddr::new(host, PAIR_PORT),
+        link: SocketAddr::new(host, LINK_PORT),
+        ..RealtimeConfig::default()
     }
 }
 

@@ -38,13 +38,16 @@ pub fn lose(config: &NodeConfig, region: &Region) -> Result<Vec<Consequence>, St
     }
     let store = store(config, region);
     let writes = store.weight != Weight::Stops;
-    Ok(vec![
+    Ok([
         store,
         control(config, region, writes),
         names(config, region),
         holding(config, region, writes),
         fencing(config, writes),
-    ])
+    ]
+    .into_iter()
+    .chain(realtime(config, region, writes))
+    .collect())
 }
 
 fn store(config: &NodeConfig, lost: &Region) -> Consequence {
@@ -181,6 +184,31 @@ fn fencing(config: &NodeConfig, writes: bool) -> Consequence {
         "items that fence themselves: fail over after a wait of {wait} s; by themselves where that is allowed"
     );
     Consequence { weight: Weight::Fine, what }
+}
+
+/// Two regions may serve a hub at once: any control node that can write fails it over.
+fn realtime(config: &NodeConfig, lost: &Region, writes: bool) -> Option<Consequence> {
+    let serving = config.regions.iter().filter(|region| region.realtime.is_some());
+    let left = serving.clone().filter(|region| region.name != *lost).count();
+    if serving.count() == 0 {
+        return None;
+    }
+    Some(match (left, writes) {
+        (0, _) => Consequence {
+            weight: Weight::Stops,
+            what: "real-time hubs: no other region serves any".to_owned(),
+        },
+        (_, true) => Consequence {
+            weight: Weight::Fine,
+            what: format!("real-time hubs: fail over by themselves, and come home when {lost} is back"),
+        },
+        (_, false) => Consequence {
+            weight: Weight::Reduced,
+            what: format!(
+                "real-time hubs: the other region serves its own clients; those of {lost} wait until the store takes writes"
+            ),
+        },
+    })
 }
 
 #[cfg(test)]

@@ -1,6 +1,6 @@
 //! A node's configuration: one TOML file, every key of which can be set by `FARSHORE_NODE_KEY` in the environment.
 //!
-//! Read in this order: this file (the keys), `check` (what is refused, and why), `lose` (what losing a region would do),
+//! Read in this order: this file (the keys), `realtime` (those of real-time hubs), `check` (what is refused, and why), `lose` (what losing a region would do),
 //! `fresh` (a first one for a cluster on several hosts).
 //!
 //! Must always hold: unknown keys are refused, and so is every address beyond loopback without TLS.
@@ -8,9 +8,11 @@
 mod check;
 mod fresh;
 mod lose;
+mod realtime;
 
 pub use fresh::Fresh;
 pub use lose::{Consequence, Weight, lose};
+pub use realtime::{RealtimeConfig, RealtimePlace, TakeOver, public_url};
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -79,7 +81,10 @@ pub struct NodeConfig {
     /// Authoritative DNS for the names of the items, for the role `control`.
     #[serde(default)]
     pub dns: Option<DnsConfig>,
-    /// All regions: for the role `control`, and for every node with `trust`.
+    /// Real-time hubs, for the role `realtime`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub realtime: Option<RealtimeConfig>,
+    /// All regions: for the roles `control` and `realtime`, and for every node with `trust`.
     #[serde(default)]
     pub regions: Vec<RegionConfig>,
 }
@@ -92,6 +97,8 @@ pub enum NodeRole {
     Control,
     /// Disks.
     Machines,
+    /// Real-time hubs.
+    Realtime,
 }
 
 /// What the control plane remembers in.
@@ -227,6 +234,9 @@ pub struct RegionConfig {
     /// Its node has the role `control`.
     #[serde(default)]
     pub control: bool,
+    /// Where it serves real-time hubs, if its node has the role `realtime`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub realtime: Option<RealtimePlace>,
 }
 
 fn all_roles() -> Vec<NodeRole> {

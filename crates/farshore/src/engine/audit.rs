@@ -1,10 +1,12 @@
 //! The audit, read page by page, and the check that it is one chain.
 
-use farshore_core::store::{Entry, ReadError, Revision};
+use farshore_core::ids::ItemId;
+use farshore_core::store::{Entry, ReadError, Revision, Transaction};
 
-use super::Control;
 use super::book::decode;
-use super::records::{AUDIT, AuditEntry, no_previous};
+use super::records::{AUDIT, AuditEntry, AuditLine, no_previous};
+use super::submit::unavailable;
+use super::{Control, SubmitError};
 
 /// Entries that are read from the store at once: those whose numbers differ in the last digits only, so that one prefix
 /// names them.
@@ -13,6 +15,18 @@ const BLOCK: u64 = 1000;
 const BLOCK_DIGITS: usize = 7;
 
 impl Control {
+    /// Notes what somebody asked for where no job does it. On return it is in the audit for ever.
+    ///
+    /// # Errors
+    /// When the store does not take it: then it must not be done.
+    pub async fn note_in_audit(&self, who: &str, what: &str, item: &ItemId) -> Result<(), SubmitError> {
+        let line =
+            AuditLine { who: who.to_owned(), what: what.to_owned(), item: Some(item.clone()), job: None };
+        let nothing_else = Transaction { compares: Vec::new(), writes: Vec::new() };
+        let noted = self.inner.book.commit(nothing_else, Some(line)).await;
+        noted.map(drop).map_err(|error| unavailable(&error))
+    }
+
     /// The newest `limit` entries, oldest first, with their numbers.
     pub async fn audit_newest(&self, limit: usize) -> Result<Vec<(u64, AuditEntry)>, ReadError> {
         let entries = self.inner.book.view().await.entries(AUDIT).await?;

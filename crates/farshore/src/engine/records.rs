@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use farshore_core::ids::{Epoch, ItemId, JobId, Region};
+use farshore_core::ids::{Epoch, ItemId, JobId, Kind, Region};
 use farshore_core::job::Happened;
 use farshore_core::moment::Moment;
 use farshore_core::workload::Endpoint;
@@ -82,8 +82,22 @@ pub struct RegionRecord {
     pub agent_url: String,
     /// Where it receives replication, as `host:port`; empty until it has told.
     pub replication: String,
+    /// Where it receives the sessions of real-time hubs, as `host:port`; empty: nowhere.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub realtime: String,
     /// When it was first registered.
     pub since: Moment,
+}
+
+impl RegionRecord {
+    /// Where the region receives what its partner replicates of this kind; empty: it has not told.
+    #[must_use]
+    pub fn address_for(&self, kind: Kind) -> &str {
+        match kind {
+            Kind::Realtime => &self.realtime,
+            Kind::Machine | Kind::App | Kind::Hub => &self.replication,
+        }
+    }
 }
 
 /// `directory/NAME.KIND`: where clients find an item.

@@ -254,8 +254,9 @@ impl Request<'_> {
     async fn check(&self, item: &Item, command: &mut Command) -> Result<Facts, SubmitError> {
         let mut facts = Facts { incarnation: self.inner.meta.incarnation, ..Facts::default() };
         for region in self.inner.book.regions().await? {
-            if !region.replication.is_empty() {
-                facts.addresses.insert(region.name, region.replication);
+            let address = region.address_for(self.id.kind).to_owned();
+            if !address.is_empty() {
+                facts.addresses.insert(region.name, address);
             }
         }
         match command {

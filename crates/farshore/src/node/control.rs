@@ -71,6 +71,7 @@ impl Plan {
             name: region.name.clone(),
             agent_url: region.agent.clone(),
             replication: region.replication.to_string(),
+            realtime: region.realtime.as_ref().map(|place| place.link.to_string()).unwrap_or_default(),
             since,
         });
         let options = Options {

@@ -51,6 +51,20 @@ pub struct NodeReady {
     pub nbd: Option<SocketAddr>,
     /// Where replication is received.
     pub replication: Option<SocketAddr>,
+    /// Where real-time hubs are served.
+    #[serde(default)]
+    pub realtime: Option<RealtimeReady>,
+}
+
+/// Where a node serves real-time hubs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RealtimeReady {
+    /// Clients and REST calls of the region.
+    pub listen: SocketAddr,
+    /// The pair's endpoint.
+    pub pair: SocketAddr,
+    /// Sessions of the partner region.
+    pub link: SocketAddr,
 }
 
 /// The name of [`NodeReady`]'s file.
@@ -102,6 +116,7 @@ pub async fn run(config_path: &Path, until: Until) -> Result<(), NodeError> {
         http,
         nbd: node.machines.as_ref().map(|machines| machines.nbd_addr()),
         replication: node.machines.as_ref().map(|machines| machines.replication_addr()),
+        realtime: None,
     };
     write_whole(&ready_path, &serde_json::to_vec_pretty(&ready).map_err(wrong)?)?;
     tracing::info!(region = %node.config.region, %http, "ready");

@@ -11,8 +11,8 @@ use farshore_store::etcd::local::Members;
 
 use super::{ClientFile, ClusterOptions, Line, UpError, at, wrong};
 use crate::config::{
-    DnsConfig, EtcdConfig, FencingConfig, NodeConfig, NodeRole, OneOrMany, RedbConfig, RegionConfig,
-    StoreKind,
+    DnsConfig, EtcdConfig, FencingConfig, NodeConfig, NodeRole, OneOrMany, RealtimeConfig, RealtimePlace,
+    RedbConfig, RegionConfig, StoreKind, TakeOver,
 };
 use crate::trust::{CA_CERTIFICATE, CertRole, Trust};
 
@@ -50,7 +50,8 @@ pub(super) fn configure(
     let all = all_regions(options, &configs)?;
     enroll(options, data, &configs)?;
     for config in &mut configs {
-        if config.store == StoreKind::Etcd || config.has(NodeRole::Control) {
+        let looks_elsewhere = config.has(NodeRole::Control) || config.has(NodeRole::Realtime);
+        if config.store == StoreKind::Etcd || looks_elsewhere {
             config.regions.clone_from(&all);
         }
         if let Some(members) = members {
@@ -71,7 +72,7 @@ fn fresh(
 ) -> Result<NodeConfig, UpError> {
     let is_etcd = options.store == StoreKind::Etcd;
     let is_control = is_etcd || options.regions.last() == Some(region);
-    let mut roles = vec![NodeRole::Machines];
+    let mut roles = vec![NodeRole::Machines, NodeRole::Realtime];
     if is_control {
         roles.insert(0, NodeRole::Control);
     }
@@ -97,7 +98,19 @@ fn fresh(
         etcd: None,
         fencing: FencingConfig::default(),
         dns,
+        realtime: Some(realtime(held)?),
         regions: Vec::new(),
+    })
+}
+
+/// All regions are on this machine, so that one can listen where another did.
+fn realtime(held: &mut Vec<TcpListener>) -> Result<RealtimeConfig, UpError> {
+    Ok(RealtimeConfig {
+        listen: free_port(held)?,
+        pair: free_port(held)?,
+        link: free_port(held)?,
+        take_over: TakeOver::Address,
+        ..RealtimeConfig::default()
     })
 }
 
@@ -108,6 +121,7 @@ fn all_regions(options: &ClusterOptions, configs: &[NodeConfig]) -> Result<Vec<R
         agent: format!("{scheme}://{}", config.listen),
         replication: config.replication,
         control: config.has(NodeRole::Control),
+        realtime: config.realtime().as_ref().map(RealtimePlace::from),
     });
     let mut all: Vec<RegionConfig> = regions.collect();
     // Between the first region and the one it is protected to.

@@ -19,7 +19,7 @@ use farshore_core::workload::{
     Promotion, Replication, ReplicationMode, ReplicationState, Role, StepError, Watermark,
 };
 use farshore_store::MemStore;
-use serde_json::json;
+use serde_json::{Value, json};
 
 /// What one region remembers of one item.
 #[derive(Debug, Clone)]
@@ -53,12 +53,19 @@ struct Faults {
     link_down: bool,
 }
 
+/// What was asked of a region.
+pub(crate) type Question = (Region, Value);
+
 #[derive(Debug, Default)]
 struct World {
     places: BTreeMap<Region, Place>,
     faults: Faults,
     effects: BTreeMap<StepKey, u32>,
     reached: u32,
+    /// What was asked, oldest first.
+    questions: Vec<Question>,
+    /// The answer to each sort of question.
+    answers: BTreeMap<String, Result<Value, StepError>>,
 }
 
 /// All regions.
@@ -100,6 +107,14 @@ impl Sim {
     /// How often the failing order was given.
     pub(crate) fn reached(&self) -> u32 {
         self.world().reached
+    }
+    /// From now on questions of this sort (`{"ask": SORT}`) are answered so.
+    pub(crate) fn answer(&self, sort: &str, answer: Result<Value, StepError>) {
+        self.world().answers.insert(sort.to_owned(), answer);
+    }
+    /// What was asked since the last time.
+    pub(crate) fn questions(&self) -> Vec<Question> {
+        std::mem::take(&mut self.world().questions)
     }
     /// Effects by key.
     pub(crate) fn effects(&self) -> BTreeMap<StepKey, u32> {
@@ -383,6 +398,21 @@ impl Agents for Sim {
     async fn act(&self, region: &Region, order: &Order) -> Result<(), StepError> {
         self.world().act(region, order)
     }
+    async fn ask(&self, region: &Region, item: &ItemId, question: &Value) -> Result<Value, StepError> {
+        let mut world = self.world();
+        let place = world.places.get(region).unwrap();
+        if place.down {
+            return Err(no_answer(region));
+        }
+        assert!(place.copies.contains_key(item), "{region} has no {item}");
+        world.questions.push((region.clone(), question.clone()));
+        let sort = question["ask"].as_str().unwrap();
+        world
+            .answers
+            .get(sort)
+            .cloned()
+            .unwrap_or_else(|| Err(StepError::Fatal { what: format!("no {sort} here") }))
+    }
     fn here(&self) -> Option<&Region> {
         self.here.as_ref()
     }
@@ -424,6 +454,7 @@ impl Bench {
             name: region(name),
             agent_url: String::new(),
             replication: format!("{name}:1"),
+            realtime: format!("{name}:2"),
             since: Moment(1),
         });
         let (store, sim) = (Arc::new(self.store.clone()), Arc::new(self.sim.clone()));

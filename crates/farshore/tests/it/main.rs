@@ -16,6 +16,8 @@ mod api_bench;
 #[cfg(test)]
 mod api_life;
 #[cfg(test)]
+mod api_realtime;
+#[cfg(test)]
 mod api_refusals;
 #[cfg(test)]
 mod cli_store;

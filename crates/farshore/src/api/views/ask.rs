@@ -25,7 +25,8 @@ pub struct CreateRequest {
     /// What the active region does when it loses the control plane.
     #[serde(default)]
     pub on_control_loss: OnControlLossWord,
-    /// The control plane fails it over by itself when its region is lost; needs `fence` and three regions.
+    /// The control plane fails it over by itself when its region is lost; needs `fence` and three regions, or the
+    /// kind `realtime`.
     #[serde(default)]
     pub automatic_failover: bool,
 }

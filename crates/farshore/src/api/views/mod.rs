@@ -1,7 +1,7 @@
 //! What goes over the wire, shared by the API and the CLI. Fields are only ever added.
 //!
 //! Read in this order: `item`, `job`, `place` (regions, status, directory, audit), `incident`, `ask` (what clients send),
-//! `token`.
+//! `token`, `realtime`.
 //! Moments are RFC 3339 in UTC; bytes are bytes.
 
 mod ask;
@@ -10,6 +10,7 @@ mod item;
 mod job;
 mod join;
 mod place;
+mod realtime;
 mod token;
 
 pub use ask::{
@@ -27,5 +28,10 @@ pub use job::{BytesView, JobView, LogView, StepView};
 pub use join::{JoinTokenRequest, JoinTokenView, NodeWord};
 pub use place::{
     AuditView, BannerView, ControlView, DirectoryView, RegionItemView, RegionView, StatusView, VersionView,
+};
+pub use realtime::{
+    ConnectionStringView, DrainRequest, DrainView, EndpointWord, HandlerView, HandlersView, KeyWord,
+    KeysView, MembersRequest, MembersView, NegotiateView, RegenerateRequest, RegionStatsView, StatsView,
+    UserEventsView,
 };
 pub use token::{NewTokenView, RoleWord, TokenRequest, TokenView, WhoamiView};
