@@ -12,6 +12,10 @@
 //! - Clients choose no server: names of events cannot stand in the host of a template, are percent-encoded elsewhere, and
 //!   nothing from a client can end a header or begin another.
 //!
+//! # TLS
+//! `https` handlers are believed by the system's certificate authorities; `SSL_CERT_FILE` and `SSL_CERT_DIR` name others. On a
+//! system without any, `http` works and `https` fails with a reason.
+//!
 //! # Server-side request forgery
 //! A template makes this node send requests to whatever it names, inside the operator's network too: handlers usually live
 //! there, so no address is refused. Hence: only who may change a hub's settings may set one; only `http` and `https` are
@@ -114,7 +118,8 @@ impl Handlers {
         Self { upstreams: Arc::new(Upstreams::new(options)) }
     }
 
-    /// Asks whether a client may come in. Sent once: the client waits, and comes again by itself. Without a handler it may.
+    /// Asks whether a client may come in. Not repeated after a failure: the client waits, and comes again by itself. Without
+    /// a handler it may.
     pub async fn connect(
         &self,
         handlers: &[EventHandler],

@@ -5,7 +5,7 @@
 
 use std::collections::HashMap;
 use std::error::Error as _;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
@@ -41,7 +41,7 @@ pub const WAITING_BYTES_MAX: usize = 64 * 1024 * 1024;
 const SMALL_ANSWER_LEN_MAX: usize = 1024 * 1024;
 /// See [`SMALL_ANSWER_LEN_MAX`].
 const LARGE_ANSWERS_MAX: usize = 8;
-/// Node.js closes a connection after 5 s of quiet. One that we use just then fails, and a connect event is sent only once.
+/// Node.js closes a connection after 5 s of quiet. One that we use just then fails, and the event must be sent again.
 const IDLE_MAX: Duration = Duration::from_secs(4);
 /// Quiet connections kept to one server.
 const IDLE_CONNECTIONS_MAX: usize = 32;
@@ -84,6 +84,8 @@ impl Default for HandlerOptions {
 #[derive(Debug)]
 pub(super) struct Upstreams {
     http: reqwest::Client,
+    /// Keeps no connection, so that the one it uses is new. Made when it is first needed.
+    unpooled: OnceLock<reqwest::Client>,
     pub(super) options: HandlerOptions,
     pub(super) cookies: Cookies,
     servers: Mutex<HashMap<String, Arc<Places>>>,
@@ -113,7 +115,7 @@ pub(super) struct Outgoing<'a> {
 /// How often an event may be sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Attempts {
-    /// Somebody waits who will rather try again themselves.
+    /// Somebody waits who will rather try again themselves. Only a connection that broke before an answer began is replaced.
     Once,
     /// With the pauses of the options.
     Retried,
@@ -128,10 +130,24 @@ pub(super) enum Wanted {
     Status,
 }
 
+/// An attempt without an answer.
+struct Failed {
+    error: HandlerError,
+    /// On a connection that stood, without one byte of an answer.
+    broke_unheard: bool,
+}
+
+impl From<HandlerError> for Failed {
+    fn from(error: HandlerError) -> Self {
+        Self { error, broke_unheard: false }
+    }
+}
+
 impl Upstreams {
     pub(super) fn new(options: HandlerOptions) -> Self {
         Self {
-            http: client(),
+            http: client(IDLE_CONNECTIONS_MAX),
+            unpooled: OnceLock::new(),
             options,
             cookies: Cookies::default(),
             servers: Mutex::default(),
@@ -177,31 +193,45 @@ impl Upstreams {
             Attempts::Once => &[],
             Attempts::Retried => &self.options.retry_after,
         };
+        let mut outcome = self.attempt(&self.http, places, event).await;
+        if outcome.as_ref().is_err_and(|failed| failed.broke_unheard) {
+            // A server may close a kept connection at any time, and does when it restarts. That is no failure of its own.
+            outcome = self.attempt(self.unpooled.get_or_init(|| client(0)), places, event).await;
+        }
         for pause in pauses {
-            match self.attempt(places, event).await {
+            match outcome.map_err(|failed| failed.error) {
                 Ok(raw) if may_pass(raw.status) => {}
                 Err(HandlerError::Unreachable { .. }) => {}
                 done => return done,
             }
             tokio::time::sleep(*pause).await;
+            outcome = self.attempt(&self.http, places, event).await;
         }
-        self.attempt(places, event).await
+        outcome.map_err(|failed| failed.error)
     }
 
-    async fn attempt(&self, places: &Places, event: &Outgoing<'_>) -> Result<Raw, HandlerError> {
+    async fn attempt(
+        &self,
+        http: &reqwest::Client,
+        places: &Places,
+        event: &Outgoing<'_>,
+    ) -> Result<Raw, Failed> {
         let _request = turn(&places.requests).await;
         let mut request =
-            self.http.post(event.url.clone()).headers(event.headers.clone()).body(event.body.clone());
+            http.post(event.url.clone()).headers(event.headers.clone()).body(event.body.clone());
         if let Some(cookies) = self.cookies.header(event.connection, &event.url, Timestamp::now()) {
             request = request.header(header::COOKIE, cookies);
         }
-        let response = request.send().await.map_err(|error| unreachable(&places.origin, error))?;
+        let response = request.send().await.map_err(|error| Failed {
+            broke_unheard: broke_unheard(&error),
+            error: unreachable(&places.origin, error),
+        })?;
         if response.status().is_success() {
             self.cookies.store(event.connection, &event.url, response.headers(), Timestamp::now());
         }
         match event.answer {
             Wanted::Status => Ok(head(response)),
-            Wanted::All => self.read(&places.origin, response).await,
+            Wanted::All => Ok(self.read(&places.origin, response).await?),
         }
     }
 
@@ -285,20 +315,31 @@ fn head(mut response: reqwest::Response) -> Raw {
     Raw { status: response.status(), headers: std::mem::take(response.headers_mut()), body: Bytes::new() }
 }
 
+/// Whether the connection stood and then ended before an answer began, as a kept one does that the server has just closed.
+fn broke_unheard(error: &reqwest::Error) -> bool {
+    use std::io::ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset};
+    !error.is_connect()
+        && causes(error).any(|cause| {
+            let http = cause.downcast_ref::<hyper::Error>();
+            let io = cause.downcast_ref::<std::io::Error>().map(std::io::Error::kind);
+            http.is_some_and(|http| http.is_incomplete_message() || http.is_closed() || http.is_canceled())
+                || matches!(io, Some(BrokenPipe | ConnectionAborted | ConnectionReset))
+        })
+}
+
 /// The error's own text hides the cause in its sources, and has the URL in it.
 fn unreachable(origin: &str, error: reqwest::Error) -> HandlerError {
     let error = error.without_url();
-    let mut why = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        why = format!("{why}: {cause}");
-        source = cause.source();
-    }
+    let why = causes(&error).fold(error.to_string(), |why, cause| format!("{why}: {cause}"));
     HandlerError::Unreachable { upstream: origin.to_owned(), why }
 }
 
+fn causes(error: &reqwest::Error) -> impl Iterator<Item = &(dyn std::error::Error + 'static)> {
+    std::iter::successors(error.source(), |cause| (*cause).source())
+}
+
 /// Goes straight to where a template leads: no proxy from the environment, no redirect (it could lead anywhere).
-fn client() -> reqwest::Client {
+fn client(idle_connections_max: usize) -> reqwest::Client {
     // Err: the process has chosen one already, which serves as well.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let builder = || {
@@ -307,7 +348,7 @@ fn client() -> reqwest::Client {
             .redirect(reqwest::redirect::Policy::none())
             .connect_timeout(CONNECT_DEADLINE)
             .pool_idle_timeout(IDLE_MAX)
-            .pool_max_idle_per_host(IDLE_CONNECTIONS_MAX)
+            .pool_max_idle_per_host(idle_connections_max)
             .user_agent("farshore")
     };
     builder().build().unwrap_or_else(|error| {
@@ -319,7 +360,8 @@ fn client() -> reqwest::Client {
     })
 }
 
-fn believes_nobody() -> rustls::ClientConfig {
+/// For a system without certificate authorities.
+pub(super) fn believes_nobody() -> rustls::ClientConfig {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     rustls::ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()

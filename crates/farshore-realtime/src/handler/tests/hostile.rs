@@ -66,7 +66,7 @@ async fn after_the_last_try_the_failure_stands() {
     let server = Server::always(Reply::BreakOff).await;
     let outcome = say(&handlers(), &server, &client).await;
     assert!(matches!(outcome, Err(HandlerError::Unreachable { .. })), "{outcome:?}");
-    assert_eq!(server.seen().len(), 4);
+    assert_eq!(server.seen().len(), 5, "a connection that breaks is replaced at once, and that is no retry");
 }
 
 #[tokio::test]
@@ -86,7 +86,6 @@ async fn a_connect_is_tried_once_because_the_client_waits() {
     let rows = [
         (Reply::status(500), 500),
         (Reply::status(408), 408),
-        (Reply::BreakOff, 500),
         (Reply::status(302).with("location", "http://127.0.0.1:1/"), 500),
         (Reply::body("application/json", "{"), 500),
         (Reply::body("text/html", "<html>"), 500),
@@ -99,6 +98,25 @@ async fn a_connect_is_tried_once_because_the_client_waits() {
         assert!(!String::from_utf8_lossy(&refusal.body).contains("127.0.0.1"), "{refusal:?}");
         assert_eq!(server.seen().len(), 1, "{reply:?}");
     }
+}
+
+#[tokio::test]
+async fn a_connection_that_broke_is_replaced_once() {
+    let client = Client::new();
+    let server = Server::always(Reply::BreakOff).await;
+    assert_eq!(knock(&handlers(), &server, &client).await.unwrap_err().status, 500);
+    assert_eq!(server.seen().len(), 2);
+}
+
+#[tokio::test]
+async fn a_server_that_closes_kept_connections_loses_no_client() {
+    let (url, task) = server::raw(b"HTTP/1.1 204 No Content\r\n\r\n".to_vec()).await;
+    let (to, client, handler) = (handlers(), Client::new(), [takes_all(&url)]);
+    for _ in 0..300 {
+        let answer = to.connect(&handler, &client.context(), &ConnectRequest::default()).await;
+        assert_eq!(answer, Ok(ConnectAnswer::default()));
+    }
+    task.abort();
 }
 
 #[tokio::test]
@@ -141,7 +159,7 @@ async fn retries_end_at_the_deadline_too() {
     let server = Server::always(Reply::status(500)).await;
     let expected = HandlerError::Deadline { upstream: server.url.clone(), deadline };
     assert_eq!(say(&to, &server, &Client::new()).await, Err(expected));
-    assert_eq!(server.seen().len(), 1);
+    assert!(server.seen().len() <= 1, "on a busy machine the time may be over before the first");
 }
 
 #[tokio::test]
@@ -236,6 +254,12 @@ async fn nobody_there_is_an_error_that_names_the_server_and_no_secret() {
     assert!(matches!(error, HandlerError::Unreachable { .. }), "{error:?}");
     let shown = error.to_string();
     assert!(shown.contains(&url) && !shown.contains("s3cret") && shown.contains("refused"), "{shown}");
+}
+
+#[test]
+fn a_system_without_certificate_authorities_still_has_a_client() {
+    let http = reqwest::Client::builder().tls_backend_preconfigured(upstream::believes_nobody()).build();
+    assert!(http.is_ok(), "{http:?}");
 }
 
 #[tokio::test]
