@@ -3,7 +3,7 @@
 //! Read in this order: [`names`], [`token`] and [`permission`] (who may call and do what), [`filter`] (which
 //! connections a message is for), [`ws`] and [`frames`] (what clients and hub say to each other), [`hub`] (the state of a hub and
 //! of its copy: pure), [`live`] (a hub that is served), [`connection`] (clients), [`handler`] (what applications are told and
-//! asked), [`query`], [`negotiate`] (which endpoint a client is sent to).
+//! asked), [`query`], [`rest`] (what application servers ask), [`negotiate`] (which endpoint a client is sent to).
 //!
 //! Must always hold: nobody is sent to a secondary while the primary is healthy; nobody is told that something is done before the
 //! other region has it, too, or is known to be away.
@@ -18,5 +18,6 @@ pub mod names;
 pub mod negotiate;
 pub mod permission;
 pub mod query;
+pub mod rest;
 pub mod token;
 pub mod ws;
