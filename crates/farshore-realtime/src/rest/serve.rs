@@ -280,6 +280,8 @@ fn outcome(call: &Call) -> (StatusCode, Option<Absent>) {
 }
 
 #[cfg(test)]
+mod hub_tests;
+#[cfg(test)]
 mod tests;
 #[cfg(test)]
 mod wire_tests;

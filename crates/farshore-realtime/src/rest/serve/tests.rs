@@ -1,6 +1,6 @@
 //! Requests to a hub whose answers are given, and to a hub as it is.
 
-use std::sync::Mutex;
+use std::sync::{Mutex, OnceLock};
 
 use http::Method;
 use http_body_util::BodyExt as _;
@@ -61,13 +61,19 @@ pub(super) fn hub() -> Arc<LiveHub> {
     hub
 }
 
+/// A hub that is not asked itself: made once, since its HTTP client takes time to make.
+fn idle() -> &'static Arc<LiveHub> {
+    static IDLE: OnceLock<Arc<LiveHub>> = OnceLock::new();
+    IDLE.get_or_init(hub)
+}
+
 pub(super) fn signed(audience: &str, key: &str) -> String {
     let claims = json!({ "aud": audience, "exp": NOW.0 / 1_000_000 + 60 });
     format!("Bearer {}", token::sign(&claims, &AccessKey::parse(key).unwrap()))
 }
 
 /// A request as the official SDKs make it: signed for its own URL.
-fn request(line: &str, content_type: Option<&str>, body: &str) -> Request<Full<Bytes>> {
+pub(super) fn request(line: &str, content_type: Option<&str>, body: &str) -> Request<Full<Bytes>> {
     let (method, url) = line.split_once(' ').unwrap();
     let builder = Request::builder()
         .method(method)
@@ -82,7 +88,7 @@ fn request(line: &str, content_type: Option<&str>, body: &str) -> Request<Full<B
     builder.body(Full::new(Bytes::from(body.to_owned()))).unwrap()
 }
 
-async fn send_via(
+pub(super) async fn send_via(
     hub: &Arc<LiveHub>,
     via: Option<&dyn Broadcast>,
     request: Request<Full<Bytes>>,
@@ -92,10 +98,10 @@ async fn send_via(
 }
 
 async fn send(script: &Script, request: Request<Full<Bytes>>) -> Response<Full<Bytes>> {
-    send_via(&hub(), Some(script), request).await
+    send_via(idle(), Some(script), request).await
 }
 
-async fn body_of(response: Response<Full<Bytes>>) -> String {
+pub(super) async fn text_of(response: Response<Full<Bytes>>) -> String {
     String::from_utf8(response.into_body().collect().await.unwrap().to_bytes().to_vec()).unwrap()
 }
 
@@ -137,7 +143,7 @@ async fn each_operation_has_its_statuses() {
             assert_eq!(has_code, expected == 404, "{line} {answer:?}");
             assert!(response.headers().contains_key("api-supported-versions"), "{line}");
             let is_head = line.starts_with("HEAD");
-            assert_eq!(body_of(response).await.is_empty(), expected != 404 || is_head, "{line} {answer:?}");
+            assert_eq!(text_of(response).await.is_empty(), expected != 404 || is_head, "{line} {answer:?}");
         }
     }
 }
@@ -318,7 +324,7 @@ async fn refusals_say_what_where_and_how_to_mend_it() {
         assert_eq!(response.status().as_u16(), status, "{line}");
         assert_eq!(response.headers()["x-ms-error-code"], code, "{line}");
         assert_eq!(response.headers().contains_key("allow"), status == 405, "{line}");
-        let body: Value = serde_json::from_str(&body_of(response).await).unwrap();
+        let body: Value = serde_json::from_str(&text_of(response).await).unwrap();
         assert_eq!((&body["code"], body["target"].as_str().unwrap_or_default()), (&json!(code), target));
         assert!(body["message"].as_str().unwrap().contains(part), "{line}: {body}");
     }
@@ -365,7 +371,7 @@ async fn a_generated_token_is_for_the_endpoint_that_was_asked() {
     let line = "POST /api/hubs/CHAT/:generateToken?userId=ann&role=webpubsub.sendToGroup&group=g1&group=g2&minutesToExpire=5";
     let response = send(&script(Answer::Done), request(line, None, "")).await;
     assert_eq!(response.status(), StatusCode::OK);
-    let body: Value = serde_json::from_str(&body_of(response).await).unwrap();
+    let body: Value = serde_json::from_str(&text_of(response).await).unwrap();
     let token = body["token"].as_str().unwrap();
     let keys = &hub().settings().keys;
     let audience = format!("{BASE}/client/hubs/chat");
@@ -411,9 +417,9 @@ async fn pages_are_followed_to_their_end() {
         let mut seen = Vec::new();
         for page in 1.. {
             let request = request(&format!("GET {url}"), None, "");
-            let response = send_via(&hub(), Some(&Group(6)), request).await;
+            let response = send_via(idle(), Some(&Group(6)), request).await;
             assert_eq!(response.status(), StatusCode::OK);
-            let body: Value = serde_json::from_str(&body_of(response).await).unwrap();
+            let body: Value = serde_json::from_str(&text_of(response).await).unwrap();
             let value = body["value"].as_array().unwrap();
             seen.extend(value.iter().map(|member| member["connectionId"].as_str().unwrap().to_owned()));
             let Some(next) = body["nextLink"].as_str() else {
