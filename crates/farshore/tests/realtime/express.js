@@ -8,7 +8,7 @@ const { InvocationError, WebPubSubClient } = require('@azure/web-pubsub-client')
 const { assert, check, given, main, orders, say, service, Socket, until } = require('./rig.js');
 
 const JSON_PROTOCOL = 'json.webpubsub.azure.v1';
-const told = { connect: [], connected: [], disconnected: [], events: [] };
+const told = { asked: [], connect: [], connected: [], disconnected: [], events: [] };
 
 const handlers = {
   handleConnect(request, response) {
@@ -34,6 +34,7 @@ const handlers = {
 
 async function listen() {
   const app = express();
+  app.options('/events', (request, _, next) => (told.asked.push(request.headers), next()));
   app.use(new WebPubSubEventHandler(given.hub, { path: '/events', ...handlers }).getMiddleware());
   const server = app.listen(given.port ?? 0, '127.0.0.1');
   await new Promise((resolve) => server.once('listening', resolve));
@@ -48,6 +49,9 @@ async function begin(query = '', options = { userId: 'ann' }, protocol = JSON_PR
 const isMessage = (frame) => frame.type === 'message';
 
 async function connecting() {
+  await check('the hub asked whether it may send events', async () => {
+    assert.ok(told.asked.some((headers) => headers['webhook-request-origin'] && headers['ce-awpsversion']));
+  });
   await check('connect: claims, query, headers and subprotocols go to the handler', async () => {
     const ann = await begin('&colour=green');
     const request = told.connect.at(-1);
@@ -95,7 +99,7 @@ async function events() {
     }
   });
   await check('events: the state of the connection goes there and back', async () => {
-    for (const visits of [1, 2, 3]) assert.deepEqual((await send('count', 'text', '')).message.data, { visits });
+    for (const visits of [2, 3, 4]) assert.deepEqual((await send('count', 'text', '')).message.data, { visits });
   });
   await check('events: a handler that fails', async () => {
     const { ack } = await send('fail', 'text', 'x');

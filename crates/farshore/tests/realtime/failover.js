@@ -1,17 +1,17 @@
 'use strict';
 // An application on a pair of regions: clients of the official SDK that receive, and a publisher that never stops.
 //
-// RIG: `connections` (for each client the connection string that its token is made from), `publish` (the connection string
-// that is published through), `hub`. It says `{"acknowledged": n}` while it runs; at a line on its standard input it stops
+// RIG: `connections` (the connection strings that clients' tokens are made from), `each` (clients of each of them), `publish`
+// (the connection string that is published through), `hub`, `pace_ms`. It says `{"acknowledged": n}` while it runs; at a line on its standard input it stops
 // publishing, waits for what is owed, and says what was lost, doubled, and how long the longest silence was.
 const { WebPubSubClient } = require('@azure/web-pubsub-client');
-const { assert, check, given, main, orders, pause, say, service, until } = require('./rig.js');
+const { assert, check, given, main, orders, pause, say, service } = require('./rig.js');
 
 const GROUP = 'room';
 /** Between two messages. */
-const PACE_MS = 10;
-/** It is said how far it is after each so many. */
-const TELL_EVERY = 50;
+const PACE_MS = given.pace_ms ?? 10;
+/** So many clients begin at once. */
+const BATCH = 100;
 /** What a client is owed comes within this. */
 const OWED_MS = 60_000;
 
@@ -23,11 +23,13 @@ async function start(connection, index) {
   // Asked again after a loss that cannot be recovered, as in any application.
   const getClientAccessUrl = async () => (await hub.getClientAccessToken(options)).url;
   const client = new WebPubSubClient({ getClientAccessUrl });
-  client.on('connected', ({ connectionId }) => got.connections.push(connectionId));
+  const connected = new Promise((resolve) => {
+    client.on('connected', ({ connectionId }) => resolve(got.connections.push(connectionId)));
+  });
   client.on('group-message', ({ message }) => receive(got, message.data.n));
   client.on('server-message', ({ message }) => receive(got, message.data.n));
   await client.start();
-  await until('connected', () => got.connections.length > 0);
+  await connected;
   return got;
 }
 
@@ -47,7 +49,7 @@ async function publish(state) {
     try {
       await room.sendToAll({ n }, { abortSignal: AbortSignal.timeout(5_000) });
       state.acknowledged.push(n);
-      if (state.acknowledged.length % TELL_EVERY === 0) say({ acknowledged: state.acknowledged.length });
+      say({ acknowledged: state.acknowledged.length });
     } catch (error) {
       state.refused += 1;
       state.why = `${error.code ?? error.name} ${error.message}`.slice(0, 200);
@@ -58,8 +60,18 @@ async function publish(state) {
 
 const missing = (got, state) => state.acknowledged.filter((n) => !got.times.has(n));
 
+async function startAll() {
+  const wanted = Array(given.each ?? 1).fill(given.connections).flat();
+  const clients = [];
+  while (clients.length < wanted.length) {
+    const batch = wanted.slice(clients.length, clients.length + BATCH);
+    clients.push(...(await Promise.all(batch.map((one, at) => start(one, clients.length + at)))));
+  }
+  return clients;
+}
+
 main(async () => {
-  const clients = await Promise.all(given.connections.map(start));
+  const clients = await startAll();
   const state = { acknowledged: [], refused: 0, why: '', stop: false };
   const publishing = publish(state);
   await orders().next();
@@ -79,7 +91,6 @@ main(async () => {
     acknowledged: state.acknowledged.length,
     refused: state.refused,
     longest_silence_ms: Math.round(Math.max(...clients.map((got) => got.silence))),
-    connections: clients.map((got) => got.connections.length),
-    connection_ids: clients.map((got) => got.connections.at(-1)),
+    began_anew: clients.filter((got) => got.connections.length > 1).length,
   });
 });
