@@ -31,8 +31,8 @@ impl Client {
 
     /// What it has got since the last time: texts, and `end: REASON` when it is closed.
     fn got(&self) -> Vec<String> {
-        let (mut taken, mut context) = (Vec::new(), Context::from_waker(Waker::noop()));
-        let next = self.0.outbox.poll_take(self.0.transport, 100, &mut taken, &mut context);
+        let (mut taken, context) = (Vec::new(), Context::from_waker(Waker::noop()));
+        let next = self.0.outbox.poll_take(self.0.transport, 100, &mut taken, &context);
         let end = match next {
             Poll::Ready(Next::End(end)) => Some(format!("end: {}", end.code)),
             _ => None,
