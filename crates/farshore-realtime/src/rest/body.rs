@@ -21,6 +21,8 @@ pub const BODY_LEN_MAX: usize = 1024 * 1024;
 /// A megabyte over a bad mobile network takes less; who sends slower holds a task of ours for nothing.
 pub const BODY_WAIT_MAX: Duration = Duration::from_secs(30);
 
+/// The most groups in one call: each is looked up for each connection while the hub waits.
+pub const GROUPS_MAX: usize = 1_000;
 /// As much of a content type as an error repeats.
 const SHOWN_LEN_MAX: usize = 64;
 
@@ -137,8 +139,11 @@ where
     }
     let body = read(headers, body).await?;
     let body: GroupsBody = serde_json::from_str(text(&body)?).map_err(|bad| not_json(&bad))?;
-    if body.groups.is_empty() {
-        return Err(RestError::bad("groups", "A list of one or more group names is required."));
+    if body.groups.is_empty() || body.groups.len() > GROUPS_MAX {
+        return Err(RestError::bad(
+            "groups",
+            format!("A list of 1 to {GROUPS_MAX} group names is required."),
+        ));
     }
     let groups = body.groups.iter().map(|name| group_name(name)).collect::<Result<_, _>>()?;
     let filter = body.filter.as_deref().filter(|text| !text.is_empty()).map(parse_filter).transpose()?;

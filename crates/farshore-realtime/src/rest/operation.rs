@@ -23,6 +23,9 @@ pub const PAGE_SIZE_MAX: u32 = 200;
 const TOP_MAX: u32 = i32::MAX.unsigned_abs();
 /// The longest reason for closing: it is a sentence for people, and each closed connection gets it.
 pub const REASON_LEN_MAX: usize = 1024;
+/// The most connections that one call leaves out: each is compared with each receiver while the hub waits. Twice as many as
+/// fit into the longest URL that gateways pass on.
+pub const EXCLUDED_MAX: usize = 1_000;
 /// How long a generated token lives when nobody says.
 const TOKEN_MINUTES: u32 = 60;
 /// The longest life of a token that other servers of the protocol take.
@@ -204,7 +207,7 @@ fn close(who: Scope, query: &Query) -> Result<Action, RestError> {
     }
     let exclude = match who {
         Scope::Connection(_) => Vec::new(),
-        _ => excluded(query),
+        _ => excluded(query)?,
     };
     Ok(Action::Ask(Call::Close { who, exclude, reason: reason.to_owned() }))
 }
@@ -212,12 +215,19 @@ fn close(who: Scope, query: &Query) -> Result<Action, RestError> {
 /// What all sends have; the filter is for those that may reach more than one connection.
 fn send(to: Scope, query: &Query) -> Result<Sending, RestError> {
     let ttl_seconds = query.number("messageTtlSeconds", 0, TTL_SECONDS_MAX)?.filter(|seconds| *seconds > 0);
-    Ok(Sending { to, exclude: excluded(query), filter: None, ttl_seconds })
+    Ok(Sending { to, exclude: excluded(query)?, filter: None, ttl_seconds })
 }
 
 /// Ids that no hub can have given exclude nobody.
-fn excluded(query: &Query) -> Vec<ConnectionId> {
-    query.all("excluded").filter_map(|id| ConnectionId::parse(id).ok()).collect()
+fn excluded(query: &Query) -> Result<Vec<ConnectionId>, RestError> {
+    let excluded: Vec<_> = query.all("excluded").filter_map(|id| ConnectionId::parse(id).ok()).collect();
+    if excluded.len() > EXCLUDED_MAX {
+        let message = format!(
+            "Invalid excluded: at most {EXCLUDED_MAX} connections; use a filter or a group for more."
+        );
+        return Err(RestError::bad("excluded", message));
+    }
+    Ok(excluded)
 }
 
 fn filter(query: &Query) -> Result<Option<Filter>, RestError> {

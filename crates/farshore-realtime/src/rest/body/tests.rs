@@ -106,10 +106,10 @@ async fn a_body_that_breaks_off_is_said_to() {
     assert_eq!(read, Err(RestError::bad("body", "the body broke off: reset")));
 }
 
-async fn groups_of(content_type: &str, text: &'static str) -> Result<String, String> {
+async fn groups_of(content_type: &str, text: &str) -> Result<String, String> {
     let mut headers = of_type(content_type);
     headers.insert(CONTENT_LENGTH, HeaderValue::from_str(&text.len().to_string()).unwrap());
-    let read = groups(&headers, Full::new(Bytes::from_static(text.as_bytes()))).await;
+    let read = groups(&headers, Full::new(Bytes::copy_from_slice(text.as_bytes()))).await;
     let names = |groups: &[GroupName]| groups.iter().map(GroupName::as_str).collect::<Vec<_>>().join("+");
     read.map(|(groups, filter)| {
         format!("{} {}", names(&groups), filter.map_or_else(|| "all".to_owned(), |f| f.text().to_owned()))
@@ -141,6 +141,9 @@ async fn groups_and_whom_to_put_there() {
         let read = groups_of(content_type, r#"{"groups":["a"]}"#).await;
         assert_eq!(read, Err("415 Content-Type".to_owned()), "{content_type}");
     }
+    let many = |count| format!(r#"{{"groups":[{}]}}"#, vec!["\"g\""; count].join(","));
+    assert!(groups_of("application/json", &many(GROUPS_MAX)).await.is_ok());
+    assert_eq!(groups_of("application/json", &many(GROUPS_MAX + 1)).await, Err("400 groups".to_owned()));
     let headers = of_type("application/json");
     assert!(groups(&headers, Empty::new()).await.is_err(), "a body without a length");
 }

@@ -296,6 +296,17 @@ fn the_time_to_live_has_limits() {
 }
 
 #[test]
+fn so_many_connections_are_left_out_at_most() {
+    for path in [":send", "groups/g/:send", ":closeConnections", "users/u/:closeConnections"] {
+        let excluded = "excluded=c&".repeat(EXCLUDED_MAX);
+        let fits = read(&format!("POST /api/hubs/chat/{path}?{excluded}"));
+        assert!(fits.starts_with("chat: "), "{path}: {fits}");
+        let too_many = read(&format!("POST /api/hubs/chat/{path}?{excluded}excluded=c"));
+        assert_eq!(too_many, "400 Error.BadRequest excluded", "{path}");
+    }
+}
+
+#[test]
 fn versions_are_ours_or_refused() {
     for version in API_VERSIONS {
         let request = format!("HEAD /api/hubs/chat/groups/g?api-version={version}");
