@@ -6,17 +6,16 @@
 //! Sending: a server's frames carry no mask, so that one encoded frame serves all receivers; [`head`] gives the bytes before
 //! a payload that is written beside it, [`frame`] both in one.
 
-use bytes::{BufMut, Bytes, BytesMut};
+use super::encode::apply_mask;
+pub use super::encode::{CLOSE_REASON_MAX, Head, close_frame, close_payload, frame, head, masked_frame};
 
 #[cfg(test)]
 mod tests;
 
 /// The longest payload of a control frame (RFC 6455, 5.5).
-const CONTROL_MAX: usize = 125;
+pub(super) const CONTROL_MAX: usize = 125;
 /// Two bytes, eight of length, four of mask.
 const HEADER_MAX: usize = 14;
-/// What a close frame leaves for the reason beside its code.
-pub const CLOSE_REASON_MAX: usize = CONTROL_MAX - 2;
 
 /// The close codes with which this side ends a connection by itself.
 mod code {
@@ -41,7 +40,7 @@ pub enum Opcode {
 }
 
 impl Opcode {
-    const fn bits(self) -> u8 {
+    pub(super) const fn bits(self) -> u8 {
         match self {
             Self::Text => 0x1,
             Self::Binary => 0x2,
@@ -89,15 +88,17 @@ const fn violation(code: u16, reason: &'static str) -> Violation {
 /// Reads one connection's frames. A message in part is kept, up to `message_max` bytes; between whole messages nothing is.
 #[derive(Debug)]
 pub struct Decoder {
+    rules: Rules,
+    state: State,
+    /// Absent between whole frames and messages: that is where idle connections are.
+    cut: Option<Box<Cut>>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Rules {
     /// A server takes masked frames only, a client unmasked ones only.
     masked: bool,
     message_max: usize,
-    header: [u8; HEADER_MAX],
-    header_len: usize,
-    frame: Option<Frame>,
-    message: Option<Partial>,
-    control: Vec<u8>,
-    state: State,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -106,6 +107,23 @@ enum State {
     /// A close frame was read.
     Closed,
     Violated(Violation),
+}
+
+/// What has come of frames and messages that are not whole yet.
+#[derive(Debug, Default)]
+struct Cut {
+    header: [u8; HEADER_MAX],
+    header_len: usize,
+    frame: Option<Frame>,
+    message: Option<Partial>,
+    control: Vec<u8>,
+}
+
+/// One call of [`Decoder::feed`].
+struct Pass {
+    rules: Rules,
+    cut: Cut,
+    closed: bool,
 }
 
 /// A frame whose header was read; `left` bytes of its payload are still to come.
@@ -157,16 +175,7 @@ impl Decoder {
     }
 
     fn new(masked: bool, message_max: usize) -> Self {
-        Self {
-            masked,
-            message_max,
-            header: [0; HEADER_MAX],
-            header_len: 0,
-            frame: None,
-            message: None,
-            control: Vec::new(),
-            state: State::Open,
-        }
+        Self { rules: Rules { masked, message_max }, state: State::Open, cut: None }
     }
 
     /// Takes bytes as they were read, removes their mask in place, and calls `on` for each whole message and control frame,
@@ -177,43 +186,54 @@ impl Decoder {
     ///
     /// The other side broke the rules; each later call says so again and reads nothing.
     pub fn feed(&mut self, input: &mut [u8], on: &mut dyn FnMut(Incoming<'_>)) -> Result<(), Violation> {
+        match self.state {
+            State::Violated(violation) => return Err(violation),
+            State::Closed => return Ok(()),
+            State::Open => {}
+        }
+        let cut = self.cut.take().map_or_else(Cut::default, |cut| *cut);
+        let mut pass = Pass { rules: self.rules, cut, closed: false };
         let mut rest = input;
-        loop {
-            match self.state {
-                State::Violated(violation) => return Err(violation),
-                State::Closed => return Ok(()),
-                State::Open if rest.is_empty() => return Ok(()),
-                State::Open => {}
-            }
-            match self.step(rest, on) {
+        while !rest.is_empty() && !pass.closed {
+            match pass.step(rest, on) {
                 Ok(after) => rest = after,
                 Err(violation) => {
-                    self.end(State::Violated(violation));
+                    self.state = State::Violated(violation);
                     return Err(violation);
                 }
             }
         }
+        if pass.closed {
+            self.state = State::Closed;
+        } else if !pass.cut.is_empty() {
+            self.cut = Some(Box::new(pass.cut));
+        }
+        Ok(())
     }
 
     /// What is kept for messages and frames in part, in bytes.
     #[must_use]
     pub fn kept(&self) -> usize {
-        self.message.as_ref().map_or(0, |message| message.bytes.capacity()) + self.control.capacity()
+        self.cut.as_ref().map_or(0, |cut| {
+            let message = cut.message.as_ref().map_or(0, |message| message.bytes.capacity());
+            size_of::<Cut>() + message + cut.control.capacity()
+        })
     }
+}
 
-    fn end(&mut self, state: State) {
-        self.state = state;
-        self.frame = None;
-        self.message = None;
-        self.control = Vec::new();
+impl Cut {
+    fn is_empty(&self) -> bool {
+        self.header_len == 0 && self.frame.is_none() && self.message.is_none()
     }
+}
 
+impl Pass {
     fn step<'a>(
         &mut self,
         input: &'a mut [u8],
         on: &mut dyn FnMut(Incoming<'_>),
     ) -> Result<&'a mut [u8], Violation> {
-        let (mut frame, input) = match self.frame.take() {
+        let (mut frame, input) = match self.cut.frame.take() {
             Some(frame) => (frame, input),
             None => match self.take_header(input)? {
                 (Some(frame), rest) => (frame, rest),
@@ -230,26 +250,26 @@ impl Decoder {
             Kind::Start { text } => self.data_payload(frame, text, bytes, on)?,
             Kind::Continuation => {
                 // `accept` let this frame pass because a message is open; its own kind counts.
-                let text = self.message.as_ref().is_some_and(|message| message.text);
+                let text = self.cut.message.as_ref().is_some_and(|message| message.text);
                 self.data_payload(frame, text, bytes, on)?;
             }
         }
         if frame.left > 0 {
-            self.frame = Some(frame);
+            self.cut.frame = Some(frame);
         }
         Ok(rest)
     }
 
     /// The frame that begins here, or nothing yet, and what follows its header.
     fn take_header<'a>(&mut self, input: &'a mut [u8]) -> Result<(Option<Frame>, &'a mut [u8]), Violation> {
-        let had = self.header_len;
+        let had = self.cut.header_len;
         let add = (HEADER_MAX - had).min(input.len());
-        self.header[had..had + add].copy_from_slice(&input[..add]);
-        let Some(header) = parse_header(&self.header[..had + add], self.masked)? else {
-            self.header_len = had + add;
+        self.cut.header[had..had + add].copy_from_slice(&input[..add]);
+        let Some(header) = parse_header(&self.cut.header[..had + add], self.rules.masked)? else {
+            self.cut.header_len = had + add;
             return Ok((None, &mut input[add..]));
         };
-        self.header_len = 0;
+        self.cut.header_len = 0;
         // A header is never whole before its last byte came with this input.
         let rest = &mut input[header.len - had..];
         Ok((Some(self.accept(&header)?), rest))
@@ -257,8 +277,8 @@ impl Decoder {
 
     /// Holds a header against what came before it.
     fn accept(&self, header: &Header) -> Result<Frame, Violation> {
-        let before = self.message.as_ref().map_or(0, |message| message.bytes.len());
-        match (header.kind, &self.message) {
+        let before = self.cut.message.as_ref().map_or(0, |message| message.bytes.len());
+        match (header.kind, &self.cut.message) {
             (Kind::Continuation, None) => {
                 return Err(violation(code::PROTOCOL, "a continuation without a beginning"));
             }
@@ -267,8 +287,11 @@ impl Decoder {
             }
             _ => {}
         }
-        let room =
-            if matches!(header.kind, Kind::Control(_)) { CONTROL_MAX } else { self.message_max - before };
+        let room = if matches!(header.kind, Kind::Control(_)) {
+            CONTROL_MAX
+        } else {
+            self.rules.message_max - before
+        };
         match usize::try_from(header.payload) {
             Ok(left) if left <= room => {
                 Ok(Frame { kind: header.kind, last: header.last, left, mask: header.mask })
@@ -284,20 +307,20 @@ impl Decoder {
         bytes: &[u8],
         on: &mut dyn FnMut(Incoming<'_>),
     ) -> Result<(), Violation> {
-        if frame.left > 0 || !self.control.is_empty() {
-            self.control.extend_from_slice(bytes);
+        if frame.left > 0 || !self.cut.control.is_empty() {
+            self.cut.control.extend_from_slice(bytes);
         }
         if frame.left > 0 {
             return Ok(());
         }
-        let kept = std::mem::take(&mut self.control);
+        let kept = std::mem::take(&mut self.cut.control);
         let whole = if kept.is_empty() { bytes } else { &kept };
         match opcode {
             Opcode::Ping => on(Incoming::Ping(whole)),
             Opcode::Pong => on(Incoming::Pong(whole)),
             _ => {
                 let (code, reason) = parse_close(whole)?;
-                self.end(State::Closed);
+                self.closed = true;
                 on(Incoming::Close { code, reason });
             }
         }
@@ -312,15 +335,15 @@ impl Decoder {
         on: &mut dyn FnMut(Incoming<'_>),
     ) -> Result<(), Violation> {
         let whole = frame.last && frame.left == 0;
-        if whole && self.message.is_none() {
+        if whole && self.cut.message.is_none() {
             return deliver(text, bytes, on);
         }
         if bytes.is_empty() && frame.left > 0 {
             return Ok(());
         }
-        let message = self.message.get_or_insert_with(|| Partial { text, bytes: Vec::new(), valid: 0 });
-        message.push(bytes, self.message_max)?;
-        match self.message.take_if(|_| whole) {
+        let message = self.cut.message.get_or_insert_with(|| Partial { text, bytes: Vec::new(), valid: 0 });
+        message.push(bytes, self.rules.message_max)?;
+        match self.cut.message.take_if(|_| whole) {
             Some(message) => deliver(message.text, &message.bytes, on),
             None => Ok(()),
         }
@@ -435,98 +458,4 @@ fn parse_close(payload: &[u8]) -> Result<(Option<u16>, &str), Violation> {
     let reason = std::str::from_utf8(reason)
         .map_err(|_| violation(code::NOT_TEXT, "the reason of a close frame is not UTF-8"))?;
     Ok((Some(code), reason))
-}
-
-/// Eight bytes at a time; turns `mask` so that it fits what comes next.
-fn apply_mask(bytes: &mut [u8], mask: &mut [u8; 4]) {
-    let [a, b, c, d] = *mask;
-    let wide = u64::from_ne_bytes([a, b, c, d, a, b, c, d]);
-    let (words, tail) = bytes.as_chunks_mut::<8>();
-    for word in words {
-        *word = (u64::from_ne_bytes(*word) ^ wide).to_ne_bytes();
-    }
-    for (byte, key) in tail.iter_mut().zip([a, b, c, d].into_iter().cycle()) {
-        *byte ^= key;
-    }
-    mask.rotate_left(tail.len() % 4);
-}
-
-/// The bytes before the payload of an unmasked frame.
-#[derive(Debug, Clone, Copy)]
-pub struct Head {
-    bytes: [u8; 10],
-    len: u8,
-}
-
-impl Head {
-    /// Two, four or ten bytes.
-    #[must_use]
-    pub fn as_slice(&self) -> &[u8] {
-        &self.bytes[..usize::from(self.len)]
-    }
-}
-
-/// The header of an unmasked, unfragmented frame with a payload of `len` bytes.
-#[must_use]
-pub fn head(opcode: Opcode, len: usize) -> Head {
-    head_with(opcode, len, 0)
-}
-
-fn head_with(opcode: Opcode, len: usize, mask_bit: u8) -> Head {
-    let mut bytes = [0; 10];
-    bytes[0] = 0x80 | opcode.bits();
-    let used = if let Some(short) = u8::try_from(len).ok().filter(|short| *short < 126) {
-        bytes[1] = mask_bit | short;
-        2
-    } else if let Ok(medium) = u16::try_from(len) {
-        bytes[1] = mask_bit | 126;
-        bytes[2..4].copy_from_slice(&medium.to_be_bytes());
-        4
-    } else {
-        bytes[1] = mask_bit | 127;
-        bytes[2..].copy_from_slice(&(len as u64).to_be_bytes());
-        10
-    };
-    Head { bytes, len: used }
-}
-
-/// A whole unmasked frame.
-#[must_use]
-pub fn frame(opcode: Opcode, payload: &[u8]) -> Bytes {
-    let head = head(opcode, payload.len());
-    let mut out = BytesMut::with_capacity(head.as_slice().len() + payload.len());
-    out.put_slice(head.as_slice());
-    out.put_slice(payload);
-    out.freeze()
-}
-
-/// A whole frame as a client sends it. `mask` must be unpredictable to whoever chose the payload (RFC 6455, 10.3).
-#[must_use]
-pub fn masked_frame(opcode: Opcode, payload: &[u8], mut mask: [u8; 4]) -> Vec<u8> {
-    let head = head_with(opcode, payload.len(), 0x80);
-    let mut out = Vec::with_capacity(head.as_slice().len() + mask.len() + payload.len());
-    out.extend_from_slice(head.as_slice());
-    out.extend_from_slice(&mask);
-    let at = out.len();
-    out.extend_from_slice(payload);
-    apply_mask(&mut out[at..], &mut mask);
-    out
-}
-
-/// A whole close frame; a reason that is too long is cut between two characters.
-#[must_use]
-pub fn close_frame(code: u16, reason: &str) -> Bytes {
-    frame(Opcode::Close, &close_payload(code, reason))
-}
-
-/// What a close frame carries.
-#[must_use]
-pub fn close_payload(code: u16, reason: &str) -> Vec<u8> {
-    [&code.to_be_bytes(), cut(reason, CLOSE_REASON_MAX).as_bytes()].concat()
-}
-
-/// The beginning of `text` that fits into `max` bytes.
-pub(crate) fn cut(text: &str, max: usize) -> &str {
-    let end = (0..=max.min(text.len())).rev().find(|at| text.is_char_boundary(*at)).unwrap_or(0);
-    &text[..end]
 }

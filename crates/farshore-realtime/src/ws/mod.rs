@@ -8,6 +8,7 @@
 
 pub mod client;
 pub mod codec;
+mod encode;
 pub mod handshake;
 
 pub use client::{ConnectError, OwnedIncoming, WsClient, WsReader, WsWriter};
