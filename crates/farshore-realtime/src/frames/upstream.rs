@@ -4,7 +4,7 @@ use bytes::Bytes;
 
 use super::data::{Data, Metadata};
 use crate::names::{EventName, GroupName};
-use crate::ws::codec::{CLOSE_REASON_MAX, cut};
+use crate::ws::encode::{CLOSE_REASON_MAX, cut};
 
 /// One frame of a client, checked: names are valid, data is what its type says, limits hold.
 #[derive(Debug, Clone, PartialEq)]
