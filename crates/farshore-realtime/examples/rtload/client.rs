@@ -68,6 +68,19 @@ impl Member {
         }
     }
 
+    /// What was sent again under its old number is not shown to an application a second time.
+    fn is_new(&self, sequence: u64) -> bool {
+        let new = sequence > self.sequence.get();
+        self.sequence.set(sequence.max(self.sequence.get()));
+        new
+    }
+
+    fn forget_session(&self) {
+        self.session.replace(None);
+        self.sequence.set(0);
+        self.acknowledged.set(0);
+    }
+
     fn note(&self, number: u32) {
         let (word, bit) = ((number / 64) as usize, 1 << (number % 64));
         let mut seen = self.seen.borrow_mut();
@@ -117,7 +130,7 @@ async fn life(crowd: Rc<Crowd>, member: Rc<Member>) {
         let lost = Instant::now();
         let end = recover(&crowd, &member, lost).await;
         if end == End::Closed(GONE) || (end == End::Broken && lost.elapsed() >= RECOVERY_PATIENCE) {
-            member.session.replace(None);
+            member.forget_session();
             let anew = target.fallback.as_deref().unwrap_or(&target.address);
             while !begin(&crowd, &member, anew).await {
                 tokio::time::sleep(BETWEEN_ATTEMPTS).await;
@@ -194,7 +207,7 @@ async fn visit(
     }
     let end = ear.end.unwrap_or(End::Broken);
     if end == End::Closed(GONE) {
-        member.session.replace(None);
+        member.forget_session();
     }
     member.ready.get().then_some(end)
 }
@@ -236,17 +249,16 @@ impl Ear<'_> {
                 Step::Wait => {}
             }
         }
+        let reliable = protocol == Protocol::ReliableJson;
+        if reliable && sequence(payload).is_some_and(|sequence| !member.is_new(sequence)) {
+            return;
+        }
         self.finder.find(payload, |mark| {
             crowd.tally.came(mark, now);
-            if protocol == Protocol::ReliableJson {
+            if reliable {
                 member.note(mark.number);
             }
         });
-        if protocol == Protocol::ReliableJson
-            && let Some(sequence) = sequence(payload)
-        {
-            member.sequence.set(sequence);
-        }
     }
 }
 
