@@ -6,7 +6,8 @@
 //!
 //! Must always hold (each has a test below or in `lifecycle/tests.rs`):
 //! - the epoch never goes down, and rises whenever the right to write may move;
-//! - `source` changes only by [`Event::Promoted`] in [`Stage::Promoting`], which only [`Event::SourceStopped`] reaches;
+//! - `source` changes only by [`Event::Promoted`] (or [`Event::TakenBack`], of kinds that two regions may serve at once) in
+//!   [`Stage::Promoting`], which only [`Event::SourceStopped`] reaches;
 //! - every state has a legal next verb, or a job under way that will reach one.
 
 use serde::{Deserialize, Serialize};
@@ -192,6 +193,10 @@ pub struct Failing {
     pub proof: Option<StopProof>,
     /// The point of a test failover that was open; the promotion ends it.
     pub drill: Option<String>,
+    /// The target does not follow: it was the source before, and is taken back to from what it has. Only where two regions may
+    /// serve at once.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub back: bool,
 }
 
 /// Something that happened to an item.
@@ -229,6 +234,13 @@ pub enum Event {
         epoch: Epoch,
         /// What it opened.
         promotion: Promotion,
+        /// When it was seen to answer.
+        at: Moment,
+    },
+    /// The region that was the source before serves again under this epoch, from what it has.
+    TakenBack {
+        /// The epoch it was told.
+        epoch: Epoch,
         /// When it was seen to answer.
         at: Moment,
     },
@@ -394,6 +406,9 @@ impl Item {
             Phase::Committed => vec![Verb::Reprotect, Verb::Disable],
             Phase::NeedsUser { .. } => vec![Verb::Adopt, Verb::Delete],
         };
+        if self.can_be_taken_back() {
+            verbs.push(Verb::Failover);
+        }
         if matches!(self.phase, Phase::Protected { .. })
             && self.source != self.home
             && self.target.as_ref() == Some(&self.home)
@@ -406,6 +421,17 @@ impl Item {
             verbs.push(Verb::DropDivergence);
         }
         verbs
+    }
+
+    /// The other region does not follow yet, but served before, and two may serve at once: if the source is lost now, the other
+    /// one serves from what it has.
+    #[must_use]
+    pub fn can_be_taken_back(&self) -> bool {
+        let before = self.failover.as_ref().map(|report| &report.from);
+        self.id.kind.is_shared()
+            && matches!(self.phase, Phase::FailedOver | Phase::Committed)
+            && self.target.is_some()
+            && before == self.target.as_ref()
     }
 
     /// The timings that an order for `action` carries: the item fences itself by them from then on.
@@ -462,6 +488,10 @@ impl Item {
             Command::Failover { planned, point, .. } => {
                 if *planned && *point != PointChoice::Latest {
                     return Err(Refusal::PlannedWithPoint { item: self.id.clone() });
+                }
+                // Nothing can be drained into a region that does not follow.
+                if *planned && self.can_be_taken_back() {
+                    return Err(self.refuse(verb));
                 }
                 next.revoke(*planned, point, now);
             }
@@ -526,10 +556,11 @@ impl Item {
             Phase::Protected { drill } => drill.clone(),
             _ => earlier.as_ref().and_then(|failing| failing.drill.clone()),
         };
+        let back = self.can_be_taken_back() || earlier.as_ref().is_some_and(|failing| failing.back);
+        let proof = earlier.and_then(|failing| failing.proof);
         self.epoch = self.epoch.next();
         self.phase = Phase::FailingOver { planned, stage };
-        self.failing =
-            Some(Failing { requested_at: now, proof: earlier.and_then(|failing| failing.proof), drill });
+        self.failing = Some(Failing { requested_at: now, proof, drill, back });
     }
 
     /// What the item becomes when something happened.
@@ -566,10 +597,22 @@ impl Item {
             (Phase::FailingOver { planned, .. }, Event::SourceStopped { proof }) => {
                 next.stopped(*planned, proof)
             }
-            (Phase::FailingOver { stage: Stage::Revoking, .. }, Event::FailoverUndone) => {
-                next.epoch = self.epoch.next();
-                next.phase =
-                    Phase::Protected { drill: next.failing.take().and_then(|failing| failing.drill) };
+            (Phase::FailingOver { stage: Stage::Revoking, .. }, Event::FailoverUndone) => next.undone(),
+            // The target may have been opened: where two may serve at once, that does no harm.
+            (Phase::FailingOver { stage: Stage::Promoting, planned: true }, Event::FailoverUndone)
+                if self.id.kind.is_shared() =>
+            {
+                next.undone();
+                // Whoever has been a source before must be made to follow anew.
+                let before = next.failover.as_ref().map(|report| &report.from);
+                if before.is_some() && before == next.target.as_ref() {
+                    next.phase = Phase::Committed;
+                }
+            }
+            (Phase::FailingOver { stage: Stage::Promoting, .. }, Event::TakenBack { epoch, at })
+                if *epoch == self.epoch =>
+            {
+                next.taken_back(*at).ok_or_else(|| self.unexpected(event))?;
             }
             (
                 Phase::FailingOver { stage: Stage::Promoting, planned },
@@ -621,9 +664,41 @@ impl Item {
         }
     }
 
-    fn promoted(&mut self, planned: bool, promotion: &Promotion, at: Moment) -> Option<()> {
+    /// The old source gets a new right, above the revoked one.
+    fn undone(&mut self) {
+        self.epoch = self.epoch.next();
+        let failing = self.failing.take();
+        self.phase = match failing {
+            Some(Failing { back: true, .. }) => Phase::Committed,
+            failing => Phase::Protected { drill: failing.and_then(|failing| failing.drill) },
+        };
+    }
+
+    /// What both regions have is what they had when the other one was promoted last.
+    fn taken_back(&mut self, at: Moment) -> Option<()> {
+        let failing = self.failing.take().filter(|failing| failing.back)?;
+        let promotion = self.failover.as_ref()?.promotion.clone();
         let to = self.target.take()?;
-        let failing = self.failing.take()?;
+        let from = std::mem::replace(&mut self.source, to.clone());
+        self.target = Some(from.clone());
+        self.phase = Phase::Committed;
+        self.failover = Some(FailoverReport {
+            planned: false,
+            from,
+            to,
+            requested_at: failing.requested_at,
+            rto_seconds: at.since(failing.requested_at).as_secs_f64(),
+            proof: failing.proof?,
+            promotion,
+            loss_final: None,
+            exact: false,
+        });
+        Some(())
+    }
+
+    fn promoted(&mut self, planned: bool, promotion: &Promotion, at: Moment) -> Option<()> {
+        let failing = self.failing.take().filter(|failing| !failing.back)?;
+        let to = self.target.take()?;
         let from = std::mem::replace(&mut self.source, to.clone());
         self.target = Some(from.clone());
         self.phase = Phase::FailedOver;

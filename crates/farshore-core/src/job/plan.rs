@@ -261,17 +261,31 @@ impl Maker<'_> {
                 steps.push(Step::new("drain", self.order(source, Action::Drain), drained).patient(5));
             }
         }
-        steps.push(Step::record(Milestone::SourceStopped).no_return());
+        // Where two may serve at once, a target that does not open is no reason to leave nobody serving: the source is given its
+        // right again.
+        let turns = planned && self.item.id.kind.is_shared();
+        let stopped = Step::record(Milestone::SourceStopped);
+        steps.push(if turns { stopped } else { stopped.no_return() });
+        if self.item.failing.as_ref().is_some_and(|failing| failing.back) {
+            let serve = self.order(target, Action::Serve);
+            steps.push(Step::new("serve", serve, self.role(target, Role::Active)));
+            steps.push(Step::record(Milestone::TakenBack));
+            return Ok(self.turning(steps));
+        }
         let promoted = Expect::Promoted { region: target.clone(), token: self.token(self.item.epoch) };
         let action = Action::Promote { point: point.clone() };
         let mut promote = Step::new("promote", self.order(target, action), promoted);
         promote.weight = 3;
         steps.push(promote);
         steps.push(Step::record(Milestone::Promoted));
-        // After the point of no return there is nothing to undo: cancelled before it has done anything, a failover that
-        // goes on leaves the item as it found it.
+        Ok(self.turning(steps))
+    }
+
+    /// After the point of no return there is nothing to undo: cancelled before it has done anything, a failover that goes on
+    /// leaves the item as it found it.
+    fn turning(&self, steps: Vec<Step>) -> Plan {
         let revoking = matches!(self.item.phase, Phase::FailingOver { stage: Stage::Revoking, .. });
-        Ok(Plan { steps, on_turn: revoking.then_some(Milestone::FailoverUndone), ..Plan::default() })
+        Plan { steps, on_turn: revoking.then_some(Milestone::FailoverUndone), ..Plan::default() }
     }
 
     /// Asks the source to stop. Its undo grants it the epoch after the revoked one, which [`Milestone::FailoverUndone`] has

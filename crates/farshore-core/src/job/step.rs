@@ -58,6 +58,8 @@ pub enum Milestone {
     FailoverUndone,
     /// [`crate::lifecycle::Event::Promoted`].
     Promoted,
+    /// [`crate::lifecycle::Event::TakenBack`].
+    TakenBack,
     /// [`crate::lifecycle::Event::PointChanged`].
     PointChanged,
     /// [`crate::lifecycle::Event::Committed`].

@@ -104,6 +104,7 @@ fn event(item: &Item, words: &[&str]) -> Option<Event> {
         ["+promoted", seq, "under", epoch] => {
             Event::Promoted { epoch: Epoch(number(epoch)), promotion: promotion(number(seq)), at }
         }
+        ["+taken-back"] => Event::TakenBack { epoch: item.epoch, at },
         ["+point-changed", seq] => Event::PointChanged { promotion: promotion(number(seq)) },
         ["+committed"] => Event::Committed,
         ["+reprotected"] => Event::Reprotected,
@@ -291,7 +292,7 @@ const EVENTS: [(&str, &str); 14] = [
 ];
 
 /// Every sort of event, as a script writes it.
-pub(super) const ALL_EVENTS: [&str; 19] = [
+pub(super) const ALL_EVENTS: [&str; 20] = [
     "+created",
     "+seeded",
     "+protect-undone",
@@ -303,6 +304,7 @@ pub(super) const ALL_EVENTS: [&str; 19] = [
     "+shared",
     "+failover-undone",
     "+promoted 90",
+    "+taken-back",
     "+point-changed 80",
     "+committed",
     "+reprotected",
@@ -569,6 +571,68 @@ fn where_two_may_serve_at_once_nobody_gives_a_word_and_the_way_home_is_the_same(
     assert!(item.words.is_empty(), "nobody gave their word");
     let lost = run(state("protected"), "failover -> *\n+shared -> *\n+promoted 90 -> *");
     assert_eq!(lost.failover.unwrap().proof, StopProof::Shared);
+}
+
+/// The same item, of a kind that two regions may serve at once.
+fn shared(item: Item) -> Item {
+    Item { id: ItemId::parse("realtime/chat").unwrap(), ..item }
+}
+
+#[test]
+fn where_two_may_serve_at_once_a_home_that_does_not_open_is_left_again() {
+    run(
+        shared(state("protected-away")),
+        "failback           -> FailingOver(planned, revoking) e3 oslo>paris
+         +source-stopped    -> FailingOver(planned, promoting) e3 oslo>paris
+         +failover-undone   -> Committed e4 oslo>paris
+         reprotect          -> *
+         +reprotected       -> Protected e4 oslo>paris",
+    );
+    // A target that has never been a source goes on following.
+    run(
+        shared(state("protected")),
+        "failover --planned -> *
+         +source-stopped    -> *
+         +failover-undone   -> Protected e3 paris>oslo",
+    );
+    run(
+        shared(state("protected")),
+        "failover           -> *
+         +shared            -> *
+         +failover-undone   -> no: realtime/chat is FailingOver: failover-undone does not fit",
+    );
+}
+
+#[test]
+fn where_two_may_serve_at_once_a_region_that_dies_unprotected_is_left_for_the_one_before() {
+    let home_again = run(
+        shared(state("protected-away")),
+        "failback           -> *
+         +source-stopped    -> *
+         +promoted 100      -> FailedOver e3 paris>oslo at=p100 bound=0 lost=0",
+    );
+    let item = run(
+        home_again.clone(),
+        "failover --planned -> no: realtime/chat is FailedOver
+         failover           -> FailingOver(unplanned, revoking) e4 paris>oslo
+         +shared            -> FailingOver(unplanned, promoting) e4 paris>oslo
+         +promoted 100      -> no: realtime/chat is FailingOver: promoted does not fit
+         +taken-back        -> Committed e4 oslo>paris
+         reprotect          -> *
+         +reprotected       -> Protected e4 oslo>paris",
+    );
+    let report = item.failover.unwrap();
+    assert_eq!((report.from, report.to, report.planned), (region("paris"), region("oslo"), false));
+    assert_eq!(report.promotion.point.id, "p100", "from there on the histories differ");
+    run(
+        home_again,
+        "+committed         -> *
+         failover           -> *
+         +failover-undone   -> Committed e5 paris>oslo",
+    );
+    // A machine serves in one region at a time.
+    run(state("failed-over"), "failover -> no: machine/web-1 is FailedOver: failover is not possible now");
+    run(state("promoting"), "+taken-back -> no: machine/web-1 is FailingOver: taken-back does not fit");
 }
 
 #[test]

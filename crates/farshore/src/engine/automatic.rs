@@ -8,7 +8,7 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use farshore_core::command::Command;
+use farshore_core::command::{Command, Verb};
 use farshore_core::ids::{ItemId, Region};
 use farshore_core::lifecycle::{Item, Phase};
 use farshore_core::workload::PointChoice;
@@ -18,9 +18,12 @@ use super::health::{Judged, snapshot};
 use super::{Inner, StoreState, SubmitError, executor, homeward, submit};
 
 /// Who is named in the audit and in the job.
-const WHO: &str = "control-plane (automatic failover)";
+pub(super) const WHO: &str = "control-plane (automatic failover)";
 /// What was refused is asked for again after this: the region that it needs may be back by then.
 const AGAIN_AFTER: Duration = Duration::from_secs(10);
+/// An item goes home at most once in so long: a home that dies whenever it is gone back to, or that will not open, costs its
+/// clients a stop a minute and no more.
+const RETURN_PAUSE: Duration = Duration::from_secs(60);
 
 /// Looks for as long as the engine runs.
 pub(super) async fn watch(inner: Arc<Inner>) {
@@ -38,12 +41,14 @@ pub(super) async fn watch(inner: Arc<Inner>) {
 pub(super) struct Memory {
     refused: HashMap<ItemId, Instant>,
     answers_since: HashMap<Region, Instant>,
+    returned: HashMap<ItemId, Instant>,
 }
 
 impl Memory {
     /// Notes which regions answer, and forgets refusals that are old.
     pub(super) fn note(&mut self, answering: &HashSet<Region>) {
         self.refused.retain(|_, at| at.elapsed() < AGAIN_AFTER);
+        self.returned.retain(|_, at| at.elapsed() < RETURN_PAUSE);
         self.answers_since.retain(|region, _| answering.contains(region));
         for region in answering {
             self.answers_since.entry(region.clone()).or_insert_with(Instant::now);
@@ -53,6 +58,15 @@ impl Memory {
     /// The region has answered every look for at least so long.
     pub(super) fn answers_for(&self, region: &Region, at_least: Duration) -> bool {
         self.answers_since.get(region).is_some_and(|since| since.elapsed() >= at_least)
+    }
+
+    /// It was sent home a short while ago.
+    pub(super) fn was_returned(&self, item: &ItemId) -> bool {
+        self.returned.contains_key(item)
+    }
+
+    pub(super) fn note_return(&mut self, item: &ItemId) {
+        self.returned.insert(item.clone(), Instant::now());
     }
 
     pub(super) fn was_refused(&self, item: &ItemId) -> bool {
@@ -87,6 +101,9 @@ async fn round(inner: &Arc<Inner>, memory: &mut Memory) {
             ask(inner, item, failover(), WHO, memory).await;
         } else if let Some(next) = homeward::next(item, memory) {
             tracing::info!(item = %item.id, verb = %next.verb(), "its other region is back");
+            if next.verb() == Verb::Failback {
+                memory.note_return(&item.id);
+            }
             ask(inner, item, next, homeward::WHO, memory).await;
         }
     }
@@ -94,12 +111,12 @@ async fn round(inner: &Arc<Inner>, memory: &mut Memory) {
 
 fn may_fail_over(item: &Item) -> bool {
     let allowed = item.lease.is_some() || item.id.kind.is_shared();
-    allowed && matches!(item.phase, Phase::Protected { .. })
+    allowed && (matches!(item.phase, Phase::Protected { .. }) || item.can_be_taken_back())
 }
 
 /// Where two regions may serve at once, the target's own control node is believed if nobody can tell better: to be wrong
 /// costs nothing.
-fn is_lost(inner: &Inner, judged: &Judged, item: &Item) -> bool {
+pub(super) fn is_lost(inner: &Inner, judged: &Judged, item: &Item) -> bool {
     let near = item.target.is_some() && inner.agents.here() == item.target.as_ref();
     judged.is_lost(&item.source)
         || (item.id.kind.is_shared() && near && judged.is_silent_from_here(&item.source))

@@ -2,7 +2,10 @@
 //! once, so that being home a little too early costs nothing.
 //!
 //! Read in this order: [`next`] (what the way home needs now, one job after the other), [`attend`] (a job of ours whose region
-//! is lost again on the way).
+//! is lost again on the way, or that is stuck).
+//!
+//! A region that is lost again before it is protected is left again for the one before ([`Item::can_be_taken_back`]); that is a
+//! failover like any other, and `automatic` asks for it.
 //!
 //! Must always hold: what a person moved on purpose (a planned failover away from home) stays where it is; nothing is begun
 //! while the other region has not answered for [`HOME_FOR`].
@@ -14,7 +17,7 @@ use farshore_core::command::{Command, Verb};
 use farshore_core::job::{Job, JobState};
 use farshore_core::lifecycle::{Item, Phase};
 
-use super::automatic::Memory;
+use super::automatic::{self, Memory};
 use super::health::Judged;
 use super::{Inner, JobVerb, executor, steer};
 
@@ -34,7 +37,7 @@ pub(super) fn next(item: &Item, memory: &Memory) -> Option<Command> {
         Phase::FailedOver => Some(Command::Commit),
         Phase::Committed => Some(Command::Reprotect),
         Phase::Protected { drill: None } if item.source != item.home && *other == item.home => {
-            Some(Command::Failback)
+            (!memory.was_returned(&item.id)).then_some(Command::Failback)
         }
         _ => None,
     }
@@ -45,19 +48,16 @@ fn may_return(item: &Item) -> bool {
     item.source == item.home || item.failover.as_ref().is_some_and(|report| !report.planned)
 }
 
-/// Looks after a job of ours: the return is given up when home is lost again before anything was given back to it, and goes
-/// on when what it got stuck on is there again.
+/// Looks after a job that nobody asked for: nobody else will.
 pub(super) async fn attend(inner: &Arc<Inner>, item: &Item, judged: &Judged, memory: &mut Memory) {
-    let Some(other) = item.target.as_ref().filter(|_| item.id.kind.is_shared()) else { return };
+    if !item.id.kind.is_shared() {
+        return;
+    }
     let Some(job) = ours(inner, item).await else { return };
-    let verb = match job.state {
-        JobState::Running if judged.is_silent_from_here(other) && can_turn(&job) => JobVerb::Cancel,
-        JobState::Stuck { .. } if back(item, memory) => JobVerb::Retry,
-        _ => return,
-    };
-    match steer::steer(inner, &job.id, &verb, WHO).await {
+    let Some(word) = word(inner, item, &job, judged, memory) else { return };
+    match steer::steer(inner, &job.id, &word, WHO).await {
         Ok(job) => {
-            tracing::warn!(item = %item.id, job = %job.id, ?verb, "the way home");
+            tracing::warn!(item = %item.id, job = %job.id, ?word, "the way home");
             executor::drive(inner, &job.id);
         }
         // Past its point of no return by now, or ended.
@@ -69,17 +69,28 @@ pub(super) async fn attend(inner: &Arc<Inner>, item: &Item, judged: &Judged, mem
 async fn ours(inner: &Inner, item: &Item) -> Option<Job> {
     let id = inner.book.item_job(&item.id).await.ok()??;
     let job = inner.book.job(&id).await.ok()??.value;
-    (job.asked_by == WHO).then_some(job)
+    [WHO, automatic::WHO].contains(&job.asked_by.as_str()).then_some(job)
 }
 
-/// A failback that was begun has stopped the region that serves: it must serve again. The others hurt nobody by waiting.
-fn can_turn(job: &Job) -> bool {
-    job.verb() == Verb::Failback && job.past_no_return().is_none()
-}
-
-fn back(item: &Item, memory: &Memory) -> bool {
-    let pair = std::iter::once(&item.source).chain(&item.target);
-    pair.into_iter().all(|region| memory.answers_for(region, HOME_FOR))
+/// What the job must be told, if anything.
+fn word(inner: &Inner, item: &Item, job: &Job, judged: &Judged, memory: &Memory) -> Option<JobVerb> {
+    let other = item.target.as_ref()?;
+    let stuck = matches!(job.state, JobState::Stuck { .. });
+    let running = job.state == JobState::Running && job.past_no_return().is_none();
+    let lost = automatic::is_lost(inner, judged, item);
+    let back = |region| memory.answers_for(region, HOME_FOR);
+    match job.verb() {
+        // It has stopped the region that serves, which must serve again.
+        Verb::Failback if running && judged.is_silent_from_here(other) => Some(JobVerb::Cancel),
+        // The other region takes back over what this would have protected.
+        Verb::Reprotect if running && lost => Some(JobVerb::Cancel),
+        Verb::Commit | Verb::Reprotect if stuck && lost => {
+            Some(JobVerb::Abandon { reason: format!("{} is lost", item.source) })
+        }
+        Verb::Failover if stuck && back(other) => Some(JobVerb::Retry),
+        _ if stuck && back(other) && back(&item.source) => Some(JobVerb::Retry),
+        _ => None,
+    }
 }
 
 #[cfg(test)]

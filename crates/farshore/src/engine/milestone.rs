@@ -25,7 +25,7 @@ pub(super) enum ItemChange {
 pub(super) fn region_to_see(milestone: Milestone, item: &Item) -> Option<Region> {
     match milestone {
         Milestone::Created | Milestone::PointChanged | Milestone::Adopted => Some(item.source.clone()),
-        Milestone::DrillOpened | Milestone::Promoted => item.target.clone(),
+        Milestone::DrillOpened | Milestone::Promoted | Milestone::TakenBack => item.target.clone(),
         _ => None,
     }
 }
@@ -49,7 +49,11 @@ pub(super) fn change(
     let next = item.step(&event).map_err(|refusal| refusal.to_string())?;
     let serves = matches!(
         milestone,
-        Milestone::Created | Milestone::Promoted | Milestone::PointChanged | Milestone::Adopted
+        Milestone::Created
+            | Milestone::Promoted
+            | Milestone::TakenBack
+            | Milestone::PointChanged
+            | Milestone::Adopted
     );
     let directory = sight.filter(|_| serves).map(|seen| DirectoryRecord {
         epoch: next.epoch,
@@ -89,6 +93,7 @@ fn event(
         Milestone::SourceStopped => Event::SourceStopped { proof: proof(item, job, now) },
         Milestone::FailoverUndone => Event::FailoverUndone,
         Milestone::Promoted => Event::Promoted { epoch: item.epoch, promotion: promotion()?, at: now },
+        Milestone::TakenBack => Event::TakenBack { epoch: item.epoch, at: now },
         Milestone::PointChanged => Event::PointChanged { promotion: promotion()? },
         Milestone::Committed => Event::Committed,
         Milestone::Reprotected => Event::Reprotected,

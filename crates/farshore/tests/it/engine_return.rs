@@ -12,7 +12,7 @@ use farshore_core::lifecycle::{Item, Phase, StopProof};
 use farshore_core::workload::Role;
 use tokio::time::Instant;
 
-use crate::engine_sim::{Bench, failover, job_until, jobs_only, planned, protect, region, rested};
+use crate::engine_sim::{Bench, failover, jobs_only, planned, protect, region, rested};
 
 const FAILOVER: &str = "control-plane (automatic failover)";
 const RETURN: &str = "control-plane (automatic return)";
@@ -181,23 +181,77 @@ async fn home_is_lost_again_before_anything_was_given_back_to_it() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn home_is_lost_again_after_its_point_of_no_return() {
+async fn a_home_that_will_not_open_is_left_again_and_tried_once_a_minute() {
     let (bench, control) = protected(options()).await;
     bench.sim.set_down("paris", true);
     bench.until(&control, |item| item.phase == Phase::FailedOver).await;
-    // Home will not open: the failback is stuck, and then home dies.
     bench.sim.fail_at("/promote/do");
     bench.sim.set_down("paris", false);
-    bench.until(&control, |item| is_away(item) && matches!(item.phase, Phase::FailingOver { .. })).await;
-    let stuck = newest(&bench, &control).await;
-    job_until(&control, &stuck.id, |job| matches!(job.state, JobState::Stuck { .. })).await;
+    let failed = |job: &Job| job.verb() == Verb::Failback && matches!(job.state, JobState::Failed { .. });
+    while !control.jobs(Some(&bench.item)).await.unwrap().iter().any(failed) {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    assert_eq!(bench.sim.copy("oslo", &bench.item).unwrap().role, Role::Active, "oslo serves again");
+    tokio::time::sleep(Duration::from_secs(180)).await;
+    let tries = story(&bench, &control).await;
+    let tries = tries.iter().filter(|(verb, _)| *verb == Verb::Failback).count();
+    assert!((2..=4).contains(&tries), "{tries} in three minutes");
+    bench.sim.mend();
+    bench.until(&control, is_home).await;
+    control.shutdown().await;
+}
+
+/// Home is back and has just been given the hub again; nothing is replicated yet.
+async fn just_home(bench: &Bench, control: &Control) {
     bench.sim.set_down("paris", true);
-    tokio::time::sleep(Duration::from_secs(60)).await;
+    bench.until(control, |item| item.phase == Phase::FailedOver).await;
+    bench.sim.set_down("paris", false);
+    bench.until(control, |item| item.source == region("paris")).await;
+}
+
+/// Paris is lost, and oslo serves what it has until paris is back.
+async fn is_taken_back(bench: &Bench, control: &Control) {
+    bench.sim.set_down("paris", true);
+    let item = bench.until(control, is_away).await;
+    assert_eq!(item.failover.unwrap().from, region("paris"));
+    assert_eq!(bench.sim.copy("oslo", &bench.item).unwrap().role, Role::Active);
+    let name = control.directory("chat.realtime").await.unwrap().unwrap();
+    assert_eq!(name.region, region("oslo"));
     bench.sim.mend();
     bench.sim.set_down("paris", false);
-    bench.until(&control, is_home).await;
-    let job = control.job(&stuck.id).await.unwrap().unwrap();
-    assert_eq!(job.state, JobState::Succeeded, "it went on with the same job: {:?}", job.notes);
+    bench.until(control, is_home).await;
+    assert_eq!(bench.sim.copy("oslo", &bench.item).unwrap().role, Role::Target);
+}
+
+#[tokio::test(start_paused = true)]
+async fn home_is_lost_again_as_soon_as_it_was_gone_back_to() {
+    let (bench, control) = protected(options()).await;
+    just_home(&bench, &control).await;
+    is_taken_back(&bench, &control).await;
+    control.shutdown().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn home_is_lost_again_while_its_commit_is_stuck() {
+    let (bench, control) = protected(options()).await;
+    bench.sim.set_down("paris", true);
+    bench.until(&control, |item| item.phase == Phase::FailedOver).await;
+    bench.sim.set_down("paris", false);
+    bench.until(&control, |item| is_away(item) && item.phase == Phase::Protected { drill: None }).await;
+    bench.sim.fail_at("/commit/do");
+    bench.until(&control, |item| item.source == region("paris")).await;
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    is_taken_back(&bench, &control).await;
+    control.shutdown().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn home_is_lost_again_while_the_far_side_is_being_brought_up_to_date() {
+    let (bench, control) = protected(options()).await;
+    just_home(&bench, &control).await;
+    bench.sim.set_link_down(true);
+    bench.until(&control, |item| item.phase == Phase::Reprotecting).await;
+    is_taken_back(&bench, &control).await;
     control.shutdown().await;
 }
 

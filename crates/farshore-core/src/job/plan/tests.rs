@@ -8,7 +8,7 @@ use super::*;
 use crate::command::Verb;
 use crate::fencing::{FenceTimings, OnControlLoss};
 use crate::ids::ItemId;
-use crate::lifecycle::{FailoverReport, KeptDivergence, StopProof};
+use crate::lifecycle::{Failing, FailoverReport, KeptDivergence, StopProof};
 use crate::moment::Moment;
 use crate::workload::{Divergence, Loss, Point, PointKind, Promotion};
 
@@ -72,6 +72,12 @@ fn shared(item: Item) -> Item {
     Item { id: ItemId::parse("realtime/chat").unwrap(), ..item }
 }
 
+/// Its target was the source before.
+fn back(item: Item) -> Item {
+    let failing = Failing { requested_at: Moment(1), proof: None, drill: None, back: true };
+    Item { failing: Some(failing), ..item }
+}
+
 fn failover(planned: bool, source_is_down: bool) -> Command {
     Command::Failover { planned, point: PointChoice::Latest, source_is_down }
 }
@@ -116,6 +122,7 @@ fn all() -> Vec<(&'static str, Item, Command)> {
             failover(false, false),
         ),
         ("planned failover, shared", shared(revoking(true)), failover(true, false)),
+        ("taken back, shared", back(shared(revoking(false))), failover(false, false)),
         ("failover that goes on", promoting(), failover(false, false)),
         ("failback", revoking(true), Command::Failback),
         ("change-point", item(Phase::FailedOver), Command::ChangePoint { point }),
@@ -176,7 +183,8 @@ unplanned failover, source is down: fence paris:fence (undo paris:serve+) ?; rec
 unplanned failover, fences itself: fence paris:fence (undo paris:serve+) ? (21150 ms); record-source-stopped !; promote oslo:promote; record-promoted
 unplanned failover, shared: fence paris:fence (undo paris:serve+) ?; record-source-stopped !; promote oslo:promote; record-promoted
 unplanned failover, shared and fences itself: fence paris:fence (undo paris:serve+) ?; record-source-stopped !; promote oslo:promote; record-promoted
-planned failover, shared: fence paris:fence (undo paris:serve+); drain paris:drain; record-source-stopped !; promote oslo:promote; record-promoted
+planned failover, shared: fence paris:fence (undo paris:serve+); drain paris:drain; record-source-stopped; promote oslo:promote; record-promoted
+taken back, shared: fence paris:fence (undo paris:serve+) ?; record-source-stopped !; serve oslo:serve; record-taken-back
 failover that goes on: record-source-stopped !; promote oslo:promote; record-promoted
 failback: fence paris:fence (undo paris:serve+); drain paris:drain; record-source-stopped !; promote oslo:promote; record-promoted
 change-point: change-point paris:change-point; record-point-changed
@@ -237,12 +245,13 @@ fn every_plan_keeps_the_rules_of_plans() {
 }
 
 /// Steps before the point of no return that change something and have no undo, with the reason why that is right.
-const NEEDS_NO_UNDO: [(&str, &str); 5] = [
+const NEEDS_NO_UNDO: [(&str, &str); 6] = [
     ("drain", "only waits for what was fenced"),
     ("follow", "the old source keeps its writes; a repeated reprotect goes on from there"),
     ("fence-old-source", "it has no right to write, cancelled or not"),
     ("change-point", "one step: it is done or it is not, and the point can be changed again"),
     ("mark", "a point more does no harm"),
+    ("promote", "of a kind that two regions may serve at once: reprotect makes it follow again"),
 ];
 
 #[test]
