@@ -3,7 +3,8 @@
 //! Read in this order: [`names`], [`token`] and [`permission`] (who may call and do what), [`filter`] (which
 //! connections a message is for), [`ws`] and [`frames`] (what clients and hub say to each other), [`hub`] (the state of a hub and
 //! of its copy: pure), [`live`] (a hub that is served), [`connection`] (clients), [`handler`] (what applications are told and
-//! asked), [`query`], [`rest`] (what application servers ask), [`negotiate`] (which endpoint a client is sent to).
+//! asked), [`query`], [`rest`] (what application servers ask), [`negotiate`] (which endpoint a client is sent to),
+//! [`pair`] (the hub's endpoints in all regions).
 //!
 //! Must always hold: nobody is sent to a secondary while the primary is healthy; nobody is told that something is done before the
 //! other region has it, too, or is known to be away.
@@ -16,6 +17,7 @@ pub mod hub;
 pub mod live;
 pub mod names;
 pub mod negotiate;
+pub mod pair;
 pub mod permission;
 pub mod query;
 pub mod rest;
