@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 
 use crate::access_matrix::stored;
 use crate::api_bench::{Served, problem};
+use crate::cli_verbs::run;
 use crate::engine_sim::region;
 
 const HUB: &str = "/api/v1/realtime/chat";
@@ -78,6 +79,72 @@ async fn keys_are_asked_of_the_active_region_and_stand_in_no_record() {
         let found = found.unwrap_or_else(|| panic!("{line:?} is not in the audit"));
         assert_eq!((found.who.as_str(), found.item.as_deref()), ("bootstrap", Some("realtime/chat")));
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_hub_is_made_in_two_regions_with_one_command() {
+    let served = Served::new().await;
+    served.bench.sim.answer("set-members", Ok(json!({})));
+    let file = served.dir.path().join("member");
+    std::fs::write(&file, "Endpoint=http://elsewhere;AccessKey=bWVtYmVy;\n").unwrap();
+    let line = format!(
+        "realtime create chat --region paris --secondary oslo --mode active-active --hub-audience https://chat.example.com \
+         --member @{}",
+        file.display()
+    );
+    let (code, out, err) = run(&served, &line).await;
+    assert_eq!(code, 0, "{err}");
+    assert!(out.starts_with("realtime/chat is served in paris and oslo\n"), "{out}");
+    let (at, question) = served.bench.sim.questions().remove(0);
+    assert_eq!((at, question["ask"].as_str()), (region("paris"), Some("set-members")));
+    assert_eq!(question["members"], json!(["Endpoint=http://elsewhere;AccessKey=bWVtYmVy;"]));
+    let item: Value = served.get("/api/v1/items/realtime/chat").await;
+    assert_eq!(
+        (item["phase"].as_str(), item["automatic_failover"].as_bool()),
+        (Some("Protected"), Some(true))
+    );
+    for (key, value) in stored(&served).await {
+        assert!(!String::from_utf8_lossy(&value).contains("bWVtYmVy"), "{key} holds a secret");
+    }
+    let (code, _, err) = run(&served, "realtime create chat --region paris").await;
+    assert_eq!(code, 3, "{err}");
+    let (code, _, err) = run(&served, "realtime create other --region paris --member @/nowhere").await;
+    assert_eq!((code, err.contains("cannot read /nowhere")), (2, true), "{err}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_only_hubs_have_is_on_the_command_line() {
+    let served = hub().await;
+    let handlers = json!({"handlers": [{"url_template": "https://app/{event}", "user_events": ["a"], "system_events": []}]});
+    served.bench.sim.answer("handlers", Ok(handlers.clone()));
+    served.bench.sim.answer("set-handlers", Ok(handlers));
+    for (line, expected) in [
+        ("realtime list", "realtime/chat"),
+        ("realtime show chat", "Protected"),
+        ("realtime key list chat", PRIMARY),
+        ("realtime key regenerate chat primary --yes", "anew"),
+        ("realtime connection-string chat", "Endpoint=http://127.0.0.1:2;AccessKey="),
+        ("realtime connection-string chat --of region --region oslo", "Endpoint=http://127.0.0.1:1;"),
+        ("realtime handler list chat", "https://app/{event}"),
+        (
+            "realtime handler set chat --url https://app/{event} --events a,b --system connect",
+            "https://app/{event}",
+        ),
+        ("realtime stats chat", "connections  7      7"),
+        (
+            "realtime drain chat --region oslo --per-second 20",
+            "7 connections in oslo are being closed, 20 a second",
+        ),
+        ("realtime negotiate chat", "http://127.0.0.1:1"),
+    ] {
+        let (code, out, err) = run(&served, line).await;
+        assert_eq!(code, 0, "{line}: {err}");
+        assert!(out.contains(expected), "{line}: {out}");
+    }
+    let (code, _, err) = run(&served, "realtime key regenerate chat primary").await;
+    assert_eq!((code, err.contains("add --yes")), (2, true), "it is not done by accident: {err}");
+    let (code, _, err) = run(&served, "realtime drain chat --region rome").await;
+    assert_eq!((code, err.contains("it is in paris and oslo")), (2, true), "{err}");
 }
 
 #[tokio::test]

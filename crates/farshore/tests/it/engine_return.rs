@@ -1,7 +1,5 @@
 //! Items of a kind that two regions may serve at once: failed over and brought home without being asked.
 
-#![expect(clippy::unwrap_used, reason = "helpers of tests")]
-
 use std::time::Duration;
 
 use farshore::engine::{Control, Options};

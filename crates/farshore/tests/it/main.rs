@@ -12,6 +12,8 @@ mod access_matrix;
 #[cfg(test)]
 mod access_tokens;
 #[cfg(test)]
+mod agent_ask;
+#[cfg(test)]
 mod api_bench;
 #[cfg(test)]
 mod api_life;
@@ -59,6 +61,7 @@ mod engine_fencing;
 mod engine_jobs;
 #[cfg(test)]
 mod engine_requests;
+#[cfg(test)]
 mod engine_return;
 #[cfg(test)]
 mod engine_sim;
