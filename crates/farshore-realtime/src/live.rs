@@ -5,7 +5,7 @@
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
@@ -110,6 +110,8 @@ pub struct LiveHub {
     arrived: Notify,
     pub(crate) handlers: Handlers,
     pub(crate) counters: Counters,
+    /// `host:port` of this region's endpoint, as event handlers are told.
+    origin: OnceLock<String>,
 }
 
 /// The wall clock.
@@ -134,6 +136,7 @@ impl LiveHub {
             arrived: Notify::new(),
             handlers,
             counters: Counters::default(),
+            origin: OnceLock::new(),
         })
     }
 
@@ -141,6 +144,17 @@ impl LiveHub {
     #[must_use]
     pub fn name(&self) -> &HubName {
         &self.name
+    }
+
+    /// `host:port` of this region's endpoint, as event handlers are told.
+    #[must_use]
+    pub fn origin(&self) -> &str {
+        self.origin.get().map_or("farshore", String::as_str)
+    }
+
+    /// Event handlers are told this from now on. Only the first one counts.
+    pub fn set_origin(&self, origin: String) {
+        let _ = self.origin.set(origin);
     }
 
     /// What is set.
@@ -168,6 +182,18 @@ impl LiveHub {
     /// From here on clients are served, or no longer.
     pub fn serve(&self, serving: bool) {
         self.serving.store(serving, Ordering::Release);
+    }
+
+    /// The position of the last record.
+    #[must_use]
+    pub fn position(&self) -> Position {
+        self.hub().position()
+    }
+
+    /// All that is here of the other region's sessions and this one's own, as one snapshot: for a copy of the hub.
+    #[must_use]
+    pub fn copies(&self) -> Snapshot {
+        self.hub().whole()
     }
 
     /// How many there are.
@@ -225,8 +251,8 @@ impl LiveHub {
     pub(crate) fn tell_ended(self: &Arc<Self>, ended: &[Ended]) {
         let settings = self.settings();
         for ended in ended {
-            self.handlers.forget(&ended.connection);
             if settings.handlers.is_empty() {
+                self.handlers.forget(&ended.connection);
                 continue;
             }
             let (hub, ended, settings) = (Arc::clone(self), ended.clone(), Arc::clone(&settings));
@@ -237,9 +263,9 @@ impl LiveHub {
                     user: ended.user.as_ref(),
                     subprotocol: ended.protocol.subprotocol(),
                     keys: &settings.keys,
-                    origin: "farshore",
+                    origin: hub.origin(),
                     state: ended.state.as_deref(),
-                    event_id: 0,
+                    event_id: ended.event_id,
                 };
                 hub.handlers.disconnected(&settings.handlers, &context, &ended.reason).await;
             });

@@ -6,7 +6,9 @@ use std::sync::atomic::Ordering;
 use bytes::Bytes;
 
 use super::events::{Event, Events};
-use crate::frames::{self, BadFrame, Data, Downstream, ErrorDetail, Message, Protocol, Sender, Upstream};
+use crate::frames::{
+    self, BadFrame, Data, Downstream, ErrorDetail, Message, Metadata, Protocol, Sender, Upstream,
+};
 use crate::hub::call::{Call, Scope};
 use crate::hub::outbox::{End, Outbox};
 use crate::hub::{Asked, Attached, acknowledgement};
@@ -105,7 +107,7 @@ impl Client {
             }
             None => {
                 let event = EventName::parse("message").map_err(|error| (1011, error.to_string()))?;
-                self.event(None, event, data);
+                self.event(None, event, data, Metadata::new());
             }
         }
         Ok(())
@@ -136,7 +138,7 @@ impl Client {
                 message.metadata = metadata;
                 self.send(group, ack_id, no_echo, message);
             }
-            Upstream::Event { event, ack_id, data, .. } => self.event(ack_id, event, data),
+            Upstream::Event { event, ack_id, data, metadata } => self.event(ack_id, event, data, metadata),
             Upstream::Send { ack_id, .. }
             | Upstream::SetGroupState { ack_id, .. }
             | Upstream::SubscribeGroupState { ack_id, .. }
@@ -182,7 +184,7 @@ impl Client {
     }
 
     /// Hands an event to the handler's worker; too many under way are refused.
-    fn event(&mut self, ack_id: Option<u64>, event: EventName, data: Data) {
+    fn event(&mut self, ack_id: Option<u64>, event: EventName, data: Data, metadata: Metadata) {
         if let Some(ack_id) = ack_id.filter(|id| self.hub.with(|hub| hub.has_done(&self.connection, *id))) {
             let error = acknowledgement(&Asked::Duplicate, ack_id);
             return self.outbox.frame(acknowledge(self.protocol, ack_id, error.as_ref()));
@@ -193,7 +195,7 @@ impl Client {
         let events = self.events.get_or_insert_with(|| {
             Events::spawn(Arc::clone(hub), connection.clone(), user.clone(), protocol, Arc::clone(outbox))
         });
-        if !events.put(Event { ack_id, name: event, data }) {
+        if !events.put(Event { ack_id, name: event, data, metadata }) {
             self.refuse(
                 ack_id,
                 "InternalServerError",

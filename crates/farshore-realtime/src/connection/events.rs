@@ -5,8 +5,8 @@ use std::sync::Arc;
 use tokio::sync::mpsc;
 
 use super::client::acknowledge;
-use crate::frames::{Data, ErrorDetail, Message, Protocol, Sender};
-use crate::handler::EventContext;
+use crate::frames::{Data, ErrorDetail, Message, Metadata, Protocol, Sender};
+use crate::handler::{EventAnswer, EventContext};
 use crate::hub::call::{Call, Scope};
 use crate::hub::outbox::{End, Outbox};
 use crate::live::{LiveHub, now};
@@ -20,6 +20,7 @@ pub(super) struct Event {
     pub(super) ack_id: Option<u64>,
     pub(super) name: EventName,
     pub(super) data: Data,
+    pub(super) metadata: Metadata,
 }
 
 /// The way to a client's worker.
@@ -35,7 +36,6 @@ struct Worker {
     user: Option<UserId>,
     protocol: Protocol,
     outbox: Arc<Outbox>,
-    last_id: u64,
 }
 
 impl Events {
@@ -49,7 +49,7 @@ impl Events {
         let (waiting, mut events) = mpsc::channel(WAITING_MAX);
         tokio::spawn(async move {
             // Ends when its connection's task drops the sender: what waits is still handled.
-            let mut worker = Worker { hub, connection, user, protocol, outbox, last_id: 0 };
+            let mut worker = Worker { hub, connection, user, protocol, outbox };
             while let Some(event) = events.recv().await {
                 worker.handle(event).await;
             }
@@ -65,23 +65,22 @@ impl Events {
 
 impl Worker {
     async fn handle(&mut self, event: Event) {
-        self.last_id += 1;
         let settings = self.hub.settings();
-        let state = self.hub.with(|hub| hub.state(&self.connection));
+        let (event_id, state) = self.hub.with(|hub| hub.next_event(&self.connection));
         let context = EventContext {
             hub: self.hub.name(),
             connection: &self.connection,
             user: self.user.as_ref(),
             subprotocol: self.protocol.subprotocol(),
             keys: &settings.keys,
-            origin: "farshore",
+            origin: self.hub.origin(),
             state: state.as_deref(),
-            event_id: self.last_id,
+            event_id,
         };
-        let handled =
-            self.hub.handlers.user_event(&settings.handlers, &context, &event.name, &event.data).await;
-        match handled {
-            Ok(answer) => self.done(&event, answer.data, answer.state).await,
+        let Event { name, data, metadata, .. } = &event;
+        let handlers = &self.hub.handlers;
+        match handlers.user_event_with(&settings.handlers, &context, name, data, metadata).await {
+            Ok(answer) => self.done(&event, answer),
             Err(error) => {
                 tracing::debug!(hub = %self.hub.name(), event = %event.name, %error, "an event was not handled");
                 self.failed(&event);
@@ -89,15 +88,17 @@ impl Worker {
         }
     }
 
-    async fn done(&self, event: &Event, data: Option<Data>, state: Option<String>) {
+    fn done(&self, event: &Event, answer: EventAnswer) {
+        let EventAnswer { data, metadata, state } = answer;
         let position = self.hub.with(|hub| hub.handled(&self.connection, event.ack_id, state));
         if let Some(ack_id) = event.ack_id {
             self.hub.promise(position, &self.outbox, acknowledge(self.protocol, ack_id, None));
         }
         if let Some(data) = data {
-            let message = Arc::new(Message::new(Sender::Server, data));
+            let mut message = Message::new(Sender::Server, data);
+            message.metadata = metadata;
             let to = Scope::Connection(self.connection.clone());
-            let call = Call::Send { to, message, exclude: Vec::new(), filter: None };
+            let call = Call::Send { to, message: Arc::new(message), exclude: Vec::new(), filter: None };
             self.hub.change(|hub| hub.call(call, now()));
         }
     }
@@ -132,16 +133,16 @@ pub(super) fn tell_connected(
     let (hub, connection, user) = (Arc::clone(hub), connection.clone(), user.cloned());
     tokio::spawn(async move {
         let settings = hub.settings();
-        let state = hub.with(|hub| hub.state(&connection));
+        let (event_id, state) = hub.with(|hub| hub.next_event(&connection));
         let context = EventContext {
             hub: hub.name(),
             connection: &connection,
             user: user.as_ref(),
             subprotocol: protocol.subprotocol(),
             keys: &settings.keys,
-            origin: "farshore",
+            origin: hub.origin(),
             state: state.as_deref(),
-            event_id: 0,
+            event_id,
         };
         hub.handlers.connected(&settings.handlers, &context).await;
     });

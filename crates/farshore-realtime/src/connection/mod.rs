@@ -7,8 +7,6 @@
 //! disturbs nobody else; a session that is not known is told so by close code 1008 after the upgrade, never by an HTTP error,
 //! which official clients would repeat for half a minute.
 
-#![allow(dead_code, reason = "its listeners come with the next commit")]
-
 pub mod admission;
 mod client;
 mod events;
@@ -199,6 +197,9 @@ async fn admit(request: &Request<Incoming>, asking: &Asking) -> Result<Newcomer,
         let status = StatusCode::from_u16(refusal.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
         let mut answer = Response::new(Full::new(refusal.body));
         *answer.status_mut() = status;
+        if let Some(Ok(kind)) = refusal.content_type.map(|kind| kind.parse()) {
+            answer.headers_mut().insert(header::CONTENT_TYPE, kind);
+        }
         Box::new(answer)
     })?;
     // The handler's choice, if it was offered; else the first that is spoken here.

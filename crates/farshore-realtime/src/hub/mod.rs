@@ -19,7 +19,10 @@ pub mod outbox;
 mod recent;
 pub mod record;
 mod session;
+#[cfg(test)]
+mod tests;
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -136,6 +139,8 @@ pub struct Ended {
     pub reason: String,
     /// What its handler wanted to be told.
     pub state: Option<String>,
+    /// Number of the event that tells of it.
+    pub event_id: u64,
 }
 
 /// What came of something, and when it is safe.
@@ -337,6 +342,7 @@ impl Hub {
             protocol: session.protocol,
             reason,
             state: session.state.map(String::from),
+            event_id: session.events + 1,
         })
     }
 
@@ -378,10 +384,11 @@ impl Hub {
         reliable.then(|| self.log.push(record))
     }
 
-    /// What the handler wants to be told of a connection.
-    #[must_use]
-    pub fn state(&self, connection: &ConnectionId) -> Option<String> {
-        self.mine.get(connection)?.state.as_deref().map(str::to_owned)
+    /// The number of a new event of a connection, and what its handler wants to be told with it.
+    pub fn next_event(&mut self, connection: &ConnectionId) -> (u64, Option<String>) {
+        let Some(session) = self.mine.get_mut(connection) else { return (0, None) };
+        session.events += 1;
+        (session.events, session.state.as_deref().map(str::to_owned))
     }
 
     /// A client asks for something itself: its permissions and its acknowledgement numbers count. A message to a group
@@ -526,6 +533,14 @@ impl Hub {
         }
     }
 
+    /// The sessions of both regions, as this one knows them.
+    #[must_use]
+    pub fn whole(&self) -> Snapshot {
+        let mut snapshot = self.snapshot();
+        snapshot.sessions.extend(self.theirs.cards());
+        snapshot
+    }
+
     /// The other region's sessions as they are there. Where both have one: see the module's rules.
     pub fn apply_snapshot(&mut self, snapshot: Snapshot, now: Moment) {
         if self.their_start.is_some_and(|start| start != snapshot.start) {
@@ -533,14 +548,16 @@ impl Hub {
             self.adopt(now);
         }
         self.their_start = Some(snapshot.start);
-        self.theirs.drain();
+        let known: HashMap<_, _> =
+            self.theirs.drain().into_iter().map(|session| (session.connection, session.had)).collect();
         self.recent.their_seen(snapshot.seen, now);
         for card in snapshot.sessions {
-            self.take_card(card);
+            let had = known.get(&card.connection).copied();
+            self.take_card(card, had);
         }
     }
 
-    fn take_card(&mut self, card: SessionCard) {
+    fn take_card(&mut self, card: SessionCard, had: Option<u64>) {
         if let Some(own) = self.mine.get(&card.connection) {
             // The same comparison on both sides: exactly one of them lets go.
             let here = (own.generation, own.outbox.is_attached(), Some(self.start));
@@ -550,7 +567,8 @@ impl Hub {
             own.outbox.end(moved());
             self.mine.remove(&card.connection);
         }
-        self.theirs.insert(Session::of(card));
+        let had = had.unwrap_or_else(|| self.recent.count());
+        self.theirs.insert(Session { had, ..Session::of(card) });
     }
 
     /// Records of the other region, in its order. Returns the sessions that were ended here by them.
@@ -561,7 +579,10 @@ impl Hub {
                 self.recent.seen_by_them(id, now);
             }
             match record {
-                Record::Opened(card) => self.take_card(*card),
+                Record::Opened(card) => {
+                    let had = self.theirs.get(&card.connection).map(|session| session.had);
+                    self.take_card(*card, had);
+                }
                 Record::Released(connection) => self.take_over(&connection, now),
                 Record::Relayed(call) => ended.extend(self.relay(call, now)),
                 record => {
@@ -584,7 +605,8 @@ impl Hub {
         self.log.push(Record::Released(connection.clone()));
         if let Some(session) = self.mine.remove(connection) {
             // Kept as a copy until the new owner says what became of it. Its outbox is the old transport's.
-            self.theirs.insert(Session::of(session.card()));
+            let had = self.recent.count();
+            self.theirs.insert(Session { had, ..Session::of(session.card()) });
         }
         true
     }
@@ -614,7 +636,8 @@ impl Hub {
     fn own(&mut self, mut session: Session, now: Moment) {
         session.away_since = Some(now);
         session.outbox.skip(ADOPTION_GAP);
-        for call in self.recent.missed_by_them() {
+        session.events = session.events.saturating_add(ADOPTION_GAP);
+        for call in self.recent.missed_by_them(session.had) {
             if let Call::Send { message, .. } = call
                 && crowd::is_for(&session, call)
             {

@@ -23,6 +23,8 @@ pub(super) struct Recent {
     order: VecDeque<(u128, Moment, Call)>,
     mine: HashSet<u128>,
     bytes: usize,
+    /// How many there have been.
+    count: u64,
     theirs: HashMap<u128, Moment>,
 }
 
@@ -37,6 +39,7 @@ impl Recent {
         if !self.mine.insert(id) {
             return;
         }
+        self.count += 1;
         self.bytes += weight(&call);
         self.order.push_back((id, now, call));
         while self.bytes > BYTES_MAX {
@@ -60,9 +63,16 @@ impl Recent {
         self.theirs.extend(ids.into_iter().map(|id| (id, now)));
     }
 
-    /// Those that the other region's sessions were not given, oldest first.
-    pub(super) fn missed_by_them(&self) -> impl Iterator<Item = &Call> {
-        self.order.iter().filter(|(id, ..)| !self.theirs.contains_key(id)).map(|(_, _, call)| call)
+    /// How many messages this region's own sessions were given so far.
+    pub(super) fn count(&self) -> u64 {
+        self.count
+    }
+
+    /// Those after the first `had` that the other region's sessions were not given, oldest first.
+    pub(super) fn missed_by_them(&self, had: u64) -> impl Iterator<Item = &Call> {
+        let dropped = self.count - self.order.len() as u64;
+        let skip = usize::try_from(had.saturating_sub(dropped)).unwrap_or(usize::MAX);
+        self.order.iter().skip(skip).filter(|(id, ..)| !self.theirs.contains_key(id)).map(|(_, _, call)| call)
     }
 
     pub(super) fn ids(&self) -> Vec<u128> {

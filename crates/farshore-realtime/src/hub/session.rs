@@ -34,6 +34,8 @@ pub struct SessionCard {
     pub groups: BTreeSet<GroupName>,
     /// What its event handler wants to be told with each event.
     pub state: Option<String>,
+    /// Number of its last event.
+    pub events: u64,
     /// Number of the last message.
     pub last: u64,
     /// Messages that it has not acknowledged.
@@ -54,6 +56,7 @@ impl SessionCard {
             permissions: Permissions::default(),
             groups: BTreeSet::new(),
             state: None,
+            events: 0,
             last: 0,
             kept: Vec::new(),
             ack_ids: Vec::new(),
@@ -71,8 +74,12 @@ pub(super) struct Session {
     pub(super) permissions: Permissions,
     pub(super) groups: BTreeSet<GroupName>,
     pub(super) state: Option<Box<str>>,
+    pub(super) events: u64,
     /// Its client's address leads to whichever region is active: it can go on elsewhere.
     pub(super) follows: bool,
+    /// Of the other region's: how many messages this region's own sessions had been given when it was last theirs, or when it was
+    /// first heard of. Only later ones can be owed to it.
+    pub(super) had: u64,
     pub(super) outbox: Arc<Outbox>,
     pub(super) ack_ids: Option<Box<AckIds>>,
     /// Since when no transport is attached; `None`: one is, or it is another region's.
@@ -95,7 +102,9 @@ impl Session {
             permissions: card.permissions,
             groups: card.groups,
             state: card.state.map(String::into_boxed_str),
+            events: card.events,
             follows: false,
+            had: 0,
             outbox: Arc::new(Outbox::with(card.protocol, kept)),
             ack_ids,
             away_since: None,
@@ -113,6 +122,7 @@ impl Session {
             permissions: self.permissions.clone(),
             groups: self.groups.clone(),
             state: self.state.as_deref().map(str::to_owned),
+            events: self.events,
             last: kept.last,
             kept: kept.messages,
             ack_ids: self.ack_ids.as_ref().map(|ids| ids.order.iter().copied().collect()).unwrap_or_default(),

@@ -1,10 +1,11 @@
 //! `farshore node`: one process of a region. The composition root: here, and only here, the rooms are put together.
 //!
 //! Read in this order: this file (what a node consists of, and its start and end), `control` (the part that needs the store),
-//! `names` (DNS and concierge).
+//! `names` (DNS and concierge), `realtime` (hubs).
 
 mod control;
 mod names;
+mod realtime;
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -20,6 +21,7 @@ use farshore_core::workload::Workload;
 use farshore_machine::replica::{Options as ReplicaOptions, Retention};
 use farshore_machine::source::Options as SourceOptions;
 use farshore_machine::workload::{MachineTls, Machines, MachinesOptions};
+use farshore_realtime::workload::Realtime;
 use serde::{Deserialize, Serialize};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
@@ -116,7 +118,7 @@ pub async fn run(config_path: &Path, until: Until) -> Result<(), NodeError> {
         http,
         nbd: node.machines.as_ref().map(|machines| machines.nbd_addr()),
         replication: node.machines.as_ref().map(|machines| machines.replication_addr()),
-        realtime: None,
+        realtime: node.realtime.as_deref().map(realtime::ready),
     };
     write_whole(&ready_path, &serde_json::to_vec_pretty(&ready).map_err(wrong)?)?;
     tracing::info!(region = %node.config.region, %http, "ready");
@@ -134,6 +136,7 @@ struct Node {
     config: NodeConfig,
     credentials: Credentials,
     machines: Option<Arc<Machines>>,
+    realtime: Option<Arc<Realtime>>,
     agent: AgentState,
     peers: Peers,
     /// Filled when the control plane is up.
@@ -143,17 +146,21 @@ struct Node {
 impl Node {
     async fn open(config: NodeConfig, credentials: Credentials) -> Result<Self, NodeError> {
         let machines = open_machines(&config, &credentials).await?;
+        let realtime = realtime::open(&config, &credentials).await?;
         let ledger = Ledger::open(&config.data.join("ledger")).map_err(wrong)?;
         let mut workloads = Workloads::new();
         if let Some(machines) = &machines {
             workloads.insert(Kind::Machine, Arc::clone(machines) as Arc<dyn Workload>);
+        }
+        if let Some(realtime) = &realtime {
+            workloads.insert(Kind::Realtime, Arc::clone(realtime) as Arc<dyn Workload>);
         }
         let others = config.regions.iter().filter(|region| region.name != config.region);
         let urls: BTreeMap<Region, String> =
             others.map(|region| (region.name.clone(), region.agent.clone())).collect();
         let peers = Peers::new(urls, &credentials).map_err(wrong)?;
         let agent = AgentState::new(workloads, ledger);
-        Ok(Self { config, credentials, machines, agent, peers, control: Arc::default() })
+        Ok(Self { config, credentials, machines, realtime, agent, peers, control: Arc::default() })
     }
 
     fn tls(&self) -> Option<Arc<rustls::ServerConfig>> {
@@ -246,6 +253,9 @@ impl Node {
     async fn stop(self) -> Result<(), NodeError> {
         if let Some(control) = self.control.get() {
             control.clone().shutdown().await;
+        }
+        if let Some(realtime) = &self.realtime {
+            realtime.stop().await;
         }
         match self.machines {
             Some(machines) => tokio::task::spawn_blocking(move || machines.stop()).await.map_err(wrong),

@@ -62,6 +62,11 @@ async fn commands_of(name: &str) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn the_page_on_real_time_hubs_tells_commands_that_work() {
+    commands_of("realtime.md").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn the_page_on_protecting_tells_commands_that_work() {
     commands_of("protect.md").await;
 }
