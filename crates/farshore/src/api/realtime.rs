@@ -24,9 +24,9 @@ use super::body::Asked;
 use super::items::find;
 use super::problem::{Problem, Refusals};
 use super::views::{
-    ConnectionStringView, DrainRequest, DrainView, EndpointWord, HandlerView, HandlersView, KeyWord,
-    KeysView, MembersRequest, MembersView, NegotiateView, RegenerateRequest, RegionStatsView, StatsView,
-    UserEventsView,
+    ConnectionStringView, DrainRequest, DrainView, EndpointWord, HandlerView, HandlersRequest, HandlersView,
+    KeyWord, KeysView, MembersRequest, MembersView, NegotiateView, RegenerateRequest, RegionStatsView,
+    StatsView, UserEventsView,
 };
 
 /// The kind, as paths and ids write it.
@@ -144,26 +144,106 @@ pub(super) async fn connection_string(
 pub(super) async fn handlers(
     State(state): State<ApiState>,
     Path(name): Path<String>,
+    caller: Caller,
 ) -> Result<Json<HandlersView>, Problem> {
     let hub = Hub::find(&state, &name).await?;
-    Ok(Json(hub.ask_either(&json!({"ask": "handlers"})).await?))
+    hub.audit(&caller.name, |hub| format!("asked for the event handlers of {hub}")).await?;
+    let answer: HandlersAnswer = hub.ask_either(&json!({"ask": "handlers"})).await?;
+    Ok(Json(answer.view()))
 }
 
 /// Says who is told of the hub's events, instead of those who were until now.
 #[utoipa::path(put, path = "/api/v1/realtime/{name}/handlers", tag = "realtime",
-    security(("token" = ["contribute"])), request_body = HandlersView, params(("name" = String, Path)),
+    security(("token" = ["contribute"])), request_body = HandlersRequest, params(("name" = String, Path)),
     responses((status = 200, body = HandlersView), Refusals))]
 pub(super) async fn set_handlers(
     State(state): State<ApiState>,
     Path(name): Path<String>,
-    asked: Asked<HandlersView>,
+    asked: Asked<HandlersRequest>,
 ) -> Result<Json<HandlersView>, Problem> {
     let handlers = asked.body.handlers;
     check_handlers(&handlers)?;
     let hub = Hub::find(&state, &name).await?;
     let count = handlers.len();
     hub.audit(&asked.by.who, |hub| format!("asked to give {hub} {count} event handlers")).await?;
-    Ok(Json(hub.ask_active(&json!({"ask": "set-handlers", "handlers": handlers})).await?))
+    let handlers: Vec<Value> = handlers.iter().map(told).collect();
+    let answer: HandlersAnswer =
+        hub.ask_active(&json!({"ask": "set-handlers", "handlers": handlers})).await?;
+    Ok(Json(answer.view()))
+}
+
+/// A handler as the region is told of it: which events are words, so that no list means something else.
+fn told(handler: &HandlerView) -> Value {
+    let user_events = match &handler.user_events {
+        UserEventsView::Word(_) => json!("all"),
+        UserEventsView::List(names) if names.is_empty() => json!("none"),
+        UserEventsView::List(names) => json!({ "list": names }),
+    };
+    let auth = handler.bearer.as_ref().map_or(json!("none"), |token| json!({ "bearer": token }));
+    json!({
+        "url_template": handler.url_template,
+        "user_events": user_events,
+        "system_events": handler.system_events,
+        "auth": auth,
+    })
+}
+
+/// Handlers as a region tells of them.
+#[derive(Deserialize)]
+struct HandlersAnswer {
+    handlers: Vec<HandlerAnswer>,
+    #[serde(default)]
+    warnings: Vec<String>,
+}
+
+#[derive(Deserialize)]
+struct HandlerAnswer {
+    url_template: String,
+    user_events: UserEventsAnswer,
+    system_events: Vec<String>,
+    #[serde(default)]
+    auth: AuthAnswer,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "kebab-case")]
+enum UserEventsAnswer {
+    All,
+    None,
+    List(Vec<String>),
+}
+
+#[derive(Default, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+enum AuthAnswer {
+    #[default]
+    None,
+    Bearer(String),
+}
+
+impl HandlersAnswer {
+    fn view(self) -> HandlersView {
+        let handlers = self.handlers.into_iter().map(HandlerAnswer::view).collect();
+        HandlersView { handlers, warnings: self.warnings }
+    }
+}
+
+impl HandlerAnswer {
+    fn view(self) -> HandlerView {
+        HandlerView {
+            url_template: self.url_template,
+            user_events: match self.user_events {
+                UserEventsAnswer::All => UserEventsView::Word("*".to_owned()),
+                UserEventsAnswer::None => UserEventsView::default(),
+                UserEventsAnswer::List(names) => UserEventsView::List(names),
+            },
+            system_events: self.system_events,
+            bearer: match self.auth {
+                AuthAnswer::None => None,
+                AuthAnswer::Bearer(token) => Some(token),
+            },
+        }
+    }
 }
 
 fn check_handlers(handlers: &[HandlerView]) -> Result<(), Problem> {
@@ -276,7 +356,13 @@ pub(super) async fn negotiate(
     Path(name): Path<String>,
 ) -> Result<Json<NegotiateView>, Problem> {
     let hub = Hub::find(&state, &name).await?;
-    Ok(Json(hub.ask_either(&json!({"ask": "negotiate"})).await?))
+    let advice: NegotiateView = hub.ask_either(&json!({"ask": "negotiate"})).await?;
+    if advice.url.is_empty() {
+        let detail =
+            format!("no endpoint of {} is healthy: see farshore status {}", hub.item.id, hub.item.id);
+        return Err(Problem::new(StatusCode::SERVICE_UNAVAILABLE, "nobody-healthy", detail));
+    }
+    Ok(Json(advice))
 }
 
 /// A hub that there is.
@@ -362,11 +448,26 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_handler_comes_back_as_it_was_told() {
+        for (user_events, bearer) in [
+            (UserEventsView::Word("*".to_owned()), Some("t".to_owned())),
+            (UserEventsView::List(vec!["a".to_owned()]), None),
+            (UserEventsView::List(Vec::new()), None),
+        ] {
+            let system_events = vec!["connect".to_owned()];
+            let one = HandlerView { url_template: "http://a".to_owned(), user_events, system_events, bearer };
+            let answer: HandlersAnswer = serde_json::from_value(json!({"handlers": [told(&one)]})).unwrap();
+            assert_eq!(answer.view().handlers, [one]);
+        }
+    }
+
+    #[test]
     fn a_handler_says_where_and_what_for() {
         let handler = |url: &str, events: UserEventsView, system: &str| HandlerView {
             url_template: url.to_owned(),
             user_events: events,
             system_events: vec![system.to_owned()],
+            bearer: None,
         };
         let all = || UserEventsView::Word("*".to_owned());
         let check = |one: HandlerView| check_handlers(&[one]).map_err(|problem| problem.detail);

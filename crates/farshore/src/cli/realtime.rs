@@ -11,8 +11,8 @@ use super::exit::Failure;
 use super::show::{self, sheet, table};
 use super::{Global, ask, status, verbs, wait};
 use crate::api::views::{
-    ConnectionStringView, CreateRequest, DrainRequest, DrainView, HandlerView, HandlersView, ItemView,
-    JobView, KeyWord, KeysView, MembersRequest, MembersView, NegotiateView, OnControlLossWord,
+    ConnectionStringView, CreateRequest, DrainRequest, DrainView, HandlerView, HandlersRequest, HandlersView,
+    ItemView, JobView, KeyWord, KeysView, MembersRequest, MembersView, NegotiateView, OnControlLossWord,
     ProtectRequest, RegenerateRequest, ReplicationWord, StatsView, UserEventsView,
 };
 
@@ -154,6 +154,9 @@ pub(super) struct HandlerArgs {
     /// Of connect, connected and disconnected, those that it is told of
     #[arg(long, value_delimiter = ',', value_name = "EVENTS")]
     system: Vec<String>,
+    /// A token that the service wants to see, or @FILE that holds it
+    #[arg(long, value_name = "TOKEN")]
+    bearer: Option<String>,
     /// Keep the handlers that there are: the new one comes after them
     #[arg(long)]
     append: bool,
@@ -230,7 +233,8 @@ pub(super) async fn run(global: &Global, command: RealtimeCommand) -> Result<(),
 
 /// The hub, then what must not stand in its job, then its second region: each once the one before is done.
 async fn create(global: &Global, client: &Client, args: CreateArgs) -> Result<(), Failure> {
-    let members: Vec<String> = args.members.iter().map(|text| member(text)).collect::<Result<_, _>>()?;
+    let members: Vec<String> =
+        args.members.iter().map(|text| secret("member", text)).collect::<Result<_, _>>()?;
     let request = CreateRequest {
         kind: "realtime".to_owned(),
         name: args.name.to_string(),
@@ -274,13 +278,13 @@ fn unfinished(name: &Name, what: &str, failure: Failure) -> Failure {
     Failure { text: format!("realtime/{name} was made, but {what}: {}", failure.text), ..failure }
 }
 
-/// A connection string as it is, or from `@FILE`: then it stands in no list of processes.
-fn member(text: &str) -> Result<String, Failure> {
+/// A secret as it is, or from `@FILE`: then it stands in no list of processes.
+fn secret(option: &str, text: &str) -> Result<String, Failure> {
     let Some(path) = text.strip_prefix('@') else { return Ok(text.to_owned()) };
     let read = std::fs::read_to_string(Path::new(path));
-    let text = read.map_err(|error| Failure::usage(format!("--member: cannot read {path}: {error}")))?;
+    let text = read.map_err(|error| Failure::usage(format!("--{option}: cannot read {path}: {error}")))?;
     match text.trim() {
-        "" => Err(Failure::usage(format!("--member: {path} is empty"))),
+        "" => Err(Failure::usage(format!("--{option}: {path} is empty"))),
         text => Ok(text.to_owned()),
     }
 }
@@ -318,6 +322,7 @@ async fn handler(global: &Global, client: &Client, command: HandlerCommand) -> R
         HandlerCommand::List { name } => client.get(&format!("/realtime/{name}/handlers")).await?,
         HandlerCommand::Set(args) => {
             let path = format!("/realtime/{}/handlers", args.name);
+            let bearer = args.bearer.as_deref().map(|text| secret("bearer", text)).transpose()?;
             let mut handlers = match args.append {
                 true => client.get::<HandlersView>(&path).await?.handlers,
                 false => Vec::new(),
@@ -326,10 +331,14 @@ async fn handler(global: &Global, client: &Client, command: HandlerCommand) -> R
                 url_template: args.url,
                 user_events: events(&args.events),
                 system_events: args.system,
+                bearer,
             });
-            client.put(&path, &HandlersView { handlers }).await?
+            client.put(&path, &HandlersRequest { handlers }).await?
         }
     };
+    for warning in &handlers.warnings {
+        eprintln!("warning: {warning}");
+    }
     show::print(global, &handlers, |view| handlers_table(&view.handlers))
 }
 
@@ -352,9 +361,10 @@ fn handlers_table(handlers: &[HandlerView]) -> String {
             UserEventsView::Word(word) => word.clone(),
             UserEventsView::List(names) => names.join(","),
         };
-        vec![user, handler.system_events.join(","), handler.url_template.clone()]
+        let auth = if handler.bearer.is_some() { "bearer" } else { "none" };
+        vec![user, handler.system_events.join(","), auth.to_owned(), handler.url_template.clone()]
     };
-    table(&["EVENTS", "SYSTEM EVENTS", "URL"], &handlers.iter().map(row).collect::<Vec<_>>())
+    table(&["EVENTS", "SYSTEM EVENTS", "AUTH", "URL"], &handlers.iter().map(row).collect::<Vec<_>>())
 }
 
 async fn connection_string(
@@ -450,9 +460,9 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("member");
         std::fs::write(&file, "Endpoint=http://x;AccessKey=k;\n").unwrap();
-        let read = member(&format!("@{}", file.display())).unwrap();
+        let read = secret("member", &format!("@{}", file.display())).unwrap();
         assert_eq!(read, "Endpoint=http://x;AccessKey=k;");
-        assert_eq!(member("Endpoint=http://x").unwrap(), "Endpoint=http://x");
-        assert!(member("@/nowhere").unwrap_err().text.contains("cannot read /nowhere"));
+        assert_eq!(secret("member", "Endpoint=http://x").unwrap(), "Endpoint=http://x");
+        assert!(secret("member", "@/nowhere").unwrap_err().text.contains("cannot read /nowhere"));
     }
 }

@@ -30,7 +30,7 @@ const HOME_FOR: Duration = Duration::from_secs(5);
 /// What brings the item one step nearer to being protected at home.
 pub(super) fn next(item: &Item, memory: &Memory) -> Option<Command> {
     let other = item.target.as_ref()?;
-    if !item.id.kind.is_shared() || !may_return(item) || !memory.answers_for(other, HOME_FOR) {
+    if !may_return(item) || !memory.answers_for(other, HOME_FOR) {
         return None;
     }
     match item.phase {
@@ -43,9 +43,10 @@ pub(super) fn next(item: &Item, memory: &Memory) -> Option<Command> {
     }
 }
 
-/// It is at home, or was not sent away on purpose.
-fn may_return(item: &Item) -> bool {
-    item.source == item.home || item.failover.as_ref().is_some_and(|report| !report.planned)
+/// It is brought home and protected without being asked: it is at home, or was not sent away on purpose.
+pub(super) fn may_return(item: &Item) -> bool {
+    let on_purpose = item.failover.as_ref().is_none_or(|report| report.planned);
+    item.automatic && item.id.kind.is_shared() && (item.source == item.home || !on_purpose)
 }
 
 /// Looks after a job that nobody asked for: nobody else will.

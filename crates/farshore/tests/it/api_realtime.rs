@@ -115,7 +115,9 @@ async fn a_hub_is_made_in_two_regions_with_one_command() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_only_hubs_have_is_on_the_command_line() {
     let served = hub().await;
-    let handlers = json!({"handlers": [{"url_template": "https://app/{event}", "user_events": ["a"], "system_events": []}]});
+    let handlers = json!({"handlers": [
+        {"url_template": "https://app/{event}", "user_events": {"list": ["a"]}, "system_events": [], "auth": {"bearer": "t"}},
+    ]});
     served.bench.sim.answer("handlers", Ok(handlers.clone()));
     served.bench.sim.answer("set-handlers", Ok(handlers));
     for (line, expected) in [
@@ -165,12 +167,18 @@ async fn handlers_are_checked_before_anybody_is_asked() {
         {"url_template": "https://app/{event}", "user_events": "*", "system_events": ["connect"]},
         {"url_template": "https://app/b", "user_events": ["a", "b"]},
     ]});
-    served.bench.sim.answer("set-handlers", Ok(handlers.clone()));
+    // As the workload tells of them.
+    let told = json!({"handlers": [
+        {"url_template": "https://app/{event}", "user_events": "all", "system_events": ["connect"], "auth": "none"},
+        {"url_template": "https://app/b", "user_events": {"list": ["a", "b"]}, "system_events": [], "auth": "none"},
+    ], "warnings": ["it does not answer yet"]});
+    served.bench.sim.answer("set-handlers", Ok(told.clone()));
     let put = |body: Value| served.request(Method::PUT, &format!("{HUB}/handlers")).json(&body).send();
     let view: HandlersView = put(handlers).await.unwrap().json().await.unwrap();
     assert_eq!(view.handlers[0].user_events, UserEventsView::Word("*".to_owned()));
+    assert_eq!(view.warnings, ["it does not answer yet"]);
     let (at, question) = served.bench.sim.questions().remove(0);
-    assert_eq!((at, question["handlers"][1]["user_events"][1].as_str()), (region("paris"), Some("b")));
+    assert_eq!((at, &question["handlers"]), (region("paris"), &told["handlers"]));
     for (body, why) in [
         (json!({"handlers": [{"url_template": "x"}]}), "handlers[0].url_template"),
         (
@@ -236,4 +244,7 @@ async fn what_both_regions_know_is_asked_of_the_one_that_answers() {
     let advice: NegotiateView = served.get(&format!("{HUB}/negotiate")).await;
     assert!(advice.primary);
     assert!(served.bench.sim.questions().iter().any(|(at, _)| *at == region("oslo")));
+    served.bench.sim.answer("negotiate", Ok(json!({"url": "", "region": "", "primary": false})));
+    let response = served.request(Method::GET, &format!("{HUB}/negotiate")).send().await.unwrap();
+    assert_eq!(problem(response).await.code(), "nobody-healthy");
 }

@@ -30,8 +30,8 @@ pub use place::{
     AuditView, BannerView, ControlView, DirectoryView, RegionItemView, RegionView, StatusView, VersionView,
 };
 pub use realtime::{
-    ConnectionStringView, DrainRequest, DrainView, EndpointWord, HandlerView, HandlersView, KeyWord,
-    KeysView, MembersRequest, MembersView, NegotiateView, RegenerateRequest, RegionStatsView, StatsView,
-    UserEventsView,
+    ConnectionStringView, DrainRequest, DrainView, EndpointWord, HandlerView, HandlersRequest, HandlersView,
+    KeyWord, KeysView, MembersRequest, MembersView, NegotiateView, RegenerateRequest, RegionStatsView,
+    StatsView, UserEventsView,
 };
 pub use token::{NewTokenView, RoleWord, TokenRequest, TokenView, WhoamiView};

@@ -77,14 +77,24 @@ impl std::fmt::Debug for ConnectionStringView {
 
 /// Who is told of a hub's events, in order: the first that wants an event gets it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
 pub struct HandlersView {
+    /// The handlers.
+    pub handlers: Vec<HandlerView>,
+    /// Those that do not answer now as they should; they are set all the same.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub warnings: Vec<String>,
+}
+
+/// Who shall be told of a hub's events, in order.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct HandlersRequest {
     /// The handlers.
     pub handlers: Vec<HandlerView>,
 }
 
 /// One handler: a service that events are posted to.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct HandlerView {
     /// Where; `{hub}` and `{event}` are replaced.
@@ -96,6 +106,15 @@ pub struct HandlerView {
     /// Of `connect`, `connected` and `disconnected`, those that it is told of.
     #[serde(default)]
     pub system_events: Vec<String>,
+    /// A token that it wants to see (`Authorization: Bearer`), besides the signature of each event. A secret.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bearer: Option<String>,
+}
+
+impl std::fmt::Debug for HandlerView {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("HandlerView").field("url_template", &self.url_template).finish_non_exhaustive()
+    }
 }
 
 /// `"*"`, or a list of names.

@@ -17,7 +17,7 @@ use farshore_core::verdict::{Health, Judge};
 use farshore_core::workload::{Observation, Replication, ReplicationState};
 
 use super::super::book::StoreState;
-use super::super::{Control, Inner, RegionHealth, Seen, now};
+use super::super::{Control, Inner, RegionHealth, Seen, homeward, now};
 
 /// A target that is further behind than this loses more than people expect of continuous replication.
 pub const RPO_SECONDS: f64 = 60.0;
@@ -222,12 +222,22 @@ impl Look<'_> {
             Phase::FailedOver => warning(
                 "failed-over",
                 format!("it was failed over to {source} and is not replicated"),
-                format!("check it, then: farshore commit {id} (or farshore change-point {id} --point POINT)"),
+                match self.by_itself() {
+                    true => format!("when {target} is back it is brought home by itself"),
+                    false => {
+                        format!(
+                            "check it, then: farshore commit {id} (or farshore change-point {id} --point POINT)"
+                        )
+                    }
+                },
             ),
             Phase::Committed => warning(
                 "committed",
                 format!("it is not replicated: if {source} is lost, it is lost"),
-                format!("when {target} is back: farshore reprotect {id}"),
+                match self.by_itself() {
+                    true => format!("when {target} is back it is replicated again by itself"),
+                    false => format!("when {target} is back: farshore reprotect {id}"),
+                },
             ),
             Phase::Reprotecting => warning(
                 "reprotecting",
@@ -236,6 +246,11 @@ impl Look<'_> {
             ),
             Phase::Creating | Phase::Deleting | Phase::Protected { .. } => return None,
         })
+    }
+
+    /// The control plane does what is next without being asked.
+    fn by_itself(&self) -> bool {
+        homeward::may_return(self.item)
     }
 
     fn stuck(&self) -> Option<Finding> {
@@ -259,6 +274,12 @@ impl Look<'_> {
         }
         if let Some(gone) = self.source_region.filter(|found| found.state == Health::Unhealthy) {
             let advice = match phase {
+                Phase::Protected { .. } if self.item.automatic && id.kind.is_shared() => {
+                    "it is failed over by itself; start its node".to_owned()
+                }
+                Phase::Protected { .. } if id.kind.is_shared() => {
+                    format!("start its node, or: farshore failover {id}")
+                }
                 Phase::Protected { .. } => {
                     format!("start its node; if it is lost: farshore failover {id} --source-is-down")
                 }
