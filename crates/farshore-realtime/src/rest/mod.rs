@@ -12,7 +12,7 @@ pub mod body;
 pub mod error;
 pub mod metadata;
 pub mod operation;
-mod percent;
+pub(crate) mod percent;
 mod query;
 mod route;
 mod serve;

@@ -45,7 +45,7 @@ fn digit(byte: u8) -> Option<u8> {
 }
 
 /// Encodes whatever is not an unreserved character of RFC 3986, for a link that we give out.
-pub(super) fn encode(text: &str) -> String {
+pub(crate) fn encode(text: &str) -> String {
     let mut encoded = String::with_capacity(text.len());
     for byte in text.bytes() {
         match byte {

@@ -1,0 +1,5 @@
+//! Pairs over real sockets.
+
+mod calls;
+mod going;
+mod site;
