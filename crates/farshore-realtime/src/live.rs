@@ -17,7 +17,7 @@ use crate::handler::{EventContext, EventHandler, Handlers};
 use crate::hub::call::{Answer, Call};
 use crate::hub::outbox::Outbox;
 use crate::hub::record::{Position, Record, Snapshot};
-use crate::hub::{Counts, Done, Ended, Gone, Hub};
+use crate::hub::{Counts, Done, Ended, Gone, Hub, PROBE_STATE};
 use crate::names::{ConnectionId, HubName};
 use crate::negotiate::Sharing;
 use crate::token::{AccessKeys, ConnectionString};
@@ -251,7 +251,8 @@ impl LiveHub {
     pub(crate) fn tell_ended(self: &Arc<Self>, ended: &[Ended]) {
         let settings = self.settings();
         for ended in ended {
-            if settings.handlers.is_empty() {
+            let is_probe = ended.state.as_deref() == Some(PROBE_STATE);
+            if settings.handlers.is_empty() || is_probe {
                 self.handlers.forget(&ended.connection);
                 continue;
             }

@@ -26,9 +26,10 @@ use tokio::io::{AsyncRead, AsyncWrite};
 
 use crate::frames::{self, Downstream, Protocol};
 use crate::handler::{ConnectRequest, EventContext};
-use crate::hub::{Arrival, Attached, Recovery, Seen, close};
+use crate::hub::{Arrival, Attached, PROBE_STATE, Recovery, Seen, close};
 use crate::live::{LiveHub, now};
 use crate::names::{ConnectionId, GroupName, UserId};
+use crate::pair::PROBE_CLAIM;
 use crate::permission::Permissions;
 use crate::query;
 use crate::token;
@@ -176,6 +177,9 @@ async fn admit(request: &Request<Incoming>, asking: &Asking) -> Result<Newcomer,
     let simple = simple_mode(&asking.query).map_err(|why| Box::new(plain(StatusCode::BAD_REQUEST, &why)))?;
     let offered = subprotocols(request.headers());
     let connection = ConnectionId::of(rand::random());
+    if is_probe(&claims) {
+        return Ok(probe(connection, claims.user, simple));
+    }
     let ask = ConnectRequest {
         claims: claims.all,
         query: grouped(&asking.query),
@@ -216,6 +220,24 @@ async fn admit(request: &Request<Incoming>, asking: &Asking) -> Result<Newcomer,
         state: answer.state,
     };
     Ok(Newcomer { arrival, subprotocol: chosen, simple, handled: !settings.handlers.is_empty() })
+}
+
+/// Only who has a key of the hub can say so in a token.
+fn is_probe(claims: &token::Claims) -> bool {
+    claims.all.get(PROBE_CLAIM).is_some_and(|said| said == &["true"])
+}
+
+/// Another region looks whether this one works: no event handler is asked or told.
+fn probe(connection: ConnectionId, user: Option<UserId>, simple: SimpleMode) -> Newcomer {
+    let arrival = Arrival {
+        connection,
+        user,
+        protocol: Protocol::Simple,
+        permissions: Permissions::default(),
+        groups: Vec::new(),
+        state: Some(PROBE_STATE.to_owned()),
+    };
+    Newcomer { arrival, subprotocol: None, simple, handled: false }
 }
 
 fn claims(request: &Request<Incoming>, asking: &Asking) -> Result<token::Claims, Box<Answer>> {
@@ -289,7 +311,8 @@ where
     S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
 {
     let Newcomer { arrival, simple, handled, .. } = newcomer;
-    hub.counters.opened.fetch_add(1, Ordering::Relaxed);
+    let is_probe = arrival.state.as_deref() == Some(PROBE_STATE);
+    hub.counters.opened.fetch_add(u64::from(!is_probe), Ordering::Relaxed);
     let (connection, protocol, user) = (arrival.connection.clone(), arrival.protocol, arrival.user.clone());
     let hello = (protocol != Protocol::Simple).then(|| hello(&hub, &connection, protocol, user.as_ref()));
     let attached =

@@ -56,6 +56,11 @@ impl Crowd {
         self.sessions.iter().map(|(_, session)| session)
     }
 
+    /// All but probes.
+    pub(super) fn clients(&self) -> impl Iterator<Item = &Session> {
+        self.iter().filter(|session| !session.is_probe())
+    }
+
     pub(super) fn insert(&mut self, session: Session) {
         self.remove(&session.connection.clone());
         let entry = self.sessions.vacant_entry();
@@ -186,7 +191,7 @@ impl Crowd {
     /// Does something with each session in the scope.
     fn each<'a>(&'a self, scope: &Scope, mut does: impl FnMut(&'a Session)) {
         match scope {
-            Scope::All => self.iter().for_each(does),
+            Scope::All => self.clients().for_each(does),
             Scope::Group(group) => {
                 let members = self.groups.get(group).into_iter().flat_map(BTreeMap::values);
                 members.filter_map(|key| self.sessions.get(*key)).for_each(does);
@@ -213,7 +218,7 @@ impl Crowd {
 
     fn matching(&self, filter: Option<&Filter>) -> Vec<ConnectionId> {
         let matches = |session: &&Session| filter.is_none_or(|filter| filter.matches(*session));
-        self.iter().filter(matches).map(|session| session.connection.clone()).collect()
+        self.clients().filter(matches).map(|session| session.connection.clone()).collect()
     }
 
     fn of_user(&self, user: &UserId) -> Vec<ConnectionId> {

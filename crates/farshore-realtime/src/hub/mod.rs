@@ -42,6 +42,7 @@ use record::{Position, Record, Snapshot};
 use session::Session;
 
 pub use log::Gone;
+pub(crate) use session::PROBE_STATE;
 pub use session::SessionCard;
 
 /// After an adoption numbers go on from so much higher: what the lost region gave out and the records had not brought
@@ -169,6 +170,8 @@ pub struct Counts {
     pub groups: usize,
     /// Users.
     pub users: usize,
+    /// Probes of other regions, which are in no other number.
+    pub probes: usize,
 }
 
 /// One hub in one region.
@@ -209,13 +212,16 @@ impl Hub {
     /// How many there are.
     #[must_use]
     pub fn counts(&self) -> Counts {
+        let probes = self.mine.iter().filter(|session| session.is_probe()).count();
         Counts {
-            sessions: self.mine.len(),
+            sessions: self.mine.len() - probes,
             reliable: self.mine.reliable(),
-            attached: self.mine.iter().filter(|session| session.away_since.is_none()).count(),
+            attached: self.mine.clients().filter(|session| session.away_since.is_none()).count(),
             copies: self.theirs.len(),
             groups: self.mine.groups(),
-            users: self.mine.users(),
+            // Each probe is a user of its own.
+            users: self.mine.users().saturating_sub(probes),
+            probes,
         }
     }
 
@@ -485,7 +491,7 @@ impl Hub {
                 && (!reliable || session.follows || session.outbox.is_settled())
         };
         let chosen: Vec<_> =
-            self.mine.iter().filter(goes).take(count).map(|session| session.connection.clone()).collect();
+            self.mine.clients().filter(goes).take(count).map(|session| session.connection.clone()).collect();
         let mut ended = Vec::new();
         for connection in &chosen {
             let Some(session) = self.mine.get(connection) else { continue };

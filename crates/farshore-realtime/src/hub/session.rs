@@ -15,6 +15,10 @@ use crate::permission::Permissions;
 /// Acknowledgement numbers of a client that are remembered: the contract's figure.
 const ACK_IDS_MAX: usize = 1_000;
 
+/// The state of a probe's session, which no handler gives: the other region sees by it whether this one works. It is in no
+/// count, gets nothing that is for everybody, joins no group in bulk and is not sent elsewhere.
+pub(crate) const PROBE_STATE: &str = "farshore.probe";
+
 /// A client's session, whole: how it is shown to the other region.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct SessionCard {
@@ -127,6 +131,10 @@ impl Session {
             kept: kept.messages,
             ack_ids: self.ack_ids.as_ref().map(|ids| ids.order.iter().copied().collect()).unwrap_or_default(),
         }
+    }
+
+    pub(super) fn is_probe(&self) -> bool {
+        self.state.as_deref() == Some(PROBE_STATE)
     }
 
     pub(super) fn has_done(&self, ack_id: u64) -> bool {

@@ -1,7 +1,8 @@
 //! One look at a member, from end to end: a message goes in by REST and must come out at a client.
 //!
-//! The client stays connected between looks, under a user id of its own. It belongs to no group, but what is sent to
-//! everybody comes to it, too: that is read and thrown away.
+//! The client stays connected between looks, under a user id of its own. Regions of ours know it as a probe: they do not
+//! count it, do not ask their event handlers about it and do not send it what is for everybody. Other servers do: that is
+//! read and thrown away.
 
 use std::io;
 use std::time::{Duration, Instant};

@@ -28,7 +28,6 @@ async fn a_message_reaches_the_clients_of_both_regions_once() {
     assert_eq!(everybody.answer, Answer::Done);
     assert_eq!((hears(&mut ann).await.as_str(), hears(&mut bob).await.as_str()), ("three", "three"));
     assert_eq!(asked(&oslo).len(), 3);
-    // The probe's client got the last one, too, and goes on.
     assert!(pair.partner_is_healthy());
 }
 
@@ -199,6 +198,24 @@ async fn somebody_elses_server_joins_by_connection_string_and_leaves_again() {
     let told = pair.ask(&paris.hub, to_group("three")).await.unwrap();
     assert_eq!(told.report.as_deref(), Some("paris=done, oslo=done"));
     drop(oslo);
+}
+
+#[tokio::test]
+async fn what_is_done_to_everybody_is_not_done_to_probes() {
+    let (paris, oslo, pair, _primary) = two().await;
+    let ann = oslo.client("ann", "h").await;
+    let add = Call::AddToGroups { groups: vec![group()], filter: None };
+    pair.ask(&paris.hub, add).await.unwrap();
+    let call = Call::Members { group: group(), after: None, limit: 10 };
+    let Answer::Members(found) = pair.ask(&paris.hub, call).await.unwrap().answer else {
+        panic!("no members")
+    };
+    assert_eq!(found.len(), 1);
+    let close = Call::Close { who: Scope::All, exclude: Vec::new(), reason: "bye".to_owned() };
+    pair.ask(&paris.hub, close).await.unwrap();
+    assert_eq!(oslo.hub.with(|hub| hub.shed(10).0), 0);
+    assert_eq!((oslo.hub.counts().attached, oslo.hub.counts().probes), (0, 1));
+    drop(ann);
 }
 
 #[tokio::test]

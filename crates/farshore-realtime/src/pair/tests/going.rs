@@ -195,10 +195,11 @@ async fn tokens_that_are_not_believed_are_refused() {
 #[tokio::test]
 async fn nobody_looks_any_more_when_the_pair_is_gone() {
     let (paris, oslo, pair, _primary) = two().await;
-    assert_eq!(oslo.hub.counts().sessions, 1);
+    let counts = oslo.hub.counts();
+    assert_eq!((counts.probes, counts.sessions, counts.attached, counts.users), (1, 0, 0, 0));
     let weak = std::sync::Arc::downgrade(&pair);
     drop(pair);
     until("the pair is gone", async || weak.upgrade().is_none().then_some(())).await;
-    until("its probe is gone", async || (oslo.hub.counts().sessions == 0).then_some(())).await;
+    until("its probe is gone", async || (oslo.hub.counts().probes == 0).then_some(())).await;
     drop(paris);
 }
