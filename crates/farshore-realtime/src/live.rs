@@ -13,11 +13,12 @@ use farshore_core::moment::Moment;
 use serde::{Deserialize, Serialize};
 use tokio::sync::{Notify, oneshot, watch};
 
+use crate::bus::Nodes;
 use crate::handler::{EventContext, EventHandler, Handlers};
-use crate::hub::call::{Answer, Call};
+use crate::hub::call::{Answer, Call, Scope};
 use crate::hub::outbox::Outbox;
 use crate::hub::record::{Position, Record, Snapshot};
-use crate::hub::{Counts, Done, Ended, Gone, Hub, PROBE_STATE};
+use crate::hub::{Asked, Counts, Done, Ended, Gone, Hub, PROBE_STATE};
 use crate::names::{ConnectionId, HubName};
 use crate::negotiate::Sharing;
 use crate::token::{AccessKeys, ConnectionString};
@@ -108,6 +109,8 @@ pub struct LiveHub {
     logged: watch::Sender<Position>,
     /// Told when sessions came from the other region.
     arrived: Notify,
+    /// The other nodes of this region, if it has several.
+    nodes: OnceLock<Arc<Nodes>>,
     pub(crate) handlers: Handlers,
     pub(crate) counters: Counters,
     /// `host:port` of this region's endpoint, as event handlers are told.
@@ -134,6 +137,7 @@ impl LiveHub {
             serving: AtomicBool::new(false),
             logged: watch::Sender::new(Position(0)),
             arrived: Notify::new(),
+            nodes: OnceLock::new(),
             handlers,
             counters: Counters::default(),
             origin: OnceLock::new(),
@@ -211,9 +215,56 @@ impl LiveHub {
             return Err(AskError::NotServing { hub: self.name.clone() });
         }
         self.counters.calls.fetch_add(1, Ordering::Relaxed);
+        match self.nodes.get() {
+            Some(nodes) => nodes.ask(self, call).await,
+            None => Ok(self.ask_here(call).await),
+        }
+    }
+
+    /// Asks what this node has of the hub.
+    pub(crate) async fn ask_here(self: &Arc<Self>, call: Call) -> Answer {
         let done = self.change(|hub| hub.call(call, now()));
         self.settled(done.position).await;
-        Ok(done.value)
+        done.value
+    }
+
+    /// A client asks for something itself. What it sends goes to the other nodes of the region, too.
+    pub(crate) fn client_asks(
+        self: &Arc<Self>,
+        connection: &ConnectionId,
+        ack_id: Option<u64>,
+        call: Call,
+    ) -> Done<Asked> {
+        let sent = self.nodes.get().filter(|_| matches!(call, Call::Send { .. })).map(|_| call.clone());
+        let done = self.change(|hub| hub.client_asks(connection, ack_id, call, now()));
+        if let (Asked::Done, Some(nodes), Some(sent)) = (&done.value, self.nodes.get(), sent) {
+            nodes.order(&self.name, sent, true);
+        }
+        done
+    }
+
+    /// From now on what is asked reaches these nodes as well.
+    pub(crate) fn attach(&self, nodes: &Arc<Nodes>) {
+        let _ = self.nodes.set(Arc::clone(nodes));
+    }
+
+    /// Whether the connection's session is on this node.
+    pub(crate) fn has_connection(&self, connection: &ConnectionId) -> bool {
+        let is_here = Call::Exists(Scope::Connection(connection.clone()));
+        self.with(|hub| hub.call(is_here, now())).value == Answer::Yes
+    }
+
+    /// Looks after clients that are silent or did not come back: once a second or so.
+    pub(crate) fn tick(self: &Arc<Self>) {
+        let mut ended = self.with(|hub| hub.sweep(crate::connection::pulse(), now()));
+        ended.extend(self.with(|hub| hub.expire(now())));
+        self.tell_ended(&ended);
+    }
+
+    /// Ends all sessions: their clients negotiate anew.
+    pub(crate) fn send_away(self: &Arc<Self>) {
+        let ended = self.with(Hub::send_away);
+        self.tell_ended(&ended);
     }
 
     fn hub(&self) -> MutexGuard<'_, Hub> {
@@ -370,6 +421,13 @@ impl LiveHub {
 
     /// See [`Hub::apply`].
     pub fn apply(self: &Arc<Self>, records: Vec<Record>) {
+        if let Some(nodes) = self.nodes.get() {
+            for record in &records {
+                if let Record::Relayed(call) = record {
+                    nodes.order(&self.name, call.clone(), false);
+                }
+            }
+        }
         let ended = self.with(|hub| hub.apply(records, now()));
         self.tell_ended(&ended);
         self.arrived.notify_waiters();

@@ -169,7 +169,7 @@ impl Client {
 
     /// Asks the hub, and answers when it is safe.
     fn ask(&mut self, ack_id: Option<u64>, call: Call) {
-        let done = self.hub.change(|hub| hub.client_asks(&self.connection, ack_id, call, now()));
+        let done = self.hub.client_asks(&self.connection, ack_id, call);
         if let Some(ack_id) = ack_id {
             let frame = acknowledge(self.protocol, ack_id, acknowledgement(&done.value, ack_id).as_ref());
             self.hub.promise(done.position, &self.outbox, frame);

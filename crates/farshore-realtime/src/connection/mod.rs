@@ -36,6 +36,8 @@ use crate::token;
 use crate::ws;
 use client::{Client, SimpleMode};
 
+pub(crate) use task::pulse;
+
 /// A session that another region has is asked for, and waited for so long, before its client is sent away.
 const CLAIM_PATIENCE: Duration = Duration::from_secs(3);
 /// Between two looks whether it has come; it is told as well.

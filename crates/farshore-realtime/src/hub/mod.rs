@@ -454,6 +454,19 @@ impl Hub {
         Done { value, position, ended: self.settle(outcome) }
     }
 
+    /// A message that a client of another node of this region has sent: for this node's members, and relayed to the other
+    /// region.
+    pub fn call_for_client(&mut self, call: Call, now: Moment) -> Done<Answer> {
+        let came_before =
+            matches!(&call, Call::Send { message, .. } if message.id.is_some_and(|id| self.recent.has(id)));
+        let relayed = (!came_before).then(|| Record::Relayed(call.clone()));
+        let mut done = self.call(call, now);
+        if let Some(relayed) = relayed {
+            done.position = Some(self.log.push(relayed));
+        }
+        done
+    }
+
     /// Remembers a message that sessions may have to be given that are another region's now.
     fn note(&mut self, call: &Call, now: Moment) {
         if let Call::Send { message, .. } = call
@@ -506,6 +519,20 @@ impl Hub {
             }
         }
         (chosen.len(), ended)
+    }
+
+    /// Ends all sessions: their clients negotiate anew.
+    pub fn send_away(&mut self) -> Vec<Ended> {
+        let all: Vec<_> = self.mine.iter().map(|session| session.connection.clone()).collect();
+        let mut ended = Vec::new();
+        for connection in all {
+            let Some(session) = self.mine.get(&connection) else { continue };
+            session
+                .outbox
+                .end(End { code: close::POLICY, ..said_goodbye(session.protocol, "ServiceReload") });
+            ended.extend(self.end(&connection, "ServiceReload".to_owned()));
+        }
+        ended
     }
 
     // -- the other region ---------------------------------------------------------------------------------------
