@@ -219,6 +219,18 @@ async fn what_is_done_to_everybody_is_not_done_to_probes() {
 }
 
 #[tokio::test]
+async fn an_application_whose_event_handler_is_down_does_not_make_its_region_look_lost() {
+    let words = "http://127.0.0.1:1/events user-event-pattern=* system-event=connect,connected,disconnected";
+    let handlers = vec![crate::handler::EventHandler::parse(words).unwrap()];
+    let with = crate::live::Settings { handlers, ..settings(keys(1)) };
+    let (paris, oslo) = (Site::start(with.clone()).await, Site::start(with).await);
+    let primary = tokio::sync::watch::Sender::new(region("paris"));
+    let pair = pair(&paris, Some(&oslo), &primary);
+    until("oslo is healthy", async || pair.partner_is_healthy().then_some(())).await;
+    assert_eq!(oslo.hub.counts().probes, 1);
+}
+
+#[tokio::test]
 async fn a_key_that_only_one_region_has_yet_is_no_failure() {
     let (paris, _oslo, pair, _primary) = two().await;
     let new = crate::token::AccessKeys { primary: keys(9).primary, secondary: keys(1).primary };
