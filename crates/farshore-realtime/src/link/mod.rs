@@ -26,6 +26,8 @@ mod receiver;
 mod sender;
 mod session;
 mod snapshot;
+#[cfg(test)]
+mod tests;
 mod wire;
 
 use std::fmt;

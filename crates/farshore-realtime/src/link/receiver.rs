@@ -118,6 +118,8 @@ impl<'a> Receiver<'a> {
         let known = usize::try_from(position.0 + 1 - first.0).unwrap_or(usize::MAX);
         records.drain(..known.min(records.len()));
         if records.is_empty() {
+            // The connection before this one had not confirmed them.
+            self.applied(Applied { start, position });
             return Ok(());
         }
         let released: Vec<ConnectionId> = records.iter().filter_map(released).collect();

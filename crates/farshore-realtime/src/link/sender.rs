@@ -16,6 +16,7 @@ use super::session::{EndReason, LinkState, Replies, SILENCE_MAX, Shared};
 use super::snapshot::{self, Split};
 use super::wire::{Applied, Frame, FrameWriter, Message, WireError, encode};
 use crate::hub::record::{Position, Record};
+use crate::live;
 
 /// Between two signs of life.
 const PING_EVERY: Duration = Duration::from_millis(250);
@@ -85,7 +86,7 @@ impl<'a> Sender<'a> {
         let mut progress = self.shared.progress();
         progress.state = LinkState::Connected;
         progress.note = None;
-        progress.confirmed.get_or_insert((position, crate::live::now()));
+        progress.confirmed = Some((position, live::now()));
     }
 
     fn seed(&mut self) {

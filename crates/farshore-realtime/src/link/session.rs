@@ -180,6 +180,8 @@ pub(super) async fn run(shared: Arc<Shared>, connection: Connection) -> EndReaso
     let mut sender = Sender::new(&shared, &replies, writer, hello.applied);
     let mut receiver = Receiver::new(&shared, &replies, reader, hello.start);
     tokio::select! {
+        // The receiver first: when both fail, it is the one that knows why.
+        biased;
         reason = receiver.run() => reason,
         reason = sender.run() => reason,
     }
