@@ -6,7 +6,9 @@ use proptest::prelude::*;
 use super::*;
 use crate::hub::record::{Position, Record};
 use crate::link::session::Progress;
-use crate::link::wire::{Applied, FRAME_MAX, Frame, FrameReader, FrameWriter, HELLO_MAX, Hello, Message as Said};
+use crate::link::wire::{
+    Applied, FRAME_MAX, Frame, FrameReader, FrameWriter, HELLO_MAX, Hello, Message as Said,
+};
 use crate::link::wire::{WireError, decode, encode};
 
 fn frame(said: Said) -> Vec<u8> {
@@ -138,7 +140,8 @@ async fn whoever_does_not_keep_to_the_protocol_is_cut_off() {
 
 #[tokio::test]
 async fn what_comes_under_a_token_that_is_over_is_refused_and_the_peer_learns_the_new_one() {
-    let (paris, oslo) = (Side::of("paris", "oslo", settings(1), 5), Side::of("oslo", "paris", settings(1), 4));
+    let (paris, oslo) =
+        (Side::of("paris", "oslo", settings(1), 5), Side::of("oslo", "paris", settings(1), 4));
     let (near, far) = duplex(4096);
     assert!(!join(&oslo, &paris, near, far).await, "refused");
     assert_eq!(oslo.fence.highest(), token(5));

@@ -22,7 +22,9 @@ fn step(side: &Side, random: &mut StdRng, first: u64) {
         0 | 1 if !side.owns(number) => drop(side.open(number)),
         2 => side.call(Call::Join { connection: who, group: room }),
         3 => side.call(Call::Leave { connection: who, group: room }),
-        4 => side.call(Call::Grant { connection: who, permission: Permission::SendToGroup, group: Some(room) }),
+        4 => {
+            side.call(Call::Grant { connection: who, permission: Permission::SendToGroup, group: Some(room) })
+        }
         5 => side.hub.with(|hub| hub.acked(&who, random.random_range(0..40))),
         6 => drop(side.hub.with(|hub| hub.handled(&who, Some(random.random()), Some(number.to_string())))),
         7 => {
