@@ -81,16 +81,14 @@ async fn rubbish_and_repeats_change_nothing() {
     let client = Client::open(&two, "client");
     let stranger = async_nats::connect(nats.url()).await.unwrap();
     let mut all = stranger.subscribe("farshore.>").await.unwrap();
-    stranger.flush().await.unwrap();
+    // The server has the subscription when its first message is here: each node says once a second that it is there.
+    tokio::time::timeout(PATIENCE, all.next()).await.unwrap();
     one.send(Scope::All, "once").await;
     client.until("once").await;
     let call = one.bus.nodes.subjects.call(&HubName::parse("chat").unwrap());
-    let heard = loop {
-        let message = all.next().await.unwrap();
-        if message.subject.as_str() == call {
-            break message.payload;
-        }
-    };
+    let mut of_the_hub =
+        std::pin::pin!(all.filter(|message| std::future::ready(message.subject.as_str() == call)));
+    let heard = tokio::time::timeout(PATIENCE, of_the_hub.next()).await.unwrap().unwrap().payload;
     let (presence, own) = (one.bus.nodes.subjects.presence(), one.bus.nodes.subjects.node(two.bus.nodes.own));
     let forged = Seal::new("another secret").close(&call, &"x").unwrap();
     let in_two = |at: usize| heard.slice(..at);
