@@ -6,6 +6,7 @@ use std::sync::atomic::Ordering;
 use bytes::Bytes;
 
 use super::events::{Event, Events};
+use super::invoke::Invocations;
 use crate::frames::{
     self, BadFrame, Data, Downstream, ErrorDetail, Message, Metadata, Protocol, Sender, Upstream,
 };
@@ -36,10 +37,11 @@ pub(super) struct Client {
     pub(super) hub: Arc<LiveHub>,
     pub(super) connection: ConnectionId,
     pub(super) outbox: Arc<Outbox>,
-    user: Option<UserId>,
+    pub(super) user: Option<UserId>,
     pub(super) protocol: Protocol,
     simple: Option<Box<(GroupName, bool)>>,
     events: Option<Events>,
+    pub(super) invocations: Option<Box<Invocations>>,
     /// It said that it goes, with this code.
     pub(super) said_close: Option<Option<u16>>,
 }
@@ -61,7 +63,17 @@ impl Client {
             SimpleMode::SendToGroup { group, no_echo } => Some(Box::new((group, no_echo))),
         };
         let outbox = Arc::clone(&attached.outbox);
-        Self { hub, connection, outbox, user, protocol, simple, events: None, said_close: None }
+        Self {
+            hub,
+            connection,
+            outbox,
+            user,
+            protocol,
+            simple,
+            events: None,
+            invocations: None,
+            said_close: None,
+        }
     }
 
     /// Takes one message or control frame.
@@ -139,17 +151,7 @@ impl Client {
                 self.send(group, ack_id, no_echo, message);
             }
             Upstream::Event { event, ack_id, data, metadata } => self.event(ack_id, event, data, metadata),
-            Upstream::Send { ack_id, .. }
-            | Upstream::SetGroupState { ack_id, .. }
-            | Upstream::SubscribeGroupState { ack_id, .. }
-            | Upstream::UnsubscribeGroupState { ack_id, .. } => {
-                self.refuse(ack_id, "BadRequest", "this is not supported here".to_owned());
-            }
-            Upstream::Invoke { .. }
-            | Upstream::CancelInvocation { .. }
-            | Upstream::InvokeResponse { .. }
-            | Upstream::StreamData { .. }
-            | Upstream::StreamEnd { .. } => {}
+            other => self.extra(other),
         }
         Ok(())
     }
@@ -176,7 +178,7 @@ impl Client {
         }
     }
 
-    fn refuse(&self, ack_id: Option<u64>, name: &str, message: String) {
+    pub(super) fn refuse(&self, ack_id: Option<u64>, name: &str, message: String) {
         if let Some(ack_id) = ack_id {
             let error = ErrorDetail { name: name.to_owned(), message };
             self.outbox.frame(acknowledge(self.protocol, ack_id, Some(&error)));

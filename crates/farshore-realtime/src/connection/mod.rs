@@ -1,7 +1,7 @@
 //! Clients: from a request to be upgraded to a session of the hub, and the one small task of each connection.
 //!
-//! Read in this order: this file (who comes in), `admission` (how fast), `client` (what its frames do), `events` (what its event
-//! handler is asked), `task` (reads and writes).
+//! Read in this order: this file (who comes in), `admission` (how fast), `client` (what its frames do), `extras` (streams,
+//! states and invocations), `events` and `invoke` (what its event handler is asked), `task` (reads and writes).
 //!
 //! Must always hold: an idle connection has no buffers; a client that does not read or does not speak the protocol
 //! disturbs nobody else; a session that is not known is told so by close code 1008 after the upgrade, never by an HTTP error,
@@ -10,6 +10,8 @@
 pub mod admission;
 mod client;
 mod events;
+mod extras;
+mod invoke;
 mod task;
 
 use std::collections::BTreeMap;

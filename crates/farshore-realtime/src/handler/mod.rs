@@ -158,6 +158,12 @@ impl Handlers {
         self.user_event_with(handlers, context, event, data, &Metadata::new()).await
     }
 
+    /// Whether any of them wants this event.
+    #[must_use]
+    pub fn takes(handlers: &[EventHandler], event: &EventName) -> bool {
+        first(handlers, Kind::User(event)).is_some()
+    }
+
     /// As [`Handlers::user_event`], with the texts that the client sent beside its data.
     pub async fn user_event_with(
         &self,

@@ -30,6 +30,8 @@ pub(super) struct Outcome {
     pub(super) ended: Vec<(ConnectionId, String)>,
     /// Sessions that were owed more than is held for one.
     pub(super) too_slow: Vec<ConnectionId>,
+    /// Sessions that are no longer in a group.
+    pub(super) left: Vec<(ConnectionId, GroupName)>,
 }
 
 impl Crowd {
@@ -129,6 +131,18 @@ impl Crowd {
                 if let (Some(session), Some(ack_id)) = (self.get_mut(connection), ack_id) {
                     session.remember(*ack_id);
                 }
+                if let Some(Call::Send { message, .. }) = call
+                    && let Some(mark) = &message.stream
+                    && let Some(streams) =
+                        self.get_mut(connection).and_then(|session| session.streams.as_mut())
+                {
+                    streams.passed(mark);
+                }
+            }
+            Record::StreamBegan { connection, stream } => {
+                if let Some(session) = self.get_mut(connection) {
+                    session.streams.get_or_insert_default().begin(stream.clone());
+                }
             }
             Record::Acked { connection, sequence } => {
                 if let Some(session) = self.get(connection) {
@@ -140,7 +154,7 @@ impl Crowd {
                     session.state = state.clone().map(String::into_boxed_str);
                 }
             }
-            Record::Passed(_) | Record::Relayed(_) => {}
+            Record::Passed(_) | Record::Relayed(_) | Record::Shown { .. } | Record::Watches { .. } => {}
         }
         outcome
     }
@@ -159,20 +173,20 @@ impl Crowd {
             }
             Call::RemoveFromGroups { groups, filter } => {
                 for connection in self.matching(filter.as_ref()) {
-                    groups.iter().for_each(|group| self.leave(&connection, group));
+                    groups.iter().for_each(|group| self.leave(&connection, group, outcome));
                 }
             }
             Call::Join { connection, group } => self.join(connection, group),
-            Call::Leave { connection, group } => self.leave(connection, group),
-            Call::LeaveAll { connection } => self.leave_all(connection),
+            Call::Leave { connection, group } => self.leave(connection, group, outcome),
+            Call::LeaveAll { connection } => self.leave_all(connection, outcome),
             Call::UserJoin { user, group } => {
                 self.of_user(user).iter().for_each(|connection| self.join(connection, group));
             }
             Call::UserLeave { user, group } => {
-                self.of_user(user).iter().for_each(|connection| self.leave(connection, group));
+                self.of_user(user).iter().for_each(|connection| self.leave(connection, group, outcome));
             }
             Call::UserLeaveAll { user } => {
-                self.of_user(user).iter().for_each(|connection| self.leave_all(connection));
+                self.of_user(user).iter().for_each(|connection| self.leave_all(connection, outcome));
             }
             Call::Grant { connection, permission, group } => {
                 if let Some(session) = self.get_mut(connection) {
@@ -235,17 +249,20 @@ impl Crowd {
         }
     }
 
-    fn leave(&mut self, connection: &ConnectionId, group: &GroupName) {
+    fn leave(&mut self, connection: &ConnectionId, group: &GroupName, outcome: &mut Outcome) {
         let Some(session) = self.get_mut(connection) else { return };
         if session.groups.remove(group) {
             self.forget_member(group, connection);
         }
+        // It may have watched without being a member.
+        outcome.left.push((connection.clone(), group.clone()));
     }
 
-    fn leave_all(&mut self, connection: &ConnectionId) {
+    fn leave_all(&mut self, connection: &ConnectionId, outcome: &mut Outcome) {
         let Some(session) = self.get_mut(connection) else { return };
         for group in std::mem::take(&mut session.groups) {
             self.forget_member(&group, connection);
+            outcome.left.push((connection.clone(), group));
         }
     }
 
@@ -308,6 +325,7 @@ pub(super) struct Sent<'a> {
 impl Sent<'_> {
     fn to(&self, session: &Session, outcome: &mut Outcome) {
         if self.exclude.contains(&session.connection)
+            || !self.message.concerns(session.protocol)
             || self.filter.is_some_and(|filter| !filter.matches(session))
         {
             return;
@@ -321,7 +339,7 @@ impl Sent<'_> {
 
 /// Whether a session is one of those that a call sends to: for one session that changes hands.
 pub(super) fn is_for(session: &Session, call: &Call) -> bool {
-    let Call::Send { to, exclude, filter, .. } = call else { return false };
+    let Call::Send { to, message, exclude, filter } = call else { return false };
     let in_scope = match to {
         Scope::All => true,
         Scope::Group(group) => session.groups.contains(group),
@@ -329,6 +347,7 @@ pub(super) fn is_for(session: &Session, call: &Call) -> bool {
         Scope::Connection(connection) => session.connection == *connection,
     };
     in_scope
+        && message.concerns(session.protocol)
         && !exclude.contains(&session.connection)
         && filter.as_ref().is_none_or(|filter| filter.matches(session))
 }

@@ -104,8 +104,9 @@ fn weight(record: &Record) -> usize {
         | Record::Asked { call: Some(Call::Send { message, .. }), .. } => SMALL + message.len(),
         Record::Opened(card) => {
             let kept: usize = card.kept.iter().map(|(_, message)| message.len()).sum();
-            4 * SMALL + kept + SMALL * card.groups.len()
+            4 * SMALL + kept + SMALL * (card.groups.len() + card.streams.len() + card.streams_over.len())
         }
+        Record::Shown { item, .. } => 2 * SMALL + item.state.as_ref().map_or(0, bytes::Bytes::len),
         _ => SMALL,
     }
 }

@@ -1,7 +1,8 @@
 //! The hub: who is connected, who is in which group, and what each client is owed. Pure: no I/O, no clock.
 //!
 //! Read in this order: [`call`] (what can be asked), [`record`] (what changes), `session` and [`outbox`] (one client), `crowd` (the
-//! sessions of one region), `log` (records for the other region), `recent` (messages of the last while), then this file.
+//! sessions of one region), `log` (records for the other region), `recent` (messages of the last while), this file, then
+//! [`streams`] and [`state`] (what the newest clients can do besides).
 //!
 //! Two regions have the hub. A session belongs to one of them, its *owner*; the other keeps a copy, made by applying the owner's
 //! [`Record`]s in the owner's order. When the owner is lost the copies are *adopted*.
@@ -18,7 +19,11 @@ mod log;
 pub mod outbox;
 mod recent;
 pub mod record;
+#[cfg(test)]
+mod scene;
 mod session;
+pub mod state;
+pub mod streams;
 #[cfg(test)]
 mod tests;
 
@@ -40,6 +45,7 @@ use outbox::{End, Outbox, Pulse};
 use recent::Recent;
 use record::{Position, Record, Snapshot};
 use session::Session;
+use state::Board;
 
 pub use log::Gone;
 pub(crate) use session::PROBE_STATE;
@@ -125,6 +131,8 @@ pub enum Asked {
     Forbidden,
     /// It was carried out before, under the same number.
     Duplicate,
+    /// It cannot be: this is why.
+    BadRequest(String),
 }
 
 /// A session that has ended, for its event handler.
@@ -183,6 +191,11 @@ pub struct Hub {
     their_start: Option<u128>,
     log: Log,
     recent: Recent,
+    board: Board,
+    /// Messages of its own making.
+    own_messages: u64,
+    /// The latest time that it was told.
+    clock: Moment,
 }
 
 impl Hub {
@@ -196,6 +209,9 @@ impl Hub {
             their_start: None,
             log: Log::new(has_partner),
             recent: Recent::default(),
+            board: Board::default(),
+            own_messages: 0,
+            clock: Moment(0),
         }
     }
 
@@ -270,10 +286,14 @@ impl Hub {
         session.generation += 1;
         session.away_since = None;
         session.follows = seen.follows;
+        if let Some(streams) = &mut session.streams {
+            streams.touch_all(seen.now);
+        }
         let (outbox, protocol, user) = (Arc::clone(&session.outbox), session.protocol, session.user.clone());
         outbox.hears(seen.pulse);
         let transport = outbox.attach(Some(hello(protocol, user.as_ref())), seen.now);
         let position = Some(self.log.push(opened(session)));
+        self.watch_again(connection);
         Recovery::Attached(Box::new(Attached { outbox, transport, position }), protocol, user)
     }
 
@@ -305,9 +325,11 @@ impl Hub {
         };
         let late: Vec<_> = self.mine.iter().filter(late).map(|session| session.connection.clone()).collect();
         self.recent.forget_before(now);
-        late.iter()
-            .filter_map(|connection| self.end(connection, "the client did not come back".to_owned()))
-            .collect()
+        self.clock = now;
+        let mut ended = self.expire_streams(now);
+        let end = |connection| self.end(connection, "the client did not come back".to_owned());
+        ended.extend(late.iter().filter_map(end));
+        ended
     }
 
     /// Asks clients that have been silent for a sign of life, and lets go of those that gave none. A reliable one may come
@@ -338,10 +360,12 @@ impl Hub {
 
     /// Takes a session out and says so to the other region.
     fn end(&mut self, connection: &ConnectionId, reason: String) -> Option<Ended> {
-        let session = self.mine.remove(connection)?;
+        let mut session = self.mine.remove(connection)?;
         if session.protocol.is_reliable() {
             self.log.push(Record::Closed(connection.clone()));
         }
+        self.end_streams(&mut session);
+        self.end_states(connection);
         Some(Ended {
             connection: session.connection,
             user: session.user,
@@ -414,17 +438,47 @@ impl Hub {
         if !permits(&session.permissions, &call) {
             return refused(Asked::Forbidden);
         }
-        let (is_copied, reliable) = (self.mine.concerns_reliable(&call), session.protocol.is_reliable());
+        self.carry_out(connection, ack_id, call, now)
+    }
+
+    /// What a client may ask for is done.
+    fn carry_out(
+        &mut self,
+        connection: &ConnectionId,
+        ack_id: Option<u64>,
+        call: Call,
+        now: Moment,
+    ) -> Done<Asked> {
+        let (outcome, position) = self.record(connection, ack_id, call, now);
+        Done { value: Asked::Done, position, ended: self.settle(outcome) }
+    }
+
+    /// The other region does with one record all that a client's request means there: what its copies are owed, and what
+    /// its own members are. Were it two, a region that is lost between them would leave half of it.
+    fn record(
+        &mut self,
+        connection: &ConnectionId,
+        ack_id: Option<u64>,
+        call: Call,
+        now: Moment,
+    ) -> (Outcome, Option<Position>) {
+        let reliable = self.mine.get(connection).is_some_and(|session| session.protocol.is_reliable());
+        let is_copied = self.mine.concerns_reliable(&call);
         self.note(&call, now);
         let asked = Record::Asked { connection: connection.clone(), ack_id, call: Some(call) };
         let outcome = self.mine.apply(&asked);
-        let Record::Asked { call: Some(call), .. } = &asked else { return refused(Asked::Done) };
-        let relayed = matches!(call, Call::Send { .. }).then(|| Record::Relayed(call.clone()));
-        let mut position = (is_copied || reliable).then(|| self.log.push(asked));
-        if let Some(relayed) = relayed {
-            position = Some(self.log.push(relayed));
-        }
-        Done { value: Asked::Done, position, ended: self.settle(outcome) }
+        let record = match asked {
+            asked if is_copied || reliable => Some(asked),
+            Record::Asked { call: Some(call @ Call::Send { .. }), .. } => Some(Record::Relayed(call)),
+            _ => None,
+        };
+        (outcome, record.map(|record| self.log.push(record)))
+    }
+
+    /// A name for a message of the hub's own making, which no other start of a hub gives.
+    fn own_id(&mut self) -> u128 {
+        self.own_messages += 1;
+        self.start ^ (u128::from(self.own_messages) << 64)
     }
 
     // -- everybody else -----------------------------------------------------------------------------------------
@@ -479,6 +533,9 @@ impl Hub {
     /// Ends what a change has ended.
     fn settle(&mut self, outcome: Outcome) -> Vec<Ended> {
         let mut ended = Vec::new();
+        if !self.board.is_empty() {
+            outcome.left.iter().for_each(|(connection, group)| self.left(connection, group));
+        }
         for (connection, reason) in outcome.ended {
             let Some(session) = self.mine.get(&connection) else { continue };
             session.outbox.end(said_goodbye(session.protocol, &reason));
@@ -563,6 +620,9 @@ impl Hub {
             position: self.log.last(),
             sessions: self.mine.cards(),
             seen: self.recent.ids(),
+            board: self.board.card(|connection| {
+                self.mine.get(connection).is_some_and(|session| session.protocol.is_reliable())
+            }),
         }
     }
 
@@ -588,6 +648,7 @@ impl Hub {
             let had = known.get(&card.connection).copied();
             self.take_card(card, had);
         }
+        self.take_board(snapshot.board);
     }
 
     fn take_card(&mut self, card: SessionCard, had: Option<u64>) {
@@ -599,6 +660,7 @@ impl Hub {
             }
             own.outbox.end(moved());
             self.mine.remove(&card.connection);
+            self.board.moved(&card.connection, false);
         }
         let had = had.unwrap_or_else(|| self.recent.count());
         self.theirs.insert(Session { had, ..Session::of(card) });
@@ -618,8 +680,15 @@ impl Hub {
                 }
                 Record::Released(connection) => self.take_over(&connection, now),
                 Record::Relayed(call) => ended.extend(self.relay(call, now)),
+                Record::Shown { group, item } => self.shown_there(&group, item),
+                Record::Watches { connection, group, watches } => {
+                    self.watched_there(&connection, &group, watches);
+                }
                 record => {
                     self.theirs.apply(&record);
+                    if let Record::Asked { call: Some(call @ Call::Send { .. }), .. } = record {
+                        ended.extend(self.relay(call, now));
+                    }
                 }
             }
         }
@@ -640,6 +709,7 @@ impl Hub {
             // Kept as a copy until the new owner says what became of it. Its outbox is the old transport's.
             let had = self.recent.count();
             self.theirs.insert(Session { had, ..Session::of(session.card()) });
+            self.board.moved(connection, false);
         }
         true
     }
@@ -651,6 +721,7 @@ impl Hub {
         for session in lost {
             self.own(session, now);
         }
+        self.drop_their_states();
         count
     }
 
@@ -678,8 +749,13 @@ impl Hub {
                 let _ = session.outbox.push(message, false);
             }
         }
+        if let Some(streams) = &mut session.streams {
+            streams.touch_all(now);
+        }
         self.log.push(opened(&session));
+        let connection = session.connection.clone();
         self.mine.insert(session);
+        self.own_states(&connection);
     }
 }
 
@@ -725,6 +801,7 @@ pub fn acknowledgement(asked: &Asked, ack_id: u64) -> Option<ErrorDetail> {
     match asked {
         Asked::Done => None,
         Asked::Forbidden => detail("Forbidden", "The client does not have permission for this".to_owned()),
+        Asked::BadRequest(why) => detail("BadRequest", why.clone()),
         Asked::Duplicate => detail("Duplicate", format!("Message with ack-id: {ack_id} has been processed")),
     }
 }

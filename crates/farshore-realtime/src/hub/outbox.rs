@@ -167,7 +167,13 @@ impl Outbox {
             return;
         }
         queue.waiting_bytes += frame.len();
-        queue.waiting.push_back(Out::Frame(frame));
+        if queue.waiting_bytes > 2 * BYTES_MAX {
+            // More than all that is kept for a client waits before it: it takes nothing.
+            queue.waiting = VecDeque::new();
+            queue.end = Some(Box::new(slow_client()));
+        } else {
+            queue.waiting.push_back(Out::Frame(frame));
+        }
         queue.wake();
     }
 
@@ -300,6 +306,10 @@ impl Outbox {
         }
         Poll::Pending
     }
+}
+
+fn slow_client() -> End {
+    End { frame: None, code: super::close::POLICY, reason: "SlowClient".to_owned() }
 }
 
 impl Queue {

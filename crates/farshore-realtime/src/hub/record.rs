@@ -4,7 +4,10 @@ use serde::{Deserialize, Serialize};
 
 use super::call::Call;
 use super::session::SessionCard;
-use crate::names::ConnectionId;
+use super::state::BoardCard;
+use super::streams::StreamCard;
+use crate::frames::GroupStateItem;
+use crate::names::{ConnectionId, GroupName};
 
 /// One change. Applied to the same sessions in the same order it leads to the same state: the other region's copies of
 /// reliable clients are made so.
@@ -41,9 +44,32 @@ pub enum Record {
         /// What; `None`: nothing.
         state: Option<String>,
     },
+    /// A client begins a stream.
+    StreamBegan {
+        /// Which client.
+        connection: ConnectionId,
+        /// The stream.
+        stream: StreamCard,
+    },
+    /// What a connection shows of itself in a group.
+    Shown {
+        /// Where.
+        group: GroupName,
+        /// What; without a state: nothing any more.
+        item: GroupStateItem,
+    },
+    /// A client is told what a group shows, or no longer.
+    Watches {
+        /// Which client.
+        connection: ConnectionId,
+        /// Which group.
+        group: GroupName,
+        /// Whether it is told.
+        watches: bool,
+    },
     /// A message with this id came by and reached nobody whose session is copied.
     Passed(u128),
-    /// A client's message to a group, for the members that are connected to the other region.
+    /// A client's message to a group, for the members that are connected to the other region. Not where [`Record::Asked`] says it.
     Relayed(Call),
 }
 
@@ -62,4 +88,6 @@ pub struct Snapshot {
     pub sessions: Vec<SessionCard>,
     /// Ids of the messages that they were sent, or that came by, within the last while.
     pub seen: Vec<u128>,
+    /// What the region's connections show, and watch.
+    pub board: BoardCard,
 }

@@ -7,8 +7,9 @@ use farshore_core::moment::Moment;
 use serde::{Deserialize, Serialize};
 
 use super::outbox::{Kept, Outbox};
+use super::streams::{StreamCard, Streams};
 use crate::filter::Subject;
-use crate::frames::{Message, Protocol};
+use crate::frames::{ErrorDetail, Message, Protocol};
 use crate::names::{ConnectionId, GroupName, UserId};
 use crate::permission::Permissions;
 
@@ -46,6 +47,10 @@ pub struct SessionCard {
     pub kept: Vec<(u64, Arc<Message>)>,
     /// Its own acknowledgement numbers that were carried out.
     pub ack_ids: Vec<u64>,
+    /// Its streams that are open.
+    pub streams: Vec<StreamCard>,
+    /// The last of its streams that are over, and why.
+    pub streams_over: Vec<(String, Option<ErrorDetail>)>,
 }
 
 impl SessionCard {
@@ -64,6 +69,8 @@ impl SessionCard {
             last: 0,
             kept: Vec::new(),
             ack_ids: Vec::new(),
+            streams: Vec::new(),
+            streams_over: Vec::new(),
         }
     }
 }
@@ -86,6 +93,7 @@ pub(super) struct Session {
     pub(super) had: u64,
     pub(super) outbox: Arc<Outbox>,
     pub(super) ack_ids: Option<Box<AckIds>>,
+    pub(super) streams: Option<Box<Streams>>,
     /// Since when no transport is attached; `None`: one is, or it is another region's.
     pub(super) away_since: Option<Moment>,
 }
@@ -111,12 +119,14 @@ impl Session {
             had: 0,
             outbox: Arc::new(Outbox::with(card.protocol, kept)),
             ack_ids,
+            streams: Streams::of(card.streams, card.streams_over),
             away_since: None,
         }
     }
 
     pub(super) fn card(&self) -> SessionCard {
         let kept = self.outbox.kept();
+        let (streams, streams_over) = self.streams.as_ref().map(|own| own.cards()).unwrap_or_default();
         SessionCard {
             connection: self.connection.clone(),
             generation: self.generation,
@@ -130,6 +140,8 @@ impl Session {
             last: kept.last,
             kept: kept.messages,
             ack_ids: self.ack_ids.as_ref().map(|ids| ids.order.iter().copied().collect()).unwrap_or_default(),
+            streams,
+            streams_over,
         }
     }
 

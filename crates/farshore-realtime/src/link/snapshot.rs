@@ -12,6 +12,7 @@ use super::wire::{Applied, Begin, Message as Said};
 use crate::frames::Message;
 use crate::hub::SessionCard;
 use crate::hub::record::{Position, Snapshot};
+use crate::hub::state::BoardCard;
 
 /// A part is sent when it has so many bytes: confirmations and signs of life go between the parts.
 const PART_BYTES: usize = 256 * 1024;
@@ -29,6 +30,8 @@ const MESSAGES_MAX: usize = 20_000_000;
 pub(super) struct Part {
     messages: Vec<Arc<Message>>,
     sessions: Vec<Owed>,
+    /// After all sessions: what connections show, and watch.
+    board: BoardCard,
 }
 
 /// A session, with places in the snapshot instead of its messages.
@@ -60,6 +63,7 @@ pub(super) struct Split {
     sessions: std::vec::IntoIter<SessionCard>,
     /// A session whose messages have not all been said.
     cut: Option<(Vec<(u64, u32)>, SessionCard)>,
+    board: BoardCard,
     /// Place of each message by its address. The messages are held, so that an address stays one message's.
     places: HashMap<usize, (u32, Arc<Message>)>,
     position: Position,
@@ -68,11 +72,12 @@ pub(super) struct Split {
 
 impl Split {
     pub(super) fn new(snapshot: Snapshot) -> Self {
-        let Snapshot { start, position, sessions, seen, .. } = snapshot;
+        let Snapshot { start, position, sessions, seen, board } = snapshot;
         Self {
             begin: Some(Begin { start, position, seen }),
             sessions: sessions.into_iter(),
             cut: None,
+            board,
             places: HashMap::new(),
             position,
             ended: false,
@@ -93,7 +98,7 @@ impl Split {
             return Some(Said::Begin(begin));
         }
         let part = self.part();
-        self.ended = part.messages.is_empty() && part.sessions.is_empty();
+        self.ended = part.messages.is_empty() && part.sessions.is_empty() && part.board.is_empty();
         Some(if self.ended { Said::End } else { Said::Part(part) })
     }
 
@@ -117,6 +122,9 @@ impl Split {
             } else {
                 self.cut = Some((kept, card));
             }
+        }
+        if room > 0 {
+            part.board = self.board.take(room);
         }
         part
     }
@@ -151,11 +159,12 @@ pub(super) struct Whole {
     begin: Begin,
     messages: Vec<Arc<Message>>,
     sessions: Vec<SessionCard>,
+    board: BoardCard,
 }
 
 impl Whole {
     pub(super) fn new(begin: Begin) -> Self {
-        Self { begin, messages: Vec::new(), sessions: Vec::new() }
+        Self { begin, messages: Vec::new(), sessions: Vec::new(), board: BoardCard::default() }
     }
 
     pub(super) fn add(&mut self, part: Part) -> Result<(), Contradiction> {
@@ -171,12 +180,14 @@ impl Whole {
             card.kept = found.collect::<Option<_>>().ok_or(Contradiction("a message is missing"))?;
             self.sessions.push(card);
         }
+        self.board.extend(part.board);
         Ok(())
     }
 
     /// The snapshot, and up to where it brings the receiver.
     pub(super) fn end(self) -> (Applied, Snapshot) {
         let Begin { start, position, seen } = self.begin;
-        (Applied { start, position }, Snapshot { start, position, sessions: self.sessions, seen })
+        let (sessions, board) = (self.sessions, self.board);
+        (Applied { start, position }, Snapshot { start, position, sessions, seen, board })
     }
 }
