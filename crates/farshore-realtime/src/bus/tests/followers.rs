@@ -92,3 +92,32 @@ async fn a_refusal_is_told_to_the_operator() {
     .await;
     eventually("what was told is learned in the end", async || follows.bus.warnings().is_empty()).await;
 }
+
+#[tokio::test]
+async fn over_tls_keys_are_told_to_whoever_believes_the_server_and_nothing_to_others() {
+    let dir = tempfile::tempdir().unwrap();
+    let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+    let [certificate, key] = ["server.crt", "server.key"].map(|name| dir.path().join(name));
+    std::fs::write(&certificate, made.cert.pem()).unwrap();
+    std::fs::write(&key, made.signing_key.serialize_pem()).unwrap();
+    let [certificate, key] = [certificate, key].map(|path| path.to_str().unwrap().to_owned());
+    let arguments = ["--tls", "--tlscert", &certificate, "--tlskey", &key];
+    let nats = Nats::start_with(arguments.map(str::to_owned).to_vec()).await;
+    let url = format!("tls://localhost:{}", nats.address.port());
+    let believes = crate::ws::client::tls_trusting([made.cert.der().clone()]).unwrap();
+    let has = Node::with(&url, "paris", Some(hub(1)), Some(Arc::clone(&believes))).await;
+    let follows = Node::with(&url, "paris", None, Some(believes)).await;
+    follows.follow();
+    eventually("it has learned", async || follows.known.named("chat").is_some()).await;
+    let client = Client::open(&follows, "client");
+    has.send(Scope::All, "hello").await;
+    client.until("hello").await;
+    let doubts = Node::at(&url, "paris", None).await;
+    doubts.follow();
+    eventually("it is told why", async || {
+        doubts.bus.warnings().iter().any(|warning| warning.contains("is away ("))
+    })
+    .await;
+    assert!(doubts.known.every().is_empty());
+    doubts.bus.stop().await;
+}

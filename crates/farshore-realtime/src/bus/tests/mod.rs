@@ -31,20 +31,27 @@ const SECRET: &str = "what the nodes know";
 struct Nats {
     server: Child,
     address: SocketAddr,
+    arguments: Vec<String>,
 }
 
 impl Nats {
     async fn start() -> Self {
+        Self::start_with(Vec::new()).await
+    }
+
+    async fn start_with(arguments: Vec<String>) -> Self {
         let free = std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
         let address = free.local_addr().unwrap();
         drop(free);
-        Self { server: Self::run(address).await, address }
+        let server = Self::run(address, &arguments).await;
+        Self { server, address, arguments }
     }
 
-    async fn run(address: SocketAddr) -> Child {
+    async fn run(address: SocketAddr, arguments: &[String]) -> Child {
         let (host, port) = (address.ip().to_string(), address.port().to_string());
         let server = Command::new("nats-server")
             .args(["-a", &host, "-p", &port])
+            .args(arguments)
             .stdout(Stdio::null())
             .stderr(Stdio::null())
             .spawn()
@@ -64,7 +71,7 @@ impl Nats {
     }
 
     async fn again(&mut self) {
-        self.server = Self::run(self.address).await;
+        self.server = Self::run(self.address, &self.arguments).await;
     }
 
     fn url(&self) -> String {
@@ -120,12 +127,21 @@ struct Node {
 
 impl Node {
     async fn at(url: &str, region: &str, hub: Option<Arc<LiveHub>>) -> Self {
+        Self::with(url, region, hub, None).await
+    }
+
+    async fn with(
+        url: &str,
+        region: &str,
+        hub: Option<Arc<LiveHub>>,
+        tls: Option<Arc<rustls::ClientConfig>>,
+    ) -> Self {
         let known = Arc::<Known>::default();
         let options = BusOptions {
             url: url.to_owned(),
             region: Region::parse(region).unwrap(),
             secret: SECRET.to_owned(),
-            tls: None,
+            tls,
             hubs: Arc::clone(&known) as Arc<dyn Hubs + Send + Sync>,
         };
         let bus = Bus::spawn(options).await.unwrap();
