@@ -324,6 +324,16 @@ impl LiveHub {
         }
     }
 
+    /// Asks silent clients for a sign of life, lets go of dead ones, and ends sessions whose clients have not come back.
+    pub fn sweep(self: &Arc<Self>) {
+        let ended = self.with(|hub| {
+            let mut ended = hub.sweep(crate::connection::pulse(), now());
+            ended.extend(hub.expire(now()));
+            ended
+        });
+        self.tell_ended(&ended);
+    }
+
     // -- promises -----------------------------------------------------------------------------------------------
 
     /// Returns when the other region has everything up to `position`, or is away.

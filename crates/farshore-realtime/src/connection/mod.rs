@@ -37,6 +37,7 @@ use crate::query;
 use crate::token;
 use crate::ws;
 use client::{Client, SimpleMode};
+pub(crate) use task::pulse;
 
 pub(crate) use task::pulse;
 

@@ -578,6 +578,7 @@ impl Hub {
         (chosen.len(), ended)
     }
 
+
     /// Ends all sessions: their clients negotiate anew.
     pub fn send_away(&mut self) -> Vec<Ended> {
         let all: Vec<_> = self.mine.iter().map(|session| session.connection.clone()).collect();
@@ -590,6 +591,12 @@ impl Hub {
             ended.extend(self.end(&connection, "ServiceReload".to_owned()));
         }
         ended
+    }
+
+    /// Tells all clients to come again: this hub's node stops. Reliable ones keep their sessions, where these are.
+    pub fn leave(&self) {
+        self.mine.iter().for_each(|session| session.outbox.end(moved()));
+
     }
 
     // -- the other region ---------------------------------------------------------------------------------------

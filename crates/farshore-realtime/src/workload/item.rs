@@ -410,6 +410,7 @@ impl Item {
             link.stop().await;
         }
         self.hub.serve(false);
+        self.hub.with(|hub| hub.leave());
     }
 
     /// Ends everything, with its clients, and forgets it.

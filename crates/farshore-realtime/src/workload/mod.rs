@@ -30,6 +30,7 @@ use tokio::task::JoinSet;
 
 use crate::handler::Handlers;
 use crate::link::{ClientConfigs, LinkListener, ListenerOptions, Secret};
+use crate::live::LiveHub;
 use crate::service::{Floating, Front, Hubs, Via, bind};
 use card::Card;
 use item::Item;
@@ -219,6 +220,7 @@ impl Realtime {
         for (listener, address, via) in [(own, bound.listen, Via::Region), (pair, bound.pair, Via::Pair)] {
             tasks.spawn(serve_own(Arc::clone(&front), listener, address, via));
         }
+        tasks.spawn(sweep(Arc::clone(&hubs)));
         let lost =
             options.partners.keys().map(|region| (region.clone(), watch::Sender::new(false))).collect();
         let links = tokio::sync::Mutex::new(Some(links));
@@ -245,7 +247,7 @@ impl Realtime {
         Arc::clone(&self.around.hubs)
     }
 
-    /// Ends all listeners, links and hubs. Sessions are not told: their clients come back, here or elsewhere.
+    /// Ends all listeners, links and hubs. Clients are told to come again, here or elsewhere.
     pub async fn stop(&self) {
         self.around.front.stop();
         for (_, item) in std::mem::take(&mut *self.items.lock().await) {
@@ -269,6 +271,18 @@ impl Around {
             let floating = Floating { addresses: [(partner.listen, Via::Region), (partner.pair, Via::Pair)] };
             tasks.spawn(floating.run(Arc::clone(&self.front), lost.subscribe()));
         }
+    }
+}
+
+/// Between two looks for clients that are silent, or away for too long.
+const SWEEP_EVERY: std::time::Duration = std::time::Duration::from_secs(5);
+
+async fn sweep(hubs: Arc<Hubs>) {
+    let mut ticks = tokio::time::interval(SWEEP_EVERY);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        hubs.all().iter().for_each(LiveHub::sweep);
     }
 }
 
