@@ -190,7 +190,13 @@ impl Client {
         for _ in 0..200 {
             match WsClient::connect(&url, &[subprotocol], &[], None).await {
                 Ok(socket) => {
-                    return Self { socket, address, connection: String::new(), recovery: String::new(), last: 0 };
+                    return Self {
+                        socket,
+                        address,
+                        connection: String::new(),
+                        recovery: String::new(),
+                        last: 0,
+                    };
                 }
                 Err(error) => last = Some(error),
             }
@@ -275,7 +281,9 @@ async fn a_reliable_client_of_a_lost_region_goes_on_at_the_same_address_with_all
     client.say(json!({"type": "joinGroup", "group": "lobby", "ackId": 1})).await;
     let again = client.frame().await;
     assert_eq!((&again["success"], &again["error"]["name"]), (&json!(false), &json!("Duplicate")));
-    client.say(json!({"type": "sendToGroup", "group": "lobby", "dataType": "text", "data": "4", "ackId": 2})).await;
+    client
+        .say(json!({"type": "sendToGroup", "group": "lobby", "dataType": "text", "data": "4", "ackId": 2}))
+        .await;
     assert_eq!(client.message().await, "4");
     assert_eq!(world.stats("oslo").await["recovered"], 1);
 }
@@ -410,10 +418,8 @@ async fn a_rehearsal_opens_a_copy_apart_from_the_running_hub() {
     let drill = world.look("oslo").await.drill.expect("it is open");
     let uri = &drill.endpoints[0].uri;
     let address: SocketAddr = uri.trim_start_matches("ws://").split('/').next().unwrap().parse().unwrap();
-    let query = format!(
-        "awps_connection_id={}&awps_reconnection_token={}",
-        client.connection, client.recovery
-    );
+    let query =
+        format!("awps_connection_id={}&awps_reconnection_token={}", client.connection, client.recovery);
     let mut copy = Client::connect(address, &query, RELIABLE).await;
     assert_eq!(copy.frame().await["connectionId"], client.connection.as_str(), "the session is in the copy");
     assert_eq!(world.publish("paris", "real").await, 202);

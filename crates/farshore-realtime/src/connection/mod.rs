@@ -34,9 +34,11 @@ use crate::names::{ConnectionId, GroupName, UserId};
 use crate::pair::PROBE_CLAIM;
 use crate::permission::Permissions;
 use crate::query;
+use crate::service::Place;
 use crate::token;
 use crate::ws;
 use client::{Client, SimpleMode};
+use task::Socket;
 pub(crate) use task::pulse;
 
 pub(crate) use task::pulse;
@@ -80,6 +82,7 @@ where
         return plain(StatusCode::BAD_REQUEST, "this is a WebSocket endpoint: connect with ws:// or wss://");
     };
     let accept = ws::handshake::accept_key(key);
+    let place = request.extensions_mut().remove::<Place>();
     if !asking.hub.is_serving() {
         return unavailable();
     }
@@ -94,7 +97,8 @@ where
         tokio::spawn(async move {
             let Ok(upgraded) = upgrade.await else { return };
             let Ok(parts) = upgraded.downcast::<TokioIo<S>>() else { return };
-            go_on(asking, connection.ok(), &token, parts.io.into_inner(), parts.read_buf).await;
+            let socket = Socket { socket: parts.io.into_inner(), read: parts.read_buf, place };
+            go_on(asking, connection.ok(), &token, socket).await;
         });
         return switching(&accept, offered.into_iter().find(|name| Protocol::of(name).is_some()));
     }
@@ -110,7 +114,8 @@ where
     tokio::spawn(async move {
         let Ok(upgraded) = upgrade.await else { return };
         let Ok(parts) = upgraded.downcast::<TokioIo<S>>() else { return };
-        begin(asking.hub, newcomer, asking.follows, parts.io.into_inner(), parts.read_buf);
+        let socket = Socket { socket: parts.io.into_inner(), read: parts.read_buf, place };
+        begin(asking.hub, newcomer, asking.follows, socket);
     });
     switching(&accept, chosen)
 }
@@ -311,7 +316,7 @@ fn hello(hub: &LiveHub, connection: &ConnectionId, protocol: Protocol, user: Opt
     frames::control(protocol, &connected)
 }
 
-fn begin<S>(hub: Arc<LiveHub>, newcomer: Newcomer, follows: bool, socket: S, read: Bytes)
+fn begin<S>(hub: Arc<LiveHub>, newcomer: Newcomer, follows: bool, socket: Socket<S>)
 where
     S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
 {
@@ -326,11 +331,11 @@ where
         events::tell_connected(&hub, &connection, user.as_ref(), protocol);
     }
     let client = Client::new(hub, connection, user, protocol, simple, &attached);
-    task::spawn(socket, client, attached, read);
+    task::spawn(socket, client, attached);
 }
 
 /// A client that wants to go on where it was.
-async fn go_on<S>(asking: Asking, connection: Option<ConnectionId>, token: &str, socket: S, read: Bytes)
+async fn go_on<S>(asking: Asking, connection: Option<ConnectionId>, token: &str, socket: Socket<S>)
 where
     S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
 {
@@ -344,11 +349,11 @@ where
     };
     let (Some(connection), Some((attached, protocol, user))) = (known, found) else {
         hub.counters.refused.fetch_add(1, Ordering::Relaxed);
-        return task::refuse(socket, close::POLICY, "the session is not known: negotiate again").await;
+        return task::refuse(socket.socket, close::POLICY, "the session is not known: negotiate again").await;
     };
     hub.counters.recovered.fetch_add(1, Ordering::Relaxed);
     let client = Client::new(hub, connection, user, protocol, SimpleMode::SendEvent, &attached);
-    task::spawn(socket, client, attached, read);
+    task::spawn(socket, client, attached);
 }
 
 /// Finds the session here, or has it brought from the other region.

@@ -18,6 +18,7 @@ use super::client::{Client, Violation};
 use crate::frames::Framed;
 use crate::hub::Attached;
 use crate::hub::outbox::{End, Next, Out, Pulse};
+use crate::service::Place;
 use crate::ws::{self, Decoder, Incoming};
 
 /// Bytes of one client message: the contract's figure.
@@ -43,11 +44,21 @@ pub(crate) fn pulse() -> Pulse {
     Pulse(u32::try_from(BEGAN.elapsed().as_secs()).unwrap_or(u32::MAX).saturating_add(1))
 }
 
-/// Starts the connection's task. `read`: what came with the request already.
-pub(super) fn spawn<S>(socket: S, client: Client, attached: Attached, read: Bytes)
+/// A connection that was upgraded.
+pub(super) struct Socket<S> {
+    pub(super) socket: S,
+    /// What came with the request already.
+    pub(super) read: Bytes,
+    /// Held as long as the connection.
+    pub(super) place: Option<Place>,
+}
+
+/// Starts the connection's task.
+pub(super) fn spawn<S>(socket: Socket<S>, client: Client, attached: Attached)
 where
     S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
 {
+    let Socket { socket, read, place } = socket;
     let early = (!read.is_empty()).then(|| Box::<[u8]>::from(&*read));
     tokio::spawn(Connection {
         socket,
@@ -57,6 +68,7 @@ where
         early,
         unwritten: None,
         closing: None,
+        _place: place,
     });
 }
 
@@ -84,6 +96,7 @@ struct Connection<S> {
     /// What the socket did not take.
     unwritten: Option<Box<Unwritten>>,
     closing: Option<Box<Closing>>,
+    _place: Option<Place>,
 }
 
 struct Unwritten {

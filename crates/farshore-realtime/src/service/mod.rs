@@ -48,6 +48,10 @@ pub enum Via {
     Pair,
 }
 
+/// One of the connections that a node has room for; free again when the last holder is gone.
+#[derive(Debug, Clone)]
+pub(crate) struct Place(#[expect(dead_code, reason = "held, not read")] Arc<OwnedSemaphorePermit>);
+
 /// One hub with everything that its listeners need.
 #[derive(Debug, Clone)]
 pub(crate) struct Served {
@@ -152,25 +156,26 @@ impl Front {
     }
 
     async fn connection(self: Arc<Self>, stream: TcpStream, via: Via, place: OwnedSemaphorePermit) {
+        let place = Place(Arc::new(place));
         match self.tls.clone() {
-            None => self.serve(stream, via).await,
+            None => self.serve(stream, via, place).await,
             Some(tls) => {
                 let handshake = tokio_rustls::TlsAcceptor::from(tls).accept(stream);
                 if let Ok(Ok(stream)) = tokio::time::timeout(HANDSHAKE_DEADLINE, handshake).await {
-                    self.serve(stream, via).await;
+                    self.serve(stream, via, place).await;
                 }
             }
         }
-        drop(place);
     }
 
-    async fn serve<S>(self: Arc<Self>, stream: S, via: Via)
+    async fn serve<S>(self: Arc<Self>, stream: S, via: Via, place: Place)
     where
         S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     {
         let front = Arc::clone(&self);
-        let answer = service_fn(move |request| {
+        let answer = service_fn(move |mut request: Request<Incoming>| {
             let front = Arc::clone(&front);
+            request.extensions_mut().insert(place.clone());
             async move { Ok::<_, std::convert::Infallible>(front.answer::<S>(request, via).await) }
         });
         let served = hyper::server::conn::http1::Builder::new()
