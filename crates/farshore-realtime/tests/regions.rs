@@ -312,6 +312,8 @@ async fn clients_are_brought_home_with_their_sessions_when_their_region_is_activ
     world.order("paris", 3, Action::Promote { point: PointChoice::Latest }).await;
     let after = Default::default();
     world.order("oslo", 3, Action::Follow { source: region("paris"), diverged_after: after }).await;
+    let address = world.place("oslo").at.link.to_string();
+    world.order("paris", 3, Action::Replicate { target: region("oslo"), address, mode }).await;
     assert_eq!(world.publish("paris", "home").await, 202);
     let mut texts = Vec::new();
     loop {

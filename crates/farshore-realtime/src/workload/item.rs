@@ -181,6 +181,7 @@ impl Item {
             Action::Create { .. } | Action::Serve => {
                 self.take(order.token, Role::Active)?;
                 self.confirm();
+                self.go_on_alone().await;
                 Ok(())
             }
             Action::PrepareTarget { source, .. } => self.follow(order.token, source).await,
@@ -218,25 +219,29 @@ impl Item {
     }
 
     async fn follow(&mut self, token: Token, source: &Region) -> Result<(), StepError> {
-        let partner = Partner { region: source.clone(), dial: None };
-        let new = self.card.partner.as_ref().is_none_or(|known| *known != partner);
-        self.card.partner = Some(partner);
+        let before = self.card.partner.replace(Partner { region: source.clone(), dial: None });
         self.take(token, Role::Target)?;
-        if new || self.link.is_none() {
-            self.connect().await;
-        }
+        self.meet(before).await;
         self.confirm();
         Ok(())
     }
 
     async fn replicate(&mut self, partner: Partner) -> Result<(), StepError> {
-        let new = self.card.partner.as_ref() != Some(&partner);
-        self.card.partner = Some(partner);
+        let before = self.card.partner.replace(partner);
         self.save()?;
-        if new || self.link.is_none() {
-            self.connect().await;
-        }
+        self.meet(before).await;
         Ok(())
+    }
+
+    /// A link with the same region stays, whoever called; else there is a new one.
+    async fn meet(&mut self, before: Option<Partner>) {
+        let now = self.card.partner.clone();
+        let same =
+            before.as_ref().map(|partner| &partner.region) == now.as_ref().map(|partner| &partner.region);
+        match (&self.link, now) {
+            (Some(link), Some(partner)) if same => link.dial(partner.dial).await,
+            _ => self.connect().await,
+        }
     }
 
     async fn part(&mut self) -> Result<(), StepError> {
@@ -276,11 +281,17 @@ impl Item {
         });
         self.take(token, Role::Active)?;
         self.confirm();
-        if let Some(link) = &self.link {
-            let adopted = link.adopt().await;
+        self.go_on_alone().await;
+        Ok(())
+    }
+
+    /// When the other region is lost, its sessions go on here.
+    async fn go_on_alone(&self) {
+        let Some(link) = &self.link else { return };
+        let adopted = link.adopt().await;
+        if adopted > 0 {
             tracing::info!(hub = %self.hub.name(), adopted, "sessions of the lost region go on here");
         }
-        Ok(())
     }
 
     async fn open_drill(&mut self, token: Token) -> Result<(), StepError> {

@@ -76,6 +76,9 @@ impl Item {
     /// Handlers are set whether or not they answer now: an application's server may come later. Which do not is told.
     async fn set_handlers(&mut self, handlers: Vec<EventHandler>) -> Result<Value, StepError> {
         let host = self.around.url.split("://").nth(1).unwrap_or("farshore").to_owned();
+        for handler in &handlers {
+            handler.check().map_err(wrong)?;
+        }
         let mut warnings = Vec::new();
         for handler in &handlers {
             if let Err(error) = self.hub.handlers.validate(handler, self.hub.name(), &host).await {
