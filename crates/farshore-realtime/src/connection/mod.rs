@@ -41,8 +41,6 @@ use client::{Client, SimpleMode};
 use task::Socket;
 pub(crate) use task::pulse;
 
-pub(crate) use task::pulse;
-
 /// A session that another region has is asked for, and waited for so long, before its client is sent away.
 const CLAIM_PATIENCE: Duration = Duration::from_secs(3);
 /// Between two looks whether it has come; it is told as well.

@@ -578,7 +578,6 @@ impl Hub {
         (chosen.len(), ended)
     }
 
-
     /// Ends all sessions: their clients negotiate anew.
     pub fn send_away(&mut self) -> Vec<Ended> {
         let all: Vec<_> = self.mine.iter().map(|session| session.connection.clone()).collect();
@@ -596,7 +595,6 @@ impl Hub {
     /// Tells all clients to come again: this hub's node stops. Reliable ones keep their sessions, where these are.
     pub fn leave(&self) {
         self.mine.iter().for_each(|session| session.outbox.end(moved()));
-
     }
 
     // -- the other region ---------------------------------------------------------------------------------------
