@@ -254,13 +254,6 @@ impl LiveHub {
         self.with(|hub| hub.call(is_here, now())).value == Answer::Yes
     }
 
-    /// Looks after clients that are silent or did not come back: once a second or so.
-    pub(crate) fn tick(self: &Arc<Self>) {
-        let mut ended = self.with(|hub| hub.sweep(crate::connection::pulse(), now()));
-        ended.extend(self.with(|hub| hub.expire(now())));
-        self.tell_ended(&ended);
-    }
-
     /// Ends all sessions: their clients negotiate anew.
     pub(crate) fn send_away(self: &Arc<Self>) {
         let ended = self.with(Hub::send_away);

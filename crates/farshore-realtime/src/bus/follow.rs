@@ -86,7 +86,7 @@ impl Follower {
 
     fn tick(&mut self) {
         for followed in self.followed.values() {
-            followed.hub.tick();
+            followed.hub.sweep();
         }
         let now = Instant::now();
         let present = self.nodes.peers().with_cards(now);

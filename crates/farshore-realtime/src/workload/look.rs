@@ -22,6 +22,7 @@ pub(super) fn look(item: &Item) -> Observation {
     if item.card.role == Role::Target && settings.version == 0 {
         warnings.push("the other region has not told the hub's keys yet: nobody can be served".to_owned());
     }
+    warnings.extend(item.around.bus.iter().flat_map(|bus| bus.warnings()));
     Observation {
         token: item.card.token,
         role,

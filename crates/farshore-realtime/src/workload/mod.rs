@@ -28,10 +28,11 @@ use serde_json::Value;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
+use crate::bus::{Bus, BusError, BusOptions};
 use crate::handler::Handlers;
 use crate::link::{ClientConfigs, LinkListener, ListenerOptions, Secret};
 use crate::live::LiveHub;
-use crate::service::{Floating, Front, Hubs, Via, bind};
+use crate::service::{Alone, Floating, Front, Hubs, Served, Via, bind};
 use card::Card;
 use item::Item;
 
@@ -135,6 +136,9 @@ pub enum OpenError {
     /// What is remembered cannot be read.
     #[error(transparent)]
     Card(#[from] CardError),
+    /// The bus of the region cannot be used.
+    #[error(transparent)]
+    Bus(#[from] BusError),
 }
 
 /// The hubs of a region.
@@ -172,6 +176,8 @@ struct Around {
     pair_url: String,
     /// Which partners are lost, for the listeners in their place.
     lost: BTreeMap<Region, watch::Sender<bool>>,
+    /// The other nodes of this region.
+    bus: Option<Arc<Bus>>,
 }
 
 impl Realtime {
@@ -224,8 +230,9 @@ impl Realtime {
         let lost =
             options.partners.keys().map(|region| (region.clone(), watch::Sender::new(false))).collect();
         let links = tokio::sync::Mutex::new(Some(links));
-        let around =
-            Arc::new(Around { options, hubs, front, handlers: Handlers::new(), links, url, pair_url, lost });
+        let bus = open_bus(&options, &hubs, cards.is_empty()).await?;
+        let handlers = Handlers::new();
+        let around = Arc::new(Around { options, hubs, front, handlers, links, url, pair_url, lost, bus });
         around.listen_for_partners(&mut tasks);
         let mut items = BTreeMap::new();
         for card in cards {
@@ -255,6 +262,9 @@ impl Realtime {
         }
         if let Some(links) = self.around.links.lock().await.take() {
             links.stop().await;
+        }
+        if let Some(bus) = &self.around.bus {
+            bus.stop().await;
         }
         let mut tasks = std::mem::take(&mut *self.tasks.lock().unwrap_or_else(PoisonError::into_inner));
         tasks.shutdown().await;
@@ -291,6 +301,34 @@ fn stays(options: &RealtimeOptions, url: &str, pair_url: &str) -> Vec<String> {
     let shared = options.partners.values().any(|partner| partner.pair_url.as_deref() == Some(pair_url));
     let pair = (!shared).then(|| pair_url.to_owned());
     std::iter::once(url.to_owned()).chain(pair).collect()
+}
+
+/// The way to the other nodes of the region. A node without hubs of its own serves those of the others.
+async fn open_bus(
+    options: &RealtimeOptions,
+    hubs: &Arc<Hubs>,
+    has_none: bool,
+) -> Result<Option<Arc<Bus>>, OpenError> {
+    let Some(url) = options.bus.clone() else { return Ok(None) };
+    let bus = Bus::spawn(BusOptions {
+        url,
+        region: options.region.clone(),
+        secret: options.secret.clone(),
+        // The authorities that the system believes: a bus has no certificate of the cluster.
+        tls: None,
+        hubs: Arc::clone(hubs) as Arc<_>,
+    });
+    let bus = bus.await?;
+    if has_none {
+        let known = Arc::clone(hubs);
+        let register = Arc::new(move |hub: Arc<LiveHub>| {
+            known.put(Served { hub, pair: None, claims: Arc::new(Alone) });
+        });
+        if let Err(error) = bus.follow(Handlers::new(), register) {
+            tracing::warn!(%error, "hubs of other nodes of this region are not served here");
+        }
+    }
+    Ok(Some(bus))
 }
 
 /// Serves one of the node's own addresses, as soon as it can be had.
