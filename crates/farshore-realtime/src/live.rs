@@ -228,24 +228,20 @@ impl LiveHub {
         done.value
     }
 
-    /// A client asks for something itself. What it sends goes to the other nodes of the region, too.
+    /// A client asks for something itself.
     pub(crate) fn client_asks(
         self: &Arc<Self>,
         connection: &ConnectionId,
         ack_id: Option<u64>,
         call: Call,
     ) -> Done<Asked> {
-        let sent = self.nodes.get().filter(|_| matches!(call, Call::Send { .. })).map(|_| call.clone());
-        let done = self.change(|hub| hub.client_asks(connection, ack_id, call, now()));
-        if let (Asked::Done, Some(nodes), Some(sent)) = (&done.value, self.nodes.get(), sent) {
-            nodes.order(&self.name, sent, true);
-        }
-        done
+        self.change(|hub| hub.client_asks(connection, ack_id, call, now()))
     }
 
     /// From now on what is asked reaches these nodes as well.
     pub(crate) fn attach(&self, nodes: &Arc<Nodes>) {
         let _ = self.nodes.set(Arc::clone(nodes));
+        self.hub().keep_said();
     }
 
     /// Whether the connection's session is on this node.
@@ -277,12 +273,15 @@ impl LiveHub {
         done
     }
 
-    /// Changes the hub and tells whoever sends records.
+    /// Changes the hub and tells whoever sends records. What clients sent goes to the other nodes of the region, too.
     pub(crate) fn with<T>(&self, does: impl FnOnce(&mut Hub) -> T) -> T {
         let mut hub = self.hub();
         let value = does(&mut hub);
-        let last = hub.position();
+        let (last, said) = (hub.position(), hub.take_said());
         drop(hub);
+        if let Some(nodes) = self.nodes.get() {
+            said.into_iter().for_each(|call| nodes.order(&self.name, call, true));
+        }
         self.logged.send_if_modified(|known| {
             let rises = *known < last;
             *known = last.max(*known);
@@ -426,7 +425,7 @@ impl LiveHub {
     pub fn apply(self: &Arc<Self>, records: Vec<Record>) {
         if let Some(nodes) = self.nodes.get() {
             for record in &records {
-                if let Record::Relayed(call) = record {
+                if let Some(call) = record.relayed() {
                     nodes.order(&self.name, call.clone(), false);
                 }
             }

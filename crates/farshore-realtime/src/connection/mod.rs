@@ -13,6 +13,8 @@ mod events;
 mod extras;
 mod invoke;
 mod task;
+#[cfg(test)]
+mod tests;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

@@ -192,6 +192,8 @@ pub struct Hub {
     log: Log,
     recent: Recent,
     board: Board,
+    /// What clients sent and other nodes of the region have not been told yet; absent: there are none to tell.
+    said: Option<Vec<Call>>,
     /// Messages of its own making.
     own_messages: u64,
     /// The latest time that it was told.
@@ -210,6 +212,7 @@ impl Hub {
             log: Log::new(has_partner),
             recent: Recent::default(),
             board: Board::default(),
+            said: None,
             own_messages: 0,
             clock: Moment(0),
         }
@@ -465,6 +468,9 @@ impl Hub {
         let reliable = self.mine.get(connection).is_some_and(|session| session.protocol.is_reliable());
         let is_copied = self.mine.concerns_reliable(&call);
         self.note(&call, now);
+        if let (Some(said), Call::Send { .. }) = (&mut self.said, &call) {
+            said.push(call.clone());
+        }
         let asked = Record::Asked { connection: connection.clone(), ack_id, call: Some(call) };
         let outcome = self.mine.apply(&asked);
         let record = match asked {
@@ -473,6 +479,16 @@ impl Hub {
             _ => None,
         };
         (outcome, record.map(|record| self.log.push(record)))
+    }
+
+    /// There are other nodes to tell what clients send.
+    pub(crate) fn keep_said(&mut self) {
+        self.said.get_or_insert_default();
+    }
+
+    /// What clients have sent since it was last asked.
+    pub(crate) fn take_said(&mut self) -> Vec<Call> {
+        self.said.as_mut().map(std::mem::take).unwrap_or_default()
     }
 
     /// A name for a message of the hub's own making, which no other start of a hub gives.
@@ -691,8 +707,8 @@ impl Hub {
                 }
                 record => {
                     self.theirs.apply(&record);
-                    if let Record::Asked { call: Some(call @ Call::Send { .. }), .. } = record {
-                        ended.extend(self.relay(call, now));
+                    if let Some(call) = record.relayed() {
+                        ended.extend(self.relay(call.clone(), now));
                     }
                 }
             }

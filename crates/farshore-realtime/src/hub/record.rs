@@ -73,6 +73,17 @@ pub enum Record {
     Relayed(Call),
 }
 
+impl Record {
+    /// A client's message in it, for members that are not connected to the record's region.
+    #[must_use]
+    pub fn relayed(&self) -> Option<&Call> {
+        match self {
+            Self::Relayed(call) | Self::Asked { call: Some(call @ Call::Send { .. }), .. } => Some(call),
+            _ => None,
+        }
+    }
+}
+
 /// A place in the order of records.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, Hash, Serialize, Deserialize)]
 pub struct Position(pub u64);
