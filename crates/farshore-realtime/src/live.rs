@@ -106,6 +106,8 @@ pub struct LiveHub {
     hub: Mutex<Hub>,
     link: Mutex<Link>,
     serving: AtomicBool,
+    /// Takes no new clients; those that are here are still sent what is for them.
+    draining: AtomicBool,
     logged: watch::Sender<Position>,
     /// Told when sessions came from the other region.
     arrived: Notify,
@@ -135,6 +137,7 @@ impl LiveHub {
             hub: Mutex::new(Hub::new(rand::random(), has_partner)),
             link: Mutex::new(Link { partner, held: VecDeque::new() }),
             serving: AtomicBool::new(false),
+            draining: AtomicBool::new(false),
             logged: watch::Sender::new(Position(0)),
             arrived: Notify::new(),
             nodes: OnceLock::new(),
@@ -185,7 +188,20 @@ impl LiveHub {
 
     /// From here on clients are served, or no longer.
     pub fn serve(&self, serving: bool) {
+        self.draining.store(false, Ordering::Release);
         self.serving.store(serving, Ordering::Release);
+    }
+
+    /// From here on no new clients are served; those that are here still get what is sent, until they are elsewhere.
+    pub fn drain(&self) {
+        self.draining.store(true, Ordering::Release);
+        self.serving.store(false, Ordering::Release);
+    }
+
+    /// Whether it carries out what is asked of it now.
+    fn takes(&self, call: &Call) -> bool {
+        let for_those_here = matches!(call, Call::Send { .. } | Call::Close { .. }) || call.is_question();
+        self.is_serving() || (for_those_here && self.draining.load(Ordering::Acquire))
     }
 
     /// The position of the last record.
@@ -211,7 +227,7 @@ impl LiveHub {
     /// # Errors
     /// When it is not served here.
     pub async fn ask(self: &Arc<Self>, call: Call) -> Result<Answer, AskError> {
-        if !self.is_serving() {
+        if !self.takes(&call) {
             return Err(AskError::NotServing { hub: self.name.clone() });
         }
         self.counters.calls.fetch_add(1, Ordering::Relaxed);

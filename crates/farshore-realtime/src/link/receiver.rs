@@ -1,9 +1,13 @@
 //! What comes from the other region: applied in its order, then confirmed.
 //!
-//! Must always hold: a record is applied once, and only after all before it; nothing is applied under a token that is over.
+//! Must always hold: a record is applied once, and only after all before it; nothing is applied
+//! under a lower token than the connection was made under.
 
 use std::time::Duration;
 
+use farshore_core::ids::Token;
+
+use super::fence::Stale;
 use super::session::{EndReason, LinkState, Replies, SILENCE_MAX, Shared};
 use super::snapshot::Whole;
 use super::wire::{Applied, FRAME_MAX, Frame, FrameReader, Message};
@@ -18,6 +22,8 @@ const SILENCE: Duration = SILENCE_MAX;
 
 /// One connection's receiving side.
 pub(super) struct Receiver<'a> {
+    /// What both had seen when the connection was made.
+    floor: Token,
     shared: &'a Shared,
     replies: &'a Replies,
     reader: FrameReader,
@@ -28,7 +34,8 @@ pub(super) struct Receiver<'a> {
 
 impl<'a> Receiver<'a> {
     pub(super) fn new(shared: &'a Shared, replies: &'a Replies, reader: FrameReader, start: u128) -> Self {
-        Self { shared, replies, reader, start, snapshot: None }
+        let floor = shared.fence.highest();
+        Self { shared, replies, reader, start, snapshot: None, floor }
     }
 
     pub(super) async fn run(&mut self) -> EndReason {
@@ -42,8 +49,16 @@ impl<'a> Receiver<'a> {
         }
     }
 
+    /// What comes under a lower token than both had seen when the connection was made is refused. A higher one that was seen
+    /// meanwhile, by an order, is on its way to the partner in the frames that it is sent: what it had sent before is still good, since
+    /// sessions have generations of their own.
+    fn admit(&mut self, token: Token) -> Result<(), Stale> {
+        let seen = self.shared.fence.see(token);
+        if token < self.floor { seen } else { Ok(()) }
+    }
+
     fn take(&mut self, Frame { token, message }: Frame) -> Result<(), EndReason> {
-        self.shared.fence.see(token)?;
+        self.admit(token)?;
         match message {
             Message::Hello(_) => return Err(EndReason::Violation("a second hello")),
             Message::Refused(why) => return Err(EndReason::Refused(why)),

@@ -151,24 +151,31 @@ impl Front {
             };
             let Some((stream, place)) = accepted else { continue };
             let _ = stream.set_nodelay(true);
-            tokio::spawn(Arc::clone(&self).connection(stream, via, place));
+            tokio::spawn(Arc::clone(&self).connection(stream, via, place, until.clone()));
         }
     }
 
-    async fn connection(self: Arc<Self>, stream: TcpStream, via: Via, place: OwnedSemaphorePermit) {
+    async fn connection(
+        self: Arc<Self>,
+        stream: TcpStream,
+        via: Via,
+        place: OwnedSemaphorePermit,
+        until: watch::Receiver<bool>,
+    ) {
         let place = Place(Arc::new(place));
         match self.tls.clone() {
-            None => self.serve(stream, via, place).await,
+            None => self.serve(stream, via, place, until).await,
             Some(tls) => {
                 let handshake = tokio_rustls::TlsAcceptor::from(tls).accept(stream);
                 if let Ok(Ok(stream)) = tokio::time::timeout(HANDSHAKE_DEADLINE, handshake).await {
-                    self.serve(stream, via, place).await;
+                    self.serve(stream, via, place, until).await;
                 }
             }
         }
     }
 
-    async fn serve<S>(self: Arc<Self>, stream: S, via: Via, place: Place)
+    /// When the listener is over, what waits for a next request is closed: whoever owns the address now must be asked.
+    async fn serve<S>(self: Arc<Self>, stream: S, via: Via, place: Place, mut until: watch::Receiver<bool>)
     where
         S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     {
@@ -183,7 +190,20 @@ impl Front {
             .header_read_timeout(HEAD_DEADLINE)
             .serve_connection(TokioIo::new(stream), answer)
             .with_upgrades();
-        if let Err(error) = served.await {
+        let mut served = std::pin::pin!(served);
+        let over = async { until.wait_for(|over| *over).await.is_ok() };
+        let ended = tokio::select! {
+            ended = served.as_mut() => Some(ended),
+            _ = over => None,
+        };
+        let ended = match ended {
+            Some(ended) => ended,
+            None => {
+                served.as_mut().graceful_shutdown();
+                served.await
+            }
+        };
+        if let Err(error) = ended {
             tracing::debug!(%error, "a connection ended");
         }
     }

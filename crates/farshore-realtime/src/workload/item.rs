@@ -255,7 +255,7 @@ impl Item {
     fn stop_serving(&mut self, token: Token) -> Result<(), StepError> {
         self.take(token, Role::Fenced)?;
         self.confirmed = true;
-        self.hub.serve(false);
+        self.hub.drain();
         Ok(())
     }
 
