@@ -80,6 +80,12 @@ mod names_resolve;
 #[cfg(test)]
 mod names_stage;
 #[cfg(test)]
+mod realtime_rig;
+#[cfg(test)]
+mod realtime_sdk_failover;
+#[cfg(test)]
+mod realtime_sdk_ops;
+#[cfg(test)]
 mod trust_cli;
 #[cfg(test)]
 mod trust_join;
