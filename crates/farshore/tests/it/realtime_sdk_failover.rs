@@ -51,6 +51,22 @@ async fn paris_is_lost_and_back(
     assert_eq!(figures["began_anew"], 0, "sessions were taken over: {figures}");
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_chat_in_javascript_loses_its_region_and_goes_on() {
+    let rig = Rig::start("active-passive").await;
+    let clients = [("paris", "pair"), ("paris", "region")];
+    let chat = application(&rig, "failover.js", clients, json!({"each": 10})).await;
+    paris_is_lost_and_back(rig, chat, [20, 0], [20, 0], 100).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_chat_in_python_loses_its_region_and_goes_on() {
+    let rig = Rig::start("active-passive").await;
+    let clients = [("paris", "pair"), ("paris", "region")];
+    let chat = application(&rig, "failover.py", clients, json!({"each": 5})).await;
+    paris_is_lost_and_back(rig, chat, [10, 0], [10, 0], 100).await;
+}
+
 /// Both regions serve, and one of them dies: whoever found shelter in the other stays there until an operator drains.
 async fn both_serve_and_one_dies(program: &str, each: u64) {
     let rig = Rig::start("active-active").await;
