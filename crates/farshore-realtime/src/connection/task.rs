@@ -27,6 +27,8 @@ pub(crate) const MESSAGE_MAX: usize = 1024 * 1024;
 const READ_LEN: usize = 64 * 1024;
 /// Things written at once: three slices each, far below the system's limit of 1,024.
 const GATHER: usize = 64;
+/// Bytes that are rather copied together than written from where they are.
+const GATHERED_LEN_MAX: usize = 32 * 1024;
 /// Reads or writes in a row before others get their turn.
 const TURNS_MAX: u32 = 16;
 /// A client that does not take its close frame is cut off after this.
@@ -34,6 +36,7 @@ const CLOSE_PATIENCE: Duration = Duration::from_secs(5);
 
 thread_local! {
     static READ: RefCell<Vec<u8>> = RefCell::new(vec![0; READ_LEN]);
+    static GATHERED: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
     static TAKEN: RefCell<Vec<Out>> = const { RefCell::new(Vec::new()) };
 }
 
@@ -312,7 +315,20 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             slices[count] = IoSlice::new(slice);
             count += 1;
         }
-        match Pin::new(&mut self.socket).poll_write_vectored(context, &slices[..count]) {
+        let slices = &slices[..count];
+        // `send` costs the kernel less than `writev`, by more than copying a few short messages together.
+        let wrote = if let [one] = slices {
+            Pin::new(&mut self.socket).poll_write(context, one)
+        } else if slices.iter().map(|slice| slice.len()).sum::<usize>() <= GATHERED_LEN_MAX {
+            GATHERED.with_borrow_mut(|gathered| {
+                gathered.clear();
+                slices.iter().for_each(|slice| gathered.extend_from_slice(slice));
+                Pin::new(&mut self.socket).poll_write(context, gathered)
+            })
+        } else {
+            Pin::new(&mut self.socket).poll_write_vectored(context, slices)
+        };
+        match wrote {
             Poll::Ready(Ok(0)) => Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
             Poll::Pending => Poll::Ready(Ok(0)),
             ready => ready,

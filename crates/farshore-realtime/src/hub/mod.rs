@@ -11,7 +11,8 @@
 //! - of two owners of a session the one with the higher generation, or the one with the client, is left once they speak again;
 //! - a copy has the same messages under the same numbers as the original, as far as the records have come;
 //! - after an adoption no number is given out that the lost owner may have given to another message;
-//! - a message that came through the pair reaches a session once, on whichever side of a change of owner it comes.
+//! - a message that came through the pair reaches a session on whichever side of a change of owner it comes, and once, unless
+//!   the owner died between delivering it and telling the other region.
 
 pub mod call;
 mod crowd;
