@@ -11,7 +11,7 @@ use tracing_subscriber::EnvFilter;
 use super::exit::{FAILED, Failure};
 use super::{Global, Output, store};
 use crate::config::StoreKind;
-use crate::demo::Play;
+use crate::demo::{ActName, Play};
 use crate::node::Until;
 use crate::up::ClusterOptions;
 
@@ -55,7 +55,7 @@ pub(super) struct UpArgs {
 
 #[derive(Debug, Args)]
 pub(super) struct DemoArgs {
-    /// Only this act
+    /// Only this act [default: all, one after the other]
     #[arg(long, value_enum, value_name = "ACT")]
     only: Option<Act>,
     /// What the control plane remembers in; with etcd three members and three nodes in three regions are started, and the lost
@@ -88,6 +88,8 @@ impl From<StoreArg> for StoreKind {
 enum Act {
     /// A machine with two disks
     Machine,
+    /// A real-time hub with 500 clients and a publisher that never stops
+    Realtime,
 }
 
 #[derive(Debug, Args)]
@@ -160,8 +162,11 @@ fn up(global: &Global, args: UpArgs) -> Result<(), Failure> {
 }
 
 fn demo(global: &Global, args: &DemoArgs) -> Result<(), Failure> {
-    // There is one act so far; the option keeps its meaning when there are more.
-    let (None | Some(Act::Machine)) = args.only;
+    let acts = match args.only {
+        None => vec![ActName::Machine, ActName::Realtime],
+        Some(Act::Machine) => vec![ActName::Machine],
+        Some(Act::Realtime) => vec![ActName::Realtime],
+    };
     // Never the directory of the environment: that one is somebody's own.
     let temporary = global.data.is_none();
     let data = global
@@ -169,7 +174,7 @@ fn demo(global: &Global, args: &DemoArgs) -> Result<(), Failure> {
         .clone()
         .unwrap_or_else(|| std::env::temp_dir().join(format!("farshore-demo-{}", std::process::id())));
     let json = global.output != Output::Table;
-    let play = Play { data: data.clone(), store: args.store.into(), keep: args.keep, json };
+    let play = Play { data: data.clone(), store: args.store.into(), acts, keep: args.keep, json };
     let played = runtime()?.block_on(crate::demo::play(&play)).map_err(failed);
     if played.is_err() && temporary {
         // Nothing was found out that is worth keeping.

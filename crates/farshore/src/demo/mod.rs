@@ -1,24 +1,47 @@
 //! `farshore demo`: real work, a real disaster, a report that was checked.
 //!
-//! Read in this order: `story` (the steps and what each claims), `workload` (the client and the truth), `stage` (the regions),
-//! `link` (the line between them),
-//! `client` (the API), `report` (what is printed).
+//! Read in this order: `story` (the machine act: its steps and what each claims), `workload` (its client and the truth),
+//! `realtime` (the real-time act, its clients and its publisher), `act` (what both have in common), `stage` (the regions),
+//! `link` (the line between them), `client` (the API), `report` (what is printed).
 //!
 //! Must always hold: nothing is reported as verified that was not read back and compared with the client's own log.
 
+mod act;
 pub mod client;
 mod link;
+mod realtime;
 mod report;
 mod stage;
 mod story;
 pub mod workload;
 
 use std::path::PathBuf;
+use std::time::Instant;
 
+use act::Act;
+use report::{MachineReport, RealtimeReport, Report};
 use stage::Stage;
 
 use crate::config::StoreKind;
 use crate::node::interrupted;
+
+/// What can be played.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ActName {
+    /// A machine with two disks.
+    Machine,
+    /// A real-time hub with clients and a publisher.
+    Realtime,
+}
+
+impl ActName {
+    fn steps(self) -> u64 {
+        match self {
+            Self::Machine => story::STEPS,
+            Self::Realtime => realtime::STEPS,
+        }
+    }
+}
 
 /// How the demo is played and what is printed.
 #[derive(Debug, Clone)]
@@ -27,6 +50,8 @@ pub struct Play {
     pub data: PathBuf,
     /// What the control plane remembers in.
     pub store: StoreKind,
+    /// What is played, in this order.
+    pub acts: Vec<ActName>,
     /// Leave the regions running at the end, and print how to reach them.
     pub keep: bool,
     /// JSON instead of a table.
@@ -38,10 +63,11 @@ pub struct Play {
 /// # Errors
 /// When the regions could not even be started, or Ctrl-C ended the demo; the text says which. No region runs then.
 pub async fn play(play: &Play) -> std::io::Result<bool> {
-    let began = std::time::Instant::now();
-    let mut stage = Stage::set(&play.data, play.store).await?;
+    let began = Instant::now();
+    let steps = 1 + play.acts.iter().map(|act| act.steps()).sum::<u64>();
+    let mut stage = Stage::set(&play.data, play.store, steps).await?;
     let report = tokio::select! {
-        report = story::play(&mut stage, play.store, began) => Some(report),
+        report = acts(&mut stage, play, began) => Some(report),
         () = interrupted() => None,
     };
     stage.curtain();
@@ -60,4 +86,36 @@ pub async fn play(play: &Play) -> std::io::Result<bool> {
     }
     stage.cluster().stop().await.map_err(std::io::Error::other)?;
     Ok(report.verified)
+}
+
+/// Plays what is to be played. The report is true in any case: a step that breaks is in it.
+async fn acts(stage: &mut Stage, play: &Play, began: Instant) -> Report {
+    let (store, note) = match play.store {
+        StoreKind::Redb => ("redb", "control plane in oslo, the recovery region"),
+        StoreKind::Etcd => ("etcd", "a control node and a member of etcd in each; mutual TLS"),
+    };
+    let mut report = Report { store, ..Report::default() };
+    let mut act = match Act::new(stage, play.store, began) {
+        Ok(act) => act,
+        Err(error) => return Report { failures: vec![error.to_string()], ..report },
+    };
+    act.end(if act.is_etcd { "start three regions" } else { "start two regions" }, None, None, note);
+    for name in &play.acts {
+        let played = match name {
+            ActName::Machine => {
+                let found = report.machine.insert(MachineReport::default());
+                story::play(&mut act, found).await
+            }
+            ActName::Realtime => {
+                let found = report.realtime.insert(RealtimeReport::default());
+                realtime::play(&mut act, found).await
+            }
+        };
+        if let Err(why) = played {
+            act.break_off(&why);
+            break;
+        }
+    }
+    act.close(&mut report);
+    report
 }

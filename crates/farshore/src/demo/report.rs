@@ -78,16 +78,48 @@ pub(super) struct ControlReport {
     pub(super) survivors: usize,
 }
 
-/// The whole report.
+/// What the machine act found.
 #[derive(Debug, Clone, Default, Serialize)]
-pub(super) struct Report {
-    pub(super) verified: bool,
-    pub(super) store: &'static str,
+pub(super) struct MachineReport {
     pub(super) control: ControlReport,
     pub(super) drill: DrillReport,
     pub(super) failover: FailoverSummary,
     pub(super) reprotect: ReprotectReport,
     pub(super) failback: FailbackReport,
+}
+
+/// What the real-time act found.
+#[derive(Debug, Clone, Default, Serialize)]
+pub(super) struct RealtimeReport {
+    pub(super) clients: usize,
+    /// Those that went on with their session on the far shore, and never had to negotiate anew.
+    pub(super) recovered: usize,
+    /// How often a client had to begin anew.
+    pub(super) negotiated_anew: u64,
+    /// Messages whose acceptance the publisher saw, times clients: each client is owed each of them.
+    pub(super) messages_owed: u64,
+    /// Those of the owed that reached the application of the client that they were owed to.
+    pub(super) messages_received: u64,
+    /// Messages that an application was given again, after its client had dropped what it knew by its sequence number.
+    pub(super) duplicates: u64,
+    /// From the kill to the first frame on the far shore, for the client that waited longest.
+    pub(super) slowest_recovery_seconds: f64,
+    /// The longest time between two messages that were accepted.
+    pub(super) publisher_waited_seconds: f64,
+    /// The home region is active, protected, and has all clients; the far shore has none.
+    pub(super) home_again: bool,
+    pub(super) verified: bool,
+}
+
+/// The whole report. An act that was not played is not in it.
+#[derive(Debug, Clone, Default, Serialize)]
+pub(super) struct Report {
+    pub(super) verified: bool,
+    pub(super) store: &'static str,
+    #[serde(flatten)]
+    pub(super) machine: Option<MachineReport>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) realtime: Option<RealtimeReport>,
     pub(super) steps: Vec<StepReport>,
     pub(super) failures: Vec<String>,
 }
@@ -150,7 +182,12 @@ mod tests {
 
     #[test]
     fn the_json_has_the_fields_that_programs_read() {
-        let json = serde_json::to_value(Report::default()).unwrap();
+        let report = Report {
+            machine: Some(MachineReport::default()),
+            realtime: Some(RealtimeReport::default()),
+            ..Report::default()
+        };
+        let json = serde_json::to_value(report).unwrap();
         for pointer in [
             "/verified",
             "/failover/rto_seconds",
@@ -163,8 +200,24 @@ mod tests {
             "/drill/verified",
             "/store",
             "/control/survivors",
+            "/realtime/clients",
+            "/realtime/recovered",
+            "/realtime/messages_owed",
+            "/realtime/messages_received",
+            "/realtime/duplicates",
+            "/realtime/slowest_recovery_seconds",
+            "/realtime/home_again",
+            "/realtime/verified",
         ] {
             assert!(json.pointer(pointer).is_some(), "{pointer}");
+        }
+    }
+
+    #[test]
+    fn nothing_is_said_of_an_act_that_was_not_played() {
+        let json = serde_json::to_value(Report::default()).unwrap();
+        for pointer in ["/failover", "/drill", "/control", "/realtime"] {
+            assert!(json.pointer(pointer).is_none(), "{pointer}");
         }
     }
 

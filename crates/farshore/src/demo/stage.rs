@@ -13,9 +13,6 @@ use crate::up::{Cluster, ClusterOptions, Line};
 
 /// Recovery points come this often, so that a demo of a minute has some.
 const POINT_SECONDS: u64 = 2;
-/// Steps of the machine act.
-const STEPS: u64 = 9;
-
 #[derive(Debug)]
 pub(super) struct Stage {
     cluster: Cluster,
@@ -25,7 +22,7 @@ pub(super) struct Stage {
 }
 
 impl Stage {
-    pub(super) async fn set(data: &Path, store: StoreKind) -> io::Result<Self> {
+    pub(super) async fn set(data: &Path, store: StoreKind, steps: u64) -> io::Result<Self> {
         let line = link::Line::default();
         let laid = line.clone();
         let options = ClusterOptions {
@@ -44,7 +41,7 @@ impl Stage {
         };
         let style = ProgressStyle::with_template("{spinner} [{bar:9}] {pos}/{len} {wide_msg}")
             .unwrap_or_else(|_| ProgressStyle::default_bar());
-        let bar = ProgressBar::with_draw_target(Some(STEPS), target).with_style(style);
+        let bar = ProgressBar::with_draw_target(Some(steps), target).with_style(style);
         bar.enable_steady_tick(std::time::Duration::from_millis(120));
         Ok(Self { cluster, data: data.to_owned(), line, bar })
     }
@@ -52,6 +49,11 @@ impl Stage {
     /// The API as a client knows it: all control nodes.
     pub(super) fn client(&self) -> Result<Client, Broken> {
         Client::of(self.cluster.apis(), self.cluster.token(), self.cluster.ca_file())
+    }
+
+    /// The cluster's certificate authority, when everything is TLS.
+    pub(super) fn ca_file(&self) -> Option<&Path> {
+        self.cluster.ca_file()
     }
 
     /// A client that asks the node of one region and no other.

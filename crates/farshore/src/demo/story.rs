@@ -7,11 +7,10 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use super::client::{Broken, Client, broken, text, two_uris};
-use super::report::{ControlReport, Lost, Report, StepReport, bytes_text, seconds};
-use super::stage::Stage;
+use super::act::Act;
+use super::client::{Broken, broken, text, two_uris};
+use super::report::{ControlReport, Lost, MachineReport, bytes_text, seconds};
 use super::workload::{History, Resolver, Verdict, Writer, read_images};
-use crate::config::StoreKind;
 
 const ITEM: &str = "machine/web-1";
 /// Sizes that are no multiple of anything a disk is usually counted in.
@@ -29,12 +28,12 @@ const SESSION_BYTES: u64 = 64 * 1024;
 /// Clocks are read at different places: the seconds of two reports may differ by this much.
 const SECONDS_APART: f64 = 0.25;
 
-pub(super) struct Story<'a> {
-    stage: &'a mut Stage,
-    api: Client,
-    report: Report,
-    began: Instant,
-    checks: Vec<(bool, String)>,
+/// Steps of this act.
+pub(super) const STEPS: u64 = 8;
+
+struct Story<'a, 'b> {
+    act: &'a mut Act<'b>,
+    report: &'a mut MachineReport,
 }
 
 /// What the unplanned failover left behind for the later steps.
@@ -45,38 +44,13 @@ struct Aftermath {
     kept: usize,
 }
 
-/// Plays all steps. The report is true in any case: a step that breaks is in it.
-pub(super) async fn play(stage: &mut Stage, store: StoreKind, began: Instant) -> Report {
-    let api = match stage.client() {
-        Ok(api) => api,
-        Err(error) => return Report { failures: vec![error.to_string()], ..Report::default() },
-    };
-    let store = match store {
-        StoreKind::Redb => "redb",
-        StoreKind::Etcd => "etcd",
-    };
-    let report = Report { store, ..Report::default() };
-    let mut story = Story { stage, api, report, began, checks: Vec::new() };
-    if let Err(error) = story.steps().await {
-        story.report.failures.push(error.to_string());
-        story.end("the story broke off", None, None, &error.to_string());
-    }
-    story.report.verified = story.report.failures.is_empty()
-        && story.report.steps.iter().all(|step| step.verified != Some(false));
-    story.report
+/// Plays all steps. What was found out until one breaks is in the report.
+pub(super) async fn play(act: &mut Act<'_>, report: &mut MachineReport) -> Result<(), Broken> {
+    Story { act, report }.steps().await
 }
 
-impl Story<'_> {
+impl Story<'_, '_> {
     async fn steps(&mut self) -> Result<(), Broken> {
-        match self.report.store {
-            "etcd" => self.end(
-                "start three regions",
-                None,
-                None,
-                "a control node and a member of etcd in each; mutual TLS",
-            ),
-            _ => self.end("start two regions", None, None, "control plane in oslo, the recovery region"),
-        }
         let writer = self.create_and_write().await?;
         self.protect(&writer).await?;
         self.drill(&writer).await?;
@@ -87,36 +61,9 @@ impl Story<'_> {
         self.fail_back(history).await
     }
 
-    fn begin(&mut self, what: &str) {
-        self.stage.says(what);
-        self.began = Instant::now();
-        self.checks.clear();
-    }
-
-    fn check(&mut self, held: bool, what: impl Into<String>) {
-        self.checks.push((held, what.into()));
-    }
-
-    fn end(&mut self, step: &'static str, rpo: Option<Lost>, rto: Option<f64>, note: &str) {
-        let verified = (!self.checks.is_empty()).then(|| self.checks.iter().all(|(held, _)| *held));
-        let failed = self.checks.iter().filter(|(held, _)| !held).map(|(_, what)| format!("{step}: {what}"));
-        self.report.failures.extend(failed);
-        self.checks.clear();
-        let line = StepReport {
-            step,
-            seconds: seconds(self.began.elapsed()),
-            rpo,
-            rto_seconds: rto,
-            verified,
-            note: note.to_owned(),
-        };
-        self.stage.did(&line);
-        self.report.steps.push(line);
-    }
-
     /// Clients find the disks through the directory, by name.
     fn resolver(&self) -> Resolver {
-        let (api, runtime) = (self.api.clone(), tokio::runtime::Handle::current());
+        let (api, runtime) = (self.act.api.clone(), tokio::runtime::Handle::current());
         Arc::new(move || {
             let record = runtime.block_on(api.get("directory/web-1.machine")).ok()?;
             two_uris(&record["endpoints"])
@@ -124,15 +71,15 @@ impl Story<'_> {
     }
 
     async fn create_and_write(&mut self) -> Result<Writer, Broken> {
-        self.begin("machine/web-1 with two disks in paris, and a client that writes to both");
+        self.act.begin("machine/web-1 with two disks in paris, and a client that writes to both");
         let disks =
             json!([{"name": "root", "size_bytes": SIZES[0]}, {"name": "data", "size_bytes": SIZES[1]}]);
         let body = json!({"kind": "machine", "name": "web-1", "region": "paris", "spec": {"disks": disks}});
-        self.api.carry_out("items", &body).await?;
+        self.act.api.carry_out("items", &body).await?;
         let writer = Writer::start(History::default(), 1, self.resolver());
         self.wait_written(&writer, RECORDS_PER_STEP).await?;
-        self.check(true, "the client's writes are acknowledged");
-        self.end(
+        self.act.check(true, "the client's writes are acknowledged");
+        self.act.end(
             "create machine/web-1, write",
             None,
             None,
@@ -154,20 +101,20 @@ impl Story<'_> {
     }
 
     async fn protect(&mut self, writer: &Writer) -> Result<(), Broken> {
-        self.begin("protect to oslo: seed, then follow every write");
-        self.api.verb(ITEM, "protect", json!({"target": "oslo"})).await?;
+        self.act.begin("protect to oslo: seed, then follow every write");
+        self.act.api.verb(ITEM, "protect", json!({"target": "oslo"})).await?;
         self.wait_written(writer, RECORDS_PER_STEP).await?;
         let points = self.wait_points(3).await?;
-        self.check(points.len() >= 3, "recovery points appear");
+        self.act.check(points.len() >= 3, "recovery points appear");
         let note = format!("{} recovery points, newest {}", points.len(), newest(&points)?);
-        self.end("protect to oslo", None, None, &note);
+        self.act.end("protect to oslo", None, None, &note);
         Ok(())
     }
 
     async fn wait_points(&self, count: usize) -> Result<Vec<Value>, Broken> {
         let until = Instant::now() + Duration::from_secs(60);
         loop {
-            let listed = self.api.get(&format!("items/{ITEM}/points")).await?;
+            let listed = self.act.api.get(&format!("items/{ITEM}/points")).await?;
             let points = listed.get("points").unwrap_or(&listed).as_array().cloned().unwrap_or_default();
             if points.len() >= count {
                 return Ok(points);
@@ -180,33 +127,35 @@ impl Story<'_> {
     }
 
     async fn drill(&mut self, writer: &Writer) -> Result<(), Broken> {
-        self.begin("drill: test failover in isolation, the original runs on");
+        self.act.begin("drill: test failover in isolation, the original runs on");
         let before = writer.acknowledged();
-        self.api.verb(ITEM, "test-failover", json!({"point": "latest"})).await?;
-        let item = self.api.get(&format!("items/{ITEM}")).await?;
+        self.act.api.verb(ITEM, "test-failover", json!({"point": "latest"})).await?;
+        let item = self.act.api.get(&format!("items/{ITEM}")).await?;
         let uris =
             two_uris(&item["drill"]["endpoints"]).ok_or_else(|| broken("the drill tells no endpoints"))?;
         let verdict = self.verify(uris, &writer.history()).await?;
         self.check_prefix(verdict);
-        self.check(verdict.kept >= before, "the drill has everything acknowledged before it was asked for");
+        self.act
+            .check(verdict.kept >= before, "the drill has everything acknowledged before it was asked for");
         self.wait_written(writer, RECORDS_PER_STEP).await?;
         // Replication never paused: with the drill still open, the target gets what was written since.
         let goal = watermark(&item, "oslo");
         let moved = self
+            .act
             .api
             .wait_for(ITEM, "new writes at the target while the drill is open", |item| {
                 watermark(item, "oslo") > goal + RECORDS_PER_STEP as u64 / 2
             })
             .await;
-        self.check(moved.is_ok(), "replication went on during the drill");
+        self.act.check(moved.is_ok(), "replication went on during the drill");
         self.report.drill.replication_paused = moved.is_err();
-        self.api.verb(ITEM, "cleanup", Value::Null).await?;
-        let item = self.api.get(&format!("items/{ITEM}")).await?;
-        self.check(item["drill"].is_null(), "nothing is left of the drill");
+        self.act.api.verb(ITEM, "cleanup", Value::Null).await?;
+        let item = self.act.api.get(&format!("items/{ITEM}")).await?;
+        self.act.check(item["drill"].is_null(), "nothing is left of the drill");
         self.report.drill.records = verdict.kept as u64;
-        self.report.drill.verified = self.checks.iter().all(|(held, _)| *held);
+        self.report.drill.verified = self.act.all_held();
         let note = format!("{} records, a prefix of the acknowledged writes; cleaned up", verdict.kept);
-        self.end("drill and clean-up", None, None, &note);
+        self.act.end("drill and clean-up", None, None, &note);
         Ok(())
     }
 
@@ -222,27 +171,27 @@ impl Story<'_> {
             None => "the content is a prefix of the acknowledged writes".to_owned(),
             Some((disk, byte)) => format!("disk {disk} is not a prefix: byte {byte} is wrong"),
         };
-        self.check(verdict.is_prefix, what);
+        self.act.check(verdict.is_prefix, what);
     }
 
     async fn active_uris(&self) -> Result<[String; 2], Broken> {
-        let item = self.api.get(&format!("items/{ITEM}")).await?;
+        let item = self.act.api.get(&format!("items/{ITEM}")).await?;
         two_uris(&item["endpoints"]).ok_or_else(|| broken(format!("no endpoints in {item}")))
     }
 
     async fn lose_paris(&mut self, writer: Writer) -> Result<Aftermath, Broken> {
-        self.begin("disaster: the line is cut, paris is killed in mid-write; fail over");
+        self.act.begin("disaster: the line is cut, paris is killed in mid-write; fail over");
         writer.start_batch();
         tokio::time::sleep(BATCH).await;
-        self.stage.line().cut();
+        self.act.stage.line().cut();
         tokio::time::sleep(CUT).await;
         writer.be_mortal();
         let disaster = Instant::now();
-        self.stage.kill("paris").await.map_err(broken)?;
+        self.act.stage.kill("paris").await.map_err(broken)?;
         let before = tokio::task::spawn_blocking(move || writer.wait()).await.map_err(broken)?;
         let asked = Instant::now();
         let body = json!({"point": "latest", "source_is_down": true});
-        self.api.verb(ITEM, "failover", body).await?;
+        self.act.api.verb(ITEM, "failover", body).await?;
         let uris = self.active_uris().await?;
         let first = uris.clone();
         tokio::task::spawn_blocking(move || first_read(&first[0])).await.map_err(broken)?.map_err(broken)?;
@@ -252,11 +201,11 @@ impl Story<'_> {
         self.count_survivors().await;
         let (writes, bytes, lost_seconds) = before.lost_after(verdict.kept);
         let truth = Lost { writes, bytes, seconds: lost_seconds };
-        let item = self.api.get(&format!("items/{ITEM}")).await?;
+        let item = self.act.api.get(&format!("items/{ITEM}")).await?;
         let bound = lost(&item["failover"]["rpo"]["at_failover"]);
-        self.check(item["source"] == "oslo", "oslo is the active region");
+        self.act.check(item["source"] == "oslo", "oslo is the active region");
         let bounded = bound.writes <= truth.writes && bound.seconds + SECONDS_APART >= truth.seconds;
-        self.check(bounded, format!("the bound known at the failover holds ({bound:?}, {truth:?})"));
+        self.act.check(bounded, format!("the bound known at the failover holds ({bound:?}, {truth:?})"));
         self.report.failover.rto_seconds = rto;
         self.report.failover.since_disaster_seconds = since;
         self.report.failover.rpo.at_failover = bound;
@@ -269,23 +218,23 @@ impl Story<'_> {
             bytes_text(truth.bytes),
             truth.seconds
         );
-        self.end("lose paris, fail over to latest", Some(truth), Some(rto), &note);
+        self.act.end("lose paris, fail over to latest", Some(truth), Some(rto), &note);
         Ok(Aftermath { before, kept: verdict.kept })
     }
 
     /// Each control node that is left must come to say the same: oslo is active.
     async fn count_survivors(&mut self) {
-        let apis = self.stage.apis().to_vec();
+        let apis = self.act.stage.apis().to_vec();
         let mut survivors = 0;
         for api in &apis {
-            let Ok(client) = self.stage.client_at(api) else { continue };
+            let Ok(client) = self.act.stage.client_at(api) else { continue };
             // Another node's copy may be a moment behind the one that was asked for the failover.
             let says =
                 client.wait_for(ITEM, "oslo as the active region", |item| item["source"] == "oslo").await;
             survivors += usize::from(says.is_ok());
         }
-        let lost = usize::from(self.report.store == "etcd");
-        self.check(
+        let lost = usize::from(self.act.is_etcd);
+        self.act.check(
             survivors == apis.len() - lost,
             format!("{survivors} of {} control nodes answer", apis.len()),
         );
@@ -293,28 +242,28 @@ impl Story<'_> {
     }
 
     async fn change_point_and_commit(&mut self, after: &Aftermath) -> Result<(), Broken> {
-        self.begin("change to an older point, back to the latest, and commit");
+        self.act.begin("change to an older point, back to the latest, and commit");
         let points = self.wait_points(2).await?;
         let older = points.iter().rev().nth(1).ok_or_else(|| broken("there is no older point"))?;
-        self.api.verb(ITEM, "change-point", json!({"point": text(older, "/id")?})).await?;
+        self.act.api.verb(ITEM, "change-point", json!({"point": text(older, "/id")?})).await?;
         let verdict = self.verify(self.active_uris().await?, &after.before).await?;
         self.check_prefix(verdict);
-        self.check(verdict.kept < after.kept, "the older point is older");
+        self.act.check(verdict.kept < after.kept, "the older point is older");
         let older_kept = verdict.kept;
-        self.api.verb(ITEM, "change-point", json!({"point": "latest"})).await?;
+        self.act.api.verb(ITEM, "change-point", json!({"point": "latest"})).await?;
         let verdict = self.verify(self.active_uris().await?, &after.before).await?;
         self.check_prefix(verdict);
-        self.check(verdict.kept == after.kept, "the latest point has everything it had");
-        self.api.verb(ITEM, "commit", Value::Null).await?;
+        self.act.check(verdict.kept == after.kept, "the latest point has everything it had");
+        self.act.api.verb(ITEM, "commit", Value::Null).await?;
         let note =
             format!("{older_kept} records at the older point, {} at the latest; committed", after.kept);
-        self.end("change point, commit", None, None, &note);
+        self.act.end("change point, commit", None, None, &note);
         Ok(())
     }
 
     /// The client goes on in oslo from what was brought back.
     async fn write_on(&mut self, after: &Aftermath) -> Result<History, Broken> {
-        self.begin("the client goes on in oslo");
+        self.act.begin("the client goes on in oslo");
         let mut history = after.before.clone();
         history.records.truncate(after.kept);
         let next = after.before.records.last().map_or(1, |last| last.number + 1);
@@ -323,16 +272,17 @@ impl Story<'_> {
         let history = tokio::task::spawn_blocking(move || writer.stop()).await.map_err(broken)?;
         let verdict = self.verify(self.active_uris().await?, &history).await?;
         self.check_prefix(verdict);
-        self.check(verdict.kept == history.records.len(), "everything acknowledged in oslo is there");
-        self.end("write on in oslo", None, None, "from the brought-back state");
+        self.act.check(verdict.kept == history.records.len(), "everything acknowledged in oslo is there");
+        self.act.end("write on in oslo", None, None, "from the brought-back state");
         Ok(history)
     }
 
     async fn paris_returns(&mut self, after: &Aftermath, history: History) -> Result<(), Broken> {
-        self.begin("paris comes back, finds out that it lost, and is reprotected");
-        self.stage.line().mend();
-        self.stage.start("paris").await.map_err(broken)?;
+        self.act.begin("paris comes back, finds out that it lost, and is reprotected");
+        self.act.stage.line().mend();
+        self.act.stage.start("paris").await.map_err(broken)?;
         let item = self
+            .act
             .api
             .wait_for(ITEM, "the exact loss", |item| !item["failover"]["rpo"]["final"].is_null())
             .await?;
@@ -341,31 +291,32 @@ impl Story<'_> {
         self.report.failover.rpo.found = found;
         self.report.failover.rpo.truth = truth;
         let same = found.writes == truth.writes && found.bytes == truth.bytes;
-        self.check(same, format!("the exact loss equals the truth ({found:?}, {truth:?})"));
+        self.act.check(same, format!("the exact loss equals the truth ({found:?}, {truth:?})"));
         let apart = (found.seconds - truth.seconds).abs();
-        self.check(apart <= SECONDS_APART, format!("the seconds of both agree (apart by {apart:.3})"));
+        self.act.check(apart <= SECONDS_APART, format!("the seconds of both agree (apart by {apart:.3})"));
         let differs = self.differing_bytes().await?;
         let reprotecting = Instant::now();
-        self.api.verb(ITEM, "reprotect", Value::Null).await?;
+        self.act.api.verb(ITEM, "reprotect", Value::Null).await?;
         self.report.reprotect.seconds = seconds(reprotecting.elapsed());
-        let item = self.api.get(&format!("items/{ITEM}")).await?;
+        let item = self.act.api.get(&format!("items/{ITEM}")).await?;
         let replication = &item["replication"];
         let moved = replication["moved_bytes"].as_u64().unwrap_or(u64::MAX);
         let changed = replication["differed_bytes"].as_u64().unwrap_or(0);
         self.report.reprotect.bytes_moved = moved;
         self.report.reprotect.bytes_changed = changed;
-        self.check(changed == differs, format!("{changed} bytes were found to differ, {differs} really do"));
+        self.act
+            .check(changed == differs, format!("{changed} bytes were found to differ, {differs} really do"));
         #[expect(clippy::cast_precision_loss, reason = "a comparison with five per cent of slack")]
         let few = moved as f64 <= differs as f64 * DELTA_OVERHEAD + SESSION_BYTES as f64;
-        self.check(few, format!("{moved} bytes moved for {differs} that differ"));
+        self.act.check(few, format!("{moved} bytes moved for {differs} that differ"));
         if truth.writes > 0 {
             let uris =
                 divergent_uris(&item).ok_or_else(|| broken("the divergent writes are not browsable"))?;
             let verdict = self.verify(uris, &after.before).await?;
-            self.check(verdict.is_prefix, "the divergent writes are still browsable after the reprotect");
+            self.act.check(verdict.is_prefix, "the divergent writes are still browsable after the reprotect");
         }
         let verdict = self.verify(self.active_uris().await?, &history).await?;
-        self.check(verdict.is_prefix, "oslo is untouched by all this");
+        self.act.check(verdict.is_prefix, "oslo is untouched by all this");
         let note = format!(
             "Farshore reports: exactly {} writes, {}; the client's log says: {} writes, {}; moved {} for {} that differ",
             found.writes,
@@ -375,7 +326,7 @@ impl Story<'_> {
             bytes_text(moved),
             bytes_text(differs)
         );
-        self.end("paris returns, reprotect", Some(found), None, &note);
+        self.act.end("paris returns, reprotect", Some(found), None, &note);
         Ok(())
     }
 
@@ -386,7 +337,7 @@ impl Story<'_> {
         let unanswered = after.before.records.last().filter(|last| last.acknowledged_at.is_none());
         if let (Some(last), Some(uris)) = (unanswered, divergent_uris(item)) {
             let verdict = self.verify(uris, &after.before).await?;
-            self.check(verdict.is_prefix, "the old disks hold every write of the client, in order");
+            self.act.check(verdict.is_prefix, "the old disks hold every write of the client, in order");
             if verdict.kept == after.before.records.len() && verdict.kept > after.kept {
                 writes += 1;
                 bytes += last.len as u64;
@@ -398,7 +349,7 @@ impl Story<'_> {
     /// Bytes of 4 KiB blocks in which the old disks and the active ones differ, found by reading both whole: the old ones
     /// from their files, behind Farshore's back.
     async fn differing_bytes(&self) -> Result<u64, Broken> {
-        let files = self.stage.disk_files("paris");
+        let files = self.act.stage.disk_files("paris");
         let new = self.active_uris().await?;
         let count = move || -> std::io::Result<u64> {
             let (old, new) = ([std::fs::read(&files[0])?, std::fs::read(&files[1])?], read_images(&new)?);
@@ -408,33 +359,33 @@ impl Story<'_> {
     }
 
     async fn fail_back(&mut self, history: History) -> Result<(), Broken> {
-        self.begin("planned failback to paris while the client writes");
+        self.act.begin("planned failback to paris while the client writes");
         let next = history.records.last().map_or(1, |last| last.number + 1);
         let writer = Writer::start(history, next, self.resolver());
         self.wait_written(&writer, RECORDS_PER_STEP).await?;
-        self.api.verb(ITEM, "failback", Value::Null).await?;
+        self.act.api.verb(ITEM, "failback", Value::Null).await?;
         self.wait_written(&writer, RECORDS_PER_STEP).await?;
         let interruption = seconds(writer.longest_interruption());
         let history = tokio::task::spawn_blocking(move || writer.stop()).await.map_err(broken)?;
-        let item = self.api.get(&format!("items/{ITEM}")).await?;
-        self.check(item["source"] == "paris", "paris is the active region again");
+        let item = self.act.api.get(&format!("items/{ITEM}")).await?;
+        self.act.check(item["source"] == "paris", "paris is the active region again");
         let verdict = self.verify(self.active_uris().await?, &history).await?;
         self.check_prefix(verdict);
         let (lost_writes, ..) = history.lost_after(verdict.kept);
-        self.check(lost_writes == 0, format!("{lost_writes} acknowledged writes are missing"));
+        self.act.check(lost_writes == 0, format!("{lost_writes} acknowledged writes are missing"));
         let rto = item["failover"]["rto_seconds"].as_f64().unwrap_or_default();
         self.report.failback.lost_writes = lost_writes;
         self.report.failback.rto_seconds = rto;
         self.report.failback.interruption_seconds = interruption;
-        self.api.verb(ITEM, "commit", Value::Null).await?;
-        self.api.verb(ITEM, "reprotect", Value::Null).await?;
-        let item = self.api.get(&format!("items/{ITEM}")).await?;
-        self.check(
+        self.act.api.verb(ITEM, "commit", Value::Null).await?;
+        self.act.api.verb(ITEM, "reprotect", Value::Null).await?;
+        let item = self.act.api.get(&format!("items/{ITEM}")).await?;
+        self.act.check(
             item["phase"] == "Protected" && item["target"] == "oslo",
             "protected to oslo again, as at the start",
         );
         let note = format!("the client waited {interruption:.2} s at most; committed and reprotected");
-        self.end(
+        self.act.end(
             "failback, commit, reprotect",
             Some(Lost { writes: lost_writes, ..Lost::default() }),
             Some(rto),
