@@ -9,6 +9,15 @@ fn the_demo_ends_with_a_true_report() {
     let report = told(&["demo", "--output", "json", "--only", "machine"]);
     assert_eq!(report["store"], "redb", "{report:#}");
     assert_eq!(report["control"]["survivors"], 1, "{report:#}");
+    assert!(report.get("realtime").is_none(), "{report:#}");
+    check_machine(&report);
+}
+
+#[test]
+fn clients_of_a_lost_region_go_on_and_every_message_arrives() {
+    let report = told(&["demo", "--output", "json", "--only", "realtime"]);
+    assert!(report.get("failover").is_none(), "{report:#}");
+    check_realtime(&report);
 }
 
 #[test]
@@ -17,6 +26,8 @@ fn the_control_plane_outlives_the_region_that_is_lost_with_its_node_and_its_memb
     assert_eq!(report["store"], "etcd", "{report:#}");
     assert_eq!(report["control"]["nodes"], 3, "{report:#}");
     assert_eq!(report["control"]["survivors"], 2, "{report:#}");
+    check_machine(&report);
+    check_realtime(&report);
 }
 
 /// Plays the demo and checks what it says in any case.
@@ -33,6 +44,10 @@ fn told(args: &[&str]) -> Value {
         .unwrap_or_else(|error| panic!("{error}: {}\n{stderr}", String::from_utf8_lossy(&output.stdout)));
     assert!(output.status.success(), "{report:#}\n{stderr}");
     assert_eq!(report["verified"], true, "{report:#}");
+    report
+}
+
+fn check_machine(report: &Value) {
     assert_eq!(report["drill"]["verified"], true, "{report:#}");
     assert_eq!(report["failback"]["lost_writes"], 0, "{report:#}");
     let rpo = &report["failover"]["rpo"];
@@ -46,5 +61,17 @@ fn told(args: &[&str]) -> Value {
     );
     assert!(report["failover"]["rto_seconds"].as_f64() > Some(0.0), "{report:#}");
     assert!(report["reprotect"]["bytes_moved"].as_u64() > Some(0), "{report:#}");
-    report
+}
+
+fn check_realtime(report: &Value) {
+    let realtime = &report["realtime"];
+    assert_eq!(realtime["verified"], true, "{report:#}");
+    assert_eq!(realtime["clients"], 500, "{report:#}");
+    assert_eq!(realtime["recovered"], realtime["clients"], "{report:#}");
+    assert_eq!(realtime["home_again"], true, "{report:#}");
+    assert_eq!(realtime["messages_received"], realtime["messages_owed"], "{report:#}");
+    assert_eq!(realtime["duplicates"], 0, "{report:#}");
+    // Each of the steps sees a second's messages before it goes on.
+    assert!(realtime["messages_owed"].as_u64() >= Some(3 * 50 * 500), "{report:#}");
+    assert!(realtime["slowest_recovery_seconds"].as_f64() > Some(0.0), "{report:#}");
 }
