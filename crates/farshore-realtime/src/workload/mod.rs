@@ -396,7 +396,13 @@ impl Workload for Realtime {
     }
 
     async fn ask(&self, item: &ItemId, question: &Value) -> Result<Value, StepError> {
+        let hub = self.items.lock().await.get(item).map(|item| Arc::clone(&item.hub));
+        let warnings = questions::look_at_handlers(&*hub.ok_or(StepError::Unknown)?, question).await;
         let mut items = self.items.lock().await;
-        items.get_mut(item).ok_or(StepError::Unknown)?.ask(question).await
+        let mut answer = items.get_mut(item).ok_or(StepError::Unknown)?.ask(question)?;
+        if !warnings.is_empty() {
+            answer["warnings"] = warnings.into();
+        }
+        Ok(answer)
     }
 }

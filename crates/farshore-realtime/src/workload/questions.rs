@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 use super::item::Item;
 use super::spec::new_key;
 use crate::handler::EventHandler;
+use crate::live::LiveHub;
 use crate::token::ConnectionString;
 
 /// What can be asked; the field `ask` says which.
@@ -39,9 +40,20 @@ fn wrong(what: impl std::fmt::Display) -> StepError {
     StepError::Fatal { what: what.to_string() }
 }
 
+/// What is wrong with the handlers that a question is about to set, by asking them. They are set whether or not they answer
+/// now: an application's server may come later. Takes as long as they do, so nothing may be held meanwhile.
+pub(super) async fn look_at_handlers(hub: &LiveHub, question: &Value) -> Vec<String> {
+    let Ok(Question::SetHandlers { handlers }) = serde_json::from_value(question.clone()) else {
+        return Vec::new();
+    };
+    let looks = handlers.iter().map(|handler| hub.handlers.validate(handler, hub.name(), hub.origin()));
+    let looks = futures_util::future::join_all(looks).await;
+    looks.into_iter().filter_map(Result::err).map(|error| error.to_string()).collect()
+}
+
 impl Item {
     /// Answers a question of the operator's. Nothing of it is logged: answers may hold keys.
-    pub(super) async fn ask(&mut self, question: &Value) -> Result<Value, StepError> {
+    pub(super) fn ask(&mut self, question: &Value) -> Result<Value, StepError> {
         let question: Question = serde_json::from_value(question.clone())
             .map_err(|error| wrong(format!("{} cannot be asked that: {error}", self.card.item)))?;
         match question {
@@ -55,7 +67,7 @@ impl Item {
             }
             Question::Endpoints => Ok(json!({ "url": self.around.url, "pair_url": self.around.pair_url })),
             Question::Handlers => Ok(json!({ "handlers": self.hub.settings().handlers })),
-            Question::SetHandlers { handlers } => self.set_handlers(handlers).await,
+            Question::SetHandlers { handlers } => self.set_handlers(handlers),
             Question::SetMembers { members } => self.set_members(&members),
             Question::SetAudiences { audiences } => {
                 self.change_settings(|settings| settings.audiences.clone_from(&audiences))?;
@@ -73,20 +85,12 @@ impl Item {
         json!({ "primary": keys.primary.expose(), "secondary": keys.secondary.expose() })
     }
 
-    /// Handlers are set whether or not they answer now: an application's server may come later. Which do not is told.
-    async fn set_handlers(&mut self, handlers: Vec<EventHandler>) -> Result<Value, StepError> {
-        let host = self.around.url.split("://").nth(1).unwrap_or("farshore").to_owned();
+    fn set_handlers(&mut self, handlers: Vec<EventHandler>) -> Result<Value, StepError> {
         for handler in &handlers {
             handler.check().map_err(wrong)?;
         }
-        let mut warnings = Vec::new();
-        for handler in &handlers {
-            if let Err(error) = self.hub.handlers.validate(handler, self.hub.name(), &host).await {
-                warnings.push(error.to_string());
-            }
-        }
         self.change_settings(|settings| settings.handlers.clone_from(&handlers))?;
-        Ok(json!({ "handlers": handlers, "warnings": warnings }))
+        Ok(json!({ "handlers": handlers }))
     }
 
     fn set_members(&mut self, members: &[String]) -> Result<Value, StepError> {
