@@ -400,6 +400,7 @@ impl LiveHub {
     /// There is another region from now on, or none any more.
     pub fn set_partner(&self, has_partner: bool) {
         self.with(|hub| hub.set_partner(has_partner));
+        self.hub().gate().open_until(None);
         let mut link = self.link();
         link.partner = if has_partner { Partner::Away } else { Partner::None };
         link.release_until(Position(u64::MAX));
@@ -408,7 +409,11 @@ impl LiveHub {
     /// The other region has everything up to `position`, durably enough to go on with it alone. The first time after
     /// [`LiveHub::partner_away`] this makes promises wait for it again.
     pub fn partner_has(&self, position: Position) {
-        self.with(|hub| hub.partner_has(position));
+        let gate = self.with(|hub| {
+            hub.partner_has(position);
+            hub.gate()
+        });
+        gate.open_until(Some(position));
         let mut link = self.link();
         link.partner = Partner::Here(position);
         link.release_until(position);
@@ -416,6 +421,7 @@ impl LiveHub {
 
     /// The other region does not answer: nothing waits for it any more.
     pub fn partner_away(&self) {
+        self.hub().gate().open_until(None);
         let mut link = self.link();
         if link.partner == Partner::None {
             return;

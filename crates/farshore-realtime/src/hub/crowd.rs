@@ -6,7 +6,8 @@ use std::sync::Arc;
 use slab::Slab;
 
 use super::call::{Answer, Call, Member, Scope};
-use super::record::Record;
+use super::gate::Gate;
+use super::record::{Position, Record};
 use super::session::{Session, SessionCard};
 use crate::filter::Filter;
 use crate::frames::Message;
@@ -21,6 +22,10 @@ pub(super) struct Crowd {
     groups: HashMap<GroupName, BTreeMap<ConnectionId, usize>>,
     /// How many of them are reliable.
     reliable: usize,
+    /// What their clients are owed is written when this is open for it.
+    pub(super) gate: Arc<Gate>,
+    /// Where the change that is being applied will stand in the log.
+    pub(super) recorded: Position,
 }
 
 /// What a change means for those outside.
@@ -162,7 +167,8 @@ impl Crowd {
     fn call(&mut self, call: &Call, outcome: &mut Outcome) {
         match call {
             Call::Send { to, message, exclude, filter } => {
-                let sent = Sent { message, exclude, filter: filter.as_ref() };
+                let recorded = self.recorded;
+                let sent = Sent { message, exclude, filter: filter.as_ref(), recorded };
                 self.each(to, |session| sent.to(session, outcome));
             }
             Call::Close { who, exclude, reason } => self.close(who, exclude, reason, outcome),
@@ -320,6 +326,7 @@ pub(super) struct Sent<'a> {
     pub(super) message: &'a Arc<Message>,
     pub(super) exclude: &'a [ConnectionId],
     pub(super) filter: Option<&'a Filter>,
+    pub(super) recorded: Position,
 }
 
 impl Sent<'_> {
@@ -331,7 +338,7 @@ impl Sent<'_> {
             return;
         }
         let patient = session.away_since.is_none();
-        if session.outbox.push(self.message, patient).is_err() {
+        if session.outbox.push(self.message, patient, self.recorded).is_err() {
             outcome.too_slow.push(session.connection.clone());
         }
     }

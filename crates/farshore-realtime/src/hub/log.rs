@@ -54,6 +54,11 @@ impl Log {
         Position(self.last)
     }
 
+    /// Where the next record will stand.
+    pub(super) fn next(&self) -> Position {
+        Position(self.last + 1)
+    }
+
     pub(super) fn last(&self) -> Position {
         Position(self.last)
     }

@@ -1,6 +1,6 @@
 //! The hub: who is connected, who is in which group, and what each client is owed. Pure: no I/O, no clock.
 //!
-//! Read in this order: [`call`] (what can be asked), [`record`] (what changes), `session` and [`outbox`] (one client), `crowd` (the
+//! Read in this order: [`call`] (what can be asked), [`record`] (what changes), `session` and [`outbox`] (one client), [`gate`] (when it is written), `crowd` (the
 //! sessions of one region), `log` (records for the other region), `recent` (messages of the last while), this file, then
 //! [`streams`] and [`state`] (what the newest clients can do besides).
 //!
@@ -11,11 +11,12 @@
 //! - of two owners of a session the one with the higher generation, or the one with the client, is left once they speak again;
 //! - a copy has the same messages under the same numbers as the original, as far as the records have come;
 //! - after an adoption no number is given out that the lost owner may have given to another message;
-//! - a message that came through the pair reaches a session on whichever side of a change of owner it comes, and once, unless
-//!   the owner died between delivering it and telling the other region.
+//! - a message that came through the pair reaches a session once, on whichever side of a change of owner it comes; twice only when
+//!   the owner died while the regions could not reach each other.
 
 pub mod call;
 mod crowd;
+pub mod gate;
 mod log;
 pub mod outbox;
 mod recent;
@@ -41,6 +42,7 @@ use crate::permission::{Permission, Permissions};
 use crate::ws;
 use call::{Answer, Call, Scope};
 use crowd::{Crowd, Outcome};
+use gate::Gate;
 use log::Log;
 use outbox::{End, Outbox, Pulse};
 use recent::Recent;
@@ -224,6 +226,18 @@ impl Hub {
         self.log.keep(has_partner);
     }
 
+    /// What may be written to reliable clients.
+    #[must_use]
+    pub fn gate(&self) -> Arc<Gate> {
+        Arc::clone(&self.mine.gate)
+    }
+
+    /// Applies a change to this region's sessions; it is recorded next.
+    fn apply_own(&mut self, record: &Record) -> Outcome {
+        self.mine.recorded = self.log.next();
+        self.mine.apply(record)
+    }
+
     /// The other region has everything up to here.
     pub fn partner_has(&mut self, position: Position) {
         self.log.forget(position);
@@ -260,7 +274,7 @@ impl Hub {
         let position = session.protocol.is_reliable().then(|| self.log.push(opened(&session)));
         let outbox = Arc::clone(&session.outbox);
         outbox.hears(seen.pulse);
-        let transport = outbox.attach(hello, seen.now);
+        let transport = outbox.attach(hello, seen.now, self.log.last(), &self.mine.gate);
         self.mine.insert(session);
         Attached { outbox, transport, position }
     }
@@ -283,6 +297,7 @@ impl Hub {
             }
             self.adopt_one(connection, seen.now);
         }
+        let (last, gate) = (self.log.last(), self.gate());
         let Some(session) = self.mine.get_mut(connection) else { return Recovery::Unknown };
         if !session.protocol.is_reliable() {
             return Recovery::Unknown;
@@ -295,7 +310,8 @@ impl Hub {
         }
         let (outbox, protocol, user) = (Arc::clone(&session.outbox), session.protocol, session.user.clone());
         outbox.hears(seen.pulse);
-        let transport = outbox.attach(Some(hello(protocol, user.as_ref())), seen.now);
+        let hello = Some(hello(protocol, user.as_ref()));
+        let transport = outbox.attach(hello, seen.now, last, &gate);
         let position = Some(self.log.push(opened(session)));
         self.watch_again(connection);
         Recovery::Attached(Box::new(Attached { outbox, transport, position }), protocol, user)
@@ -413,7 +429,7 @@ impl Hub {
     }
 
     fn change(&mut self, connection: &ConnectionId, record: Record) -> Option<Position> {
-        self.mine.apply(&record);
+        self.apply_own(&record);
         let reliable = self.mine.get(connection).is_some_and(|session| session.protocol.is_reliable());
         reliable.then(|| self.log.push(record))
     }
@@ -473,7 +489,7 @@ impl Hub {
             said.push(call.clone());
         }
         let asked = Record::Asked { connection: connection.clone(), ack_id, call: Some(call) };
-        let outcome = self.mine.apply(&asked);
+        let outcome = self.apply_own(&asked);
         let record = match asked {
             asked if is_copied || reliable => Some(asked),
             Record::Asked { call: Some(call @ Call::Send { .. }), .. } => Some(Record::Relayed(call)),
@@ -520,7 +536,7 @@ impl Hub {
             _ => None,
         };
         let record = Record::Called(call);
-        let outcome = self.mine.apply(&record);
+        let outcome = self.apply_own(&record);
         let position = if is_copied { Some(record) } else { passed }.map(|record| self.log.push(record));
         Done { value, position, ended: self.settle(outcome) }
     }
@@ -763,12 +779,13 @@ impl Hub {
         session.away_since = Some(now);
         session.outbox.skip(ADOPTION_GAP);
         session.events = session.events.saturating_add(ADOPTION_GAP);
+        let recorded = self.log.next();
         for call in self.recent.missed_by_them(session.had) {
             if let Call::Send { message, .. } = call
                 && crowd::is_for(&session, call)
             {
                 // More than is held for one: the next message closes it.
-                let _ = session.outbox.push(message, false);
+                let _ = session.outbox.push(message, false, recorded);
             }
         }
         if let Some(streams) = &mut session.streams {

@@ -2,7 +2,7 @@
 //!
 //! Shared by the hub, which puts in, and by the connection's task, which takes out. The lock is held for a few instructions.
 //!
-//! Must always hold: sequence numbers rise by one with each message, in the order in which the hub put them in, written or
+//! Must always hold: a reliable client is written nothing that the other region lacks, while that one is here; sequence numbers rise by one with each message, in the order in which the hub put them in, written or
 //! not; a message leaves `kept` only when its client has acknowledged it; what is held for a client is bounded.
 
 use std::collections::VecDeque;
@@ -14,6 +14,8 @@ use std::task::{Context, Poll, Waker};
 use bytes::Bytes;
 use farshore_core::moment::Moment;
 
+use super::gate::Gate;
+use super::record::Position;
 use crate::frames::{Message, Protocol};
 
 /// Messages kept for a reliable client that is away: the contract's figure.
@@ -74,7 +76,12 @@ struct Queue {
     /// The transport that may take; 0: none.
     transport: u64,
     transports: u64,
-    waiting: VecDeque<Out>,
+    /// What is to be written, each from the moment on at which the gate is open for it.
+    waiting: VecDeque<(Out, Position)>,
+    /// Of the hub that it is attached to.
+    gate: Option<Arc<Gate>>,
+    /// It is known to the gate.
+    at_gate: bool,
     waiting_bytes: usize,
     kept: VecDeque<(u64, Arc<Message>)>,
     kept_bytes: usize,
@@ -108,6 +115,8 @@ impl Outbox {
                 transport: 0,
                 transports: 0,
                 waiting: VecDeque::new(),
+                gate: None,
+                at_gate: false,
                 waiting_bytes: 0,
                 kept: kept.messages.into(),
                 kept_bytes,
@@ -133,11 +142,17 @@ impl Outbox {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Puts in a message. `patient`: the client is there, or is another region's, which decides about it.
+    /// Puts in a message. `patient`: the client is there, or is another region's, which decides about it. `recorded`: where it
+    /// stands in the log; a reliable client gets it when the gate is open for that.
     ///
     /// # Errors
     /// When the client is owed more than is held for one.
-    pub(super) fn push(&self, message: &Arc<Message>, patient: bool) -> Result<(), TooSlow> {
+    pub(super) fn push(
+        self: &Arc<Self>,
+        message: &Arc<Message>,
+        patient: bool,
+        recorded: Position,
+    ) -> Result<(), TooSlow> {
         let mut queue = self.queue();
         queue.last += 1;
         let (sequence, len) = (queue.last, message.len());
@@ -148,7 +163,8 @@ impl Outbox {
         }
         // One that is being closed may come back for what is kept.
         if queue.transport != 0 && queue.end.is_none() {
-            queue.waiting.push_back(Out::Message(Arc::clone(message), reliable.then_some(sequence)));
+            let out = Out::Message(Arc::clone(message), reliable.then_some(sequence));
+            queue.waiting.push_back((out, if reliable { recorded } else { Position(0) }));
             queue.waiting_bytes += len;
         }
         let most = if patient { UNDERWAY_MESSAGES_MAX } else { KEPT_MESSAGES_MAX };
@@ -156,8 +172,43 @@ impl Outbox {
         if count > most || queue.kept_bytes.max(queue.waiting_bytes) > BYTES_MAX {
             return Err(TooSlow);
         }
-        queue.wake();
+        self.to_the_gate(queue);
         Ok(())
+    }
+
+    /// Wakes the connection's task, or has it woken when the gate opens.
+    fn to_the_gate(self: &Arc<Self>, mut queue: MutexGuard<'_, Queue>) {
+        let Some((_, first)) = queue.waiting.front() else { return };
+        let Some(gate) = queue.gate.clone() else { return };
+        if gate.is_open(*first) {
+            queue.wake();
+        }
+        let closed = queue.waiting.back().is_some_and(|(_, last)| !gate.is_open(*last));
+        if closed && !std::mem::replace(&mut queue.at_gate, true) {
+            drop(queue);
+            gate.wait(self);
+        }
+    }
+
+    /// Whether the gate is open for the first that waits.
+    pub(super) fn is_let_through(&self, gate: &Gate) -> bool {
+        self.queue().waiting.front().is_some_and(|(_, first)| gate.is_open(*first))
+    }
+
+    /// The gate has opened: the task is woken if there is something for it. True: the gate may forget this outbox.
+    pub(super) fn leaves_the_gate(&self, gate: &Gate) -> bool {
+        let mut queue = self.queue();
+        if queue.waiting.front().is_none_or(|(_, first)| gate.is_open(*first)) {
+            queue.wake();
+        }
+        let leaves = queue.waiting.iter().all(|(_, recorded)| gate.is_open(*recorded));
+        queue.at_gate = !leaves;
+        leaves
+    }
+
+    /// Wakes the connection's task.
+    pub(super) fn wake_up(&self) {
+        self.queue().wake();
     }
 
     /// Puts in a frame for the present transport; without one it is dropped.
@@ -172,7 +223,7 @@ impl Outbox {
             queue.waiting = VecDeque::new();
             queue.end = Some(Box::new(slow_client()));
         } else {
-            queue.waiting.push_back(Out::Frame(frame));
+            queue.waiting.push_back((Out::Frame(frame), Position(0)));
         }
         queue.wake();
     }
@@ -213,20 +264,31 @@ impl Outbox {
 
     /// A new transport takes over, in place of any other. It is given everything that was not acknowledged, in order,
     /// except what is past its time. `hello` goes before everything.
-    pub(super) fn attach(&self, hello: Option<Bytes>, now: Moment) -> u64 {
+    pub(super) fn attach(
+        self: &Arc<Self>,
+        hello: Option<Bytes>,
+        now: Moment,
+        recorded: Position,
+        gate: &Arc<Gate>,
+    ) -> u64 {
         let mut queue = self.queue();
+        queue.gate = Some(Arc::clone(gate));
         queue.transports += 1;
         queue.transport = queue.transports;
         let owed =
             queue.kept.iter().filter(|(_, message)| message.expires.is_none_or(|expires| now < expires));
-        let owed = owed.map(|(sequence, message)| Out::Message(Arc::clone(message), Some(*sequence)));
-        let waiting: VecDeque<Out> = hello.map(Out::Frame).into_iter().chain(owed).collect();
+        let owed =
+            owed.map(|(sequence, message)| (Out::Message(Arc::clone(message), Some(*sequence)), recorded));
+        let waiting: VecDeque<_> =
+            hello.map(|hello| (Out::Frame(hello), Position(0))).into_iter().chain(owed).collect();
         queue.waiting_bytes = queue.kept_bytes;
         queue.waiting = waiting;
         queue.end = None;
         // The task of the one before learns that it was replaced.
         queue.wake();
-        queue.transport
+        let transport = queue.transport;
+        self.to_the_gate(queue);
+        transport
     }
 
     /// The transport is gone. False: another one had taken its place.
@@ -284,9 +346,10 @@ impl Outbox {
                 None => Poll::Ready(Next::Replaced),
             };
         }
-        let count = queue.waiting.len().min(most);
+        let is_open = |recorded| queue.gate.as_ref().is_none_or(|gate| gate.is_open(recorded));
+        let count = queue.waiting.iter().take(most).take_while(|(_, recorded)| is_open(*recorded)).count();
         if count > 0 {
-            taken.extend(queue.waiting.drain(..count));
+            taken.extend(queue.waiting.drain(..count).map(|(out, _)| out));
             if queue.waiting.is_empty() {
                 queue.waiting_bytes = 0;
                 if queue.waiting.capacity() > 64 {
@@ -298,7 +361,7 @@ impl Outbox {
             }
             return Poll::Ready(Next::Write);
         }
-        if let Some(end) = queue.end.clone() {
+        if let Some(end) = queue.end.clone().filter(|_| queue.waiting.is_empty()) {
             return Poll::Ready(Next::End(end));
         }
         if !queue.waker.as_ref().is_some_and(|waker| waker.will_wake(context.waker())) {

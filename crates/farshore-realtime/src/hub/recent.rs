@@ -86,7 +86,8 @@ impl Recent {
         while self.order.front().is_some_and(|(_, at, _)| old(*at)) {
             self.forget_oldest();
         }
-        self.theirs.retain(|_, at| !old(*at));
+        // Kept longer than the messages themselves, which may have come here later.
+        self.theirs.retain(|_, at| now.0.saturating_sub(at.0) <= 2 * window);
     }
 }
 

@@ -91,6 +91,8 @@ impl World {
         let now = Moment(self.clock);
         let (of_left, of_right) = (left.snapshot(), right.snapshot());
         self.applied = Some([of_right.position, of_left.position]);
+        left.gate().open_until(Some(of_left.position));
+        right.gate().open_until(Some(of_right.position));
         left.apply_snapshot(of_right, now);
         right.apply_snapshot(of_left, now);
         // Before that a second death would be one too many.
@@ -108,6 +110,7 @@ impl World {
         for (position, record) in records.into_iter().take(count) {
             self.hubs[to].as_mut().unwrap().apply(vec![(*record).clone()], now);
             self.applied.as_mut().unwrap()[to] = position;
+            self.hubs[from].as_ref().unwrap().gate().open_until(Some(position));
         }
     }
 
@@ -157,6 +160,29 @@ impl World {
         if self.random.random() {
             self.kill(at);
         }
+    }
+
+    /// The pair: a region dies after it has taken the message, and before the other one knows; that one gets it, too.
+    fn die_in_the_middle(&mut self, at: usize) {
+        let id: u128 = self.random.random();
+        for place in [at, 1 - at] {
+            let now = self.now();
+            let Some(hub) = &mut self.hubs[place] else { continue };
+            let mut message = Message::new(Sender::Server, Data::Text(b"x".as_slice().into()));
+            message.id = Some(id);
+            let call =
+                Call::Send { to: Scope::All, message: Arc::new(message), exclude: Vec::new(), filter: None };
+            hub.call(call, now);
+            for number in 0..self.clients.len() {
+                self.read(number);
+            }
+            if place == at {
+                self.kill(at);
+            } else {
+                self.catch_up(place);
+            }
+        }
+        self.clients.iter_mut().for_each(|client| client.owed.push(id));
     }
 
     fn read(&mut self, number: usize) {
@@ -250,6 +276,7 @@ impl World {
         }
         self.hubs[at] = None;
         self.applied = None;
+        self.hubs[1 - at].as_ref().unwrap().gate().open_until(None);
         for number in 0..self.clients.len() {
             if self.clients[number].at.as_ref().is_some_and(|(there, _)| *there == at) {
                 self.lose(number);
@@ -288,6 +315,7 @@ impl World {
                 }
             }
             97 => self.whisper(at),
+            98 => self.die_in_the_middle(at),
             _ => self.bring(at, 2),
         }
     }
