@@ -9,6 +9,7 @@
 //! understood says nothing about what is stored.
 
 pub mod local;
+pub mod ports;
 
 mod commit;
 mod members;

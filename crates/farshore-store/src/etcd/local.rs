@@ -6,20 +6,17 @@
 
 use std::fs;
 use std::io;
-use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
-use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 
-use rustix::net::sockopt::set_socket_reuseaddr;
-use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, getsockname, socket_with};
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncBufReadExt as _, BufReader};
 use tokio::process::{Child, ChildStdin, Command};
 use tokio::time::{Instant, sleep, timeout_at};
 
 use super::options;
+use super::ports::HeldPort;
 use super::{EtcdError, EtcdOptions, EtcdTls};
 
 /// Runs `"$@"`, tells its process id, and kills it when standard input ends.
@@ -141,7 +138,7 @@ enum Life {
         pid: u32,
     },
     /// The ports are kept so that nobody else gets them.
-    Down { _ports: Vec<OwnedFd> },
+    Down { _ports: Vec<HeldPort> },
 }
 
 impl Members {
@@ -370,7 +367,7 @@ impl Members {
 }
 
 /// The places in `dir`, as they were; or new ones, written down. The ports are held until their members start.
-fn places(dir: &Path, names: &[&str]) -> Result<Vec<(Place, Vec<OwnedFd>)>, LocalError> {
+fn places(dir: &Path, names: &[&str]) -> Result<Vec<(Place, Vec<HeldPort>)>, LocalError> {
     let file = dir.join("members.json");
     let kept = match fs::read(&file) {
         Ok(bytes) => serde_json::from_slice::<Vec<Place>>(&bytes).map_err(io::Error::other),
@@ -387,12 +384,12 @@ fn places(dir: &Path, names: &[&str]) -> Result<Vec<(Place, Vec<OwnedFd>)>, Loca
     Ok(kept.into_iter().map(|place| (place.clone(), hold(&place).unwrap_or_default())).collect())
 }
 
-fn new_places(file: &Path, names: &[&str]) -> Result<Vec<(Place, Vec<OwnedFd>)>, LocalError> {
+fn new_places(file: &Path, names: &[&str]) -> Result<Vec<(Place, Vec<HeldPort>)>, LocalError> {
     let mut made = Vec::new();
     for name in names {
-        let two = || io::Result::Ok((held(0)?, held(0)?));
-        let ((client, client_port), (peer, peer_port)) =
-            two().map_err(doing(|| "no free ports".to_owned()))?;
+        let two = || io::Result::Ok((HeldPort::any()?, HeldPort::any()?));
+        let (client, peer) = two().map_err(doing(|| "no free ports".to_owned()))?;
+        let (client_port, peer_port) = (client.address().port(), peer.address().port());
         made.push((Place { name: (*name).to_owned(), client_port, peer_port }, vec![client, peer]));
     }
     let places: Vec<_> = made.iter().map(|(place, _)| place).collect();
@@ -402,17 +399,8 @@ fn new_places(file: &Path, names: &[&str]) -> Result<Vec<(Place, Vec<OwnedFd>)>,
     Ok(made)
 }
 
-fn hold(place: &Place) -> io::Result<Vec<OwnedFd>> {
-    Ok(vec![held(place.client_port)?.0, held(place.peer_port)?.0])
-}
-
-/// A port that nobody else can get, and at which nobody listens: to connect is refused.
-fn held(port: u16) -> io::Result<(OwnedFd, u16)> {
-    let socket = socket_with(AddressFamily::INET, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
-    set_socket_reuseaddr(&socket, true)?;
-    bind(&socket, &SocketAddr::V4(SocketAddrV4::new(Ipv4Addr::LOCALHOST, port)))?;
-    let address = SocketAddr::try_from(getsockname(&socket)?)?;
-    Ok((socket, address.port()))
+fn hold(place: &Place) -> io::Result<Vec<HeldPort>> {
+    Ok(vec![HeldPort::again(place.client_port)?, HeldPort::again(place.peer_port)?])
 }
 
 /// A member that has ended stays in the process table until its supervisor ends, too.

@@ -2,12 +2,13 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::net::{SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use farshore_core::ids::Region;
 use farshore_store::etcd::local::Members;
+use farshore_store::etcd::ports::HeldPort;
 
 use super::{ClientFile, ClusterOptions, Line, UpError, at, wrong};
 use crate::config::{
@@ -68,7 +69,7 @@ fn fresh(
     region: &Region,
     dir: PathBuf,
     files: &Files,
-    held: &mut Vec<TcpListener>,
+    held: &mut Vec<HeldPort>,
 ) -> Result<NodeConfig, UpError> {
     let is_etcd = options.store == StoreKind::Etcd;
     let is_control = is_etcd || options.regions.last() == Some(region);
@@ -104,7 +105,7 @@ fn fresh(
 }
 
 /// All regions are on this machine, so that one can listen where another did.
-fn realtime(held: &mut Vec<TcpListener>) -> Result<RealtimeConfig, UpError> {
+fn realtime(held: &mut Vec<HeldPort>) -> Result<RealtimeConfig, UpError> {
     Ok(RealtimeConfig {
         listen: free_port(held)?,
         pair: free_port(held)?,
@@ -184,9 +185,9 @@ pub(super) fn client_file(
     }
 }
 
-fn free_port(held: &mut Vec<TcpListener>) -> Result<SocketAddr, UpError> {
-    let listener = TcpListener::bind((std::net::Ipv4Addr::LOCALHOST, 0)).map_err(wrong)?;
-    let address = listener.local_addr().map_err(wrong)?;
-    held.push(listener);
+fn free_port(held: &mut Vec<HeldPort>) -> Result<SocketAddr, UpError> {
+    let port = HeldPort::any().map_err(wrong)?;
+    let address = port.address();
+    held.push(port);
     Ok(address)
 }
