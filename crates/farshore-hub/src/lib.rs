@@ -3,12 +3,14 @@
 //! What lives here first is what the merge stands on: the order of changes made in regions that could not see each other.
 //!
 //! Read in this order: [`names`] (who is meant), [`clock`] (an order of events that agrees with cause and, nearly, with the wall),
-//! [`versions`] (what a region has seen, and which of two changes knew of the other), [`sas`] (who may do what).
+//! [`versions`] (what a region has seen, and which of two changes knew of the other), [`sas`] (who may do what),
+//! [`mqtt`] (devices connect here).
 //!
 //! Must always hold: the order is the same in every region; merging is commutative, associative and idempotent; an
 //! operation that was seen is never applied twice.
 
 pub mod clock;
+pub mod mqtt;
 pub mod names;
 pub mod percent;
 pub mod sas;
