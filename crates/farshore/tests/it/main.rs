@@ -82,9 +82,15 @@ mod names_stage;
 #[cfg(test)]
 mod realtime_rig;
 #[cfg(test)]
+mod realtime_sdk_drain;
+#[cfg(test)]
 mod realtime_sdk_failover;
 #[cfg(test)]
+mod realtime_sdk_negotiate;
+#[cfg(test)]
 mod realtime_sdk_ops;
+#[cfg(test)]
+mod realtime_sdk_storm;
 #[cfg(test)]
 mod trust_cli;
 #[cfg(test)]

@@ -36,11 +36,11 @@ pub(crate) struct Rig {
 }
 
 /// Regions on ports that were free a moment ago: now and then another program has one of them by the time it is wanted.
-async fn begin() -> (Cluster, tempfile::TempDir) {
+async fn begin(regions: fn(&Path) -> ClusterOptions) -> (Cluster, tempfile::TempDir) {
     let mut attempts = 0;
     loop {
         let dir = tempfile::tempdir().unwrap();
-        let options = ClusterOptions { program: Some(FARSHORE.into()), ..ClusterOptions::new(dir.path()) };
+        let options = ClusterOptions { program: Some(FARSHORE.into()), ..regions(dir.path()) };
         match Cluster::start(options).await {
             Ok(cluster) => return (cluster, dir),
             Err(error) => assert!(attempts < STARTS_MAX && error.to_string().contains("in use"), "{error}"),
@@ -52,8 +52,17 @@ async fn begin() -> (Cluster, tempfile::TempDir) {
 impl Rig {
     /// A hub at home in paris and kept in oslo.
     pub(crate) async fn start(mode: &str) -> Self {
-        let (cluster, dir) = begin().await;
-        let api = Client::new(cluster.api_url(), cluster.token()).unwrap();
+        Self::start_in(ClusterOptions::new, mode).await
+    }
+
+    /// The same in a cluster with three regions, etcd, and mutual TLS between all of them.
+    pub(crate) async fn start_with_tls(mode: &str) -> Self {
+        Self::start_in(ClusterOptions::with_etcd, mode).await
+    }
+
+    async fn start_in(regions: fn(&Path) -> ClusterOptions, mode: &str) -> Self {
+        let (cluster, dir) = begin(regions).await;
+        let api = Client::of(cluster.apis(), cluster.token(), cluster.ca_file()).unwrap();
         let rig = Self { cluster, api, dir };
         let create =
             format!("create {HUB} --region paris --secondary oslo --mode {mode} --hub-audience {AUDIENCE}");
@@ -63,7 +72,7 @@ impl Rig {
     }
 
     /// What `farshore realtime` with these words prints.
-    async fn farshore(&self, words: &str) -> String {
+    pub(crate) async fn farshore(&self, words: &str) -> String {
         let mut command = Command::new(FARSHORE);
         command.arg("realtime").args(words.split(' ')).env("FARSHORE_DATA", self.dir.path());
         let output = command.output().await.unwrap();
@@ -83,6 +92,7 @@ impl Rig {
             "connection": string("primary").await,
             "secondary": string("secondary").await,
             "audience": AUDIENCE,
+            "ca": self.cluster.ca_file(),
         })
     }
 
@@ -94,35 +104,54 @@ impl Rig {
 
     /// Waits until the hub is served in paris and followed in oslo.
     pub(crate) async fn at_home(&self) {
+        self.item_is("paris", "Protected").await;
+    }
+
+    /// Waits until it is on record that the hub is served in oslo, because paris is lost.
+    pub(crate) async fn away(&self) {
+        self.item_is("oslo", "FailedOver").await;
+    }
+
+    async fn item_is(&self, source: &str, phase: &str) {
         let end = Instant::now() + PATIENCE;
         loop {
             let item = self.api.get(&format!("items/{ITEM}")).await.unwrap();
-            if item["source"] == "paris" && item["phase"] == "Protected" {
+            if item["source"] == source && item["phase"] == phase {
                 return;
             }
-            assert!(Instant::now() < end, "not at home in {PATIENCE:?}: {item}");
+            assert!(Instant::now() < end, "not {phase} in {source} in {PATIENCE:?}: {item}");
             tokio::time::sleep(LOOK_EVERY).await;
         }
     }
 
     /// Waits until so many clients are connected in paris, and in oslo.
     pub(crate) async fn clients_are(&self, expected: [u64; 2]) {
+        self.clients_are_now(expected.map(Some)).await;
+    }
+
+    /// The same; `None`: that region does not answer.
+    pub(crate) async fn clients_are_now(&self, expected: [Option<u64>; 2]) {
         let end = Instant::now() + PATIENCE;
         loop {
-            let stats = self.api.get(&format!("realtime/{HUB}/stats")).await.unwrap();
-            let connected = |region: &str| {
-                let all = stats["regions"].as_array().unwrap().iter();
-                all.filter(|one| one["region"] == region).find_map(|one| one["stats"]["connections"].as_u64())
-            };
-            if [connected("paris"), connected("oslo")] == expected.map(Some) {
+            let connected = self.clients().await;
+            if connected == expected {
                 return;
             }
             assert!(
                 Instant::now() < end,
-                "not {expected:?} clients in paris and oslo in {PATIENCE:?}: {stats}"
+                "not {expected:?} clients in paris and oslo in {PATIENCE:?}, but {connected:?}"
             );
             tokio::time::sleep(LOOK_EVERY).await;
         }
+    }
+
+    /// How many clients are connected in paris, and in oslo, where these answer.
+    pub(crate) async fn clients(&self) -> [Option<u64>; 2] {
+        let stats = self.api.get(&format!("realtime/{HUB}/stats")).await.unwrap();
+        ["paris", "oslo"].map(|region| {
+            let all = stats["regions"].as_array().unwrap().iter();
+            all.filter(|one| one["region"] == region).find_map(|one| one["stats"]["connections"].as_u64())
+        })
     }
 }
 
@@ -168,6 +197,9 @@ impl Program {
         let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/realtime").join(name);
         let mut command = interpreter(name);
         command.arg(path).env("RIG", given.to_string()).kill_on_drop(true);
+        if let Some(authority) = given["ca"].as_str() {
+            command.env("NODE_EXTRA_CA_CERTS", authority);
+        }
         let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
         let orders = child.stdin.take().unwrap();
         let lines = BufReader::new(child.stdout.take().unwrap()).lines();

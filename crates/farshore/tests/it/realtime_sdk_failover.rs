@@ -6,7 +6,12 @@ use serde_json::{Value, json};
 use crate::realtime_rig::{Program, Rig};
 
 /// An application with clients of the regions' endpoints, which publishes through the pair.
-async fn application(rig: &Rig, program: &str, clients: [(&str, &str); 2], more: Value) -> Program {
+pub(crate) async fn application(
+    rig: &Rig,
+    program: &str,
+    clients: [(&str, &str); 2],
+    more: Value,
+) -> Program {
     let mut given = rig.given("paris", "pair").await;
     let mut connections = Vec::new();
     for (region, endpoint) in clients {
@@ -25,10 +30,10 @@ async fn application(rig: &Rig, program: &str, clients: [(&str, &str); 2], more:
 const STALL_MS: u64 = 25_000;
 
 /// So many clients are in paris and in oslo.
-type Clients = [u64; 2];
+pub(crate) type Clients = [u64; 2];
 
 /// Paris dies while messages are sent, and comes back: where the clients are `before` that and `after` it.
-async fn paris_is_lost_and_back(
+pub(crate) async fn paris_is_lost_and_back(
     mut rig: Rig,
     mut program: Program,
     before: Clients,
@@ -38,6 +43,7 @@ async fn paris_is_lost_and_back(
     program.publishes(publishes).await;
     rig.clients_are(before).await;
     rig.cluster.kill("paris").await.unwrap();
+    rig.away().await;
     program.publishes(2 * publishes).await;
     rig.cluster.start_region("paris").await.unwrap();
     rig.at_home().await;
@@ -83,4 +89,12 @@ async fn active_active_clients_in_javascript_go_on_when_their_region_dies() {
 #[tokio::test(flavor = "multi_thread")]
 async fn active_active_clients_in_python_go_on_when_their_region_dies() {
     both_serve_and_one_dies("failover.py", 5).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn clients_of_a_cluster_with_tls_go_on_when_their_region_dies() {
+    let rig = Rig::start_with_tls("active-passive").await;
+    let clients = [("paris", "pair"), ("paris", "region")];
+    let chat = application(&rig, "failover.js", clients, json!({"each": 10})).await;
+    paris_is_lost_and_back(rig, chat, [20, 0], [20, 0], 100).await;
 }

@@ -2,12 +2,13 @@
 // An application on a pair of regions: clients of the official SDK that receive, and a publisher that never stops.
 //
 // RIG: `connections` (the connection strings that clients' tokens are made from), `each` (clients of each of them), `publish`
-// (the connection string that is published through), `hub`, `pace_ms`. It says `{"acknowledged": n}` while it runs; at a line on its standard input it stops
-// publishing, waits for what is owed, and says what was lost, doubled, and how long the longest silence was.
+// (the connection string that is published through), `hub`, `pace_ms`, `group` (two programs on one hub have one each). It says
+// `{"connected": n}` and `{"acknowledged": n}` while it runs; at a line on its standard input it stops publishing, waits for what
+// is owed, and says what was lost, doubled, and how long the longest silence was.
 const { WebPubSubClient } = require('@azure/web-pubsub-client');
 const { assert, check, given, main, orders, pause, say, service } = require('./rig.js');
 
-const GROUP = 'room';
+const GROUP = given.group ?? 'room';
 /** Between two messages. */
 const PACE_MS = given.pace_ms ?? 10;
 /** So many clients begin at once. */
@@ -69,6 +70,7 @@ async function startAll() {
   while (clients.length < wanted.length) {
     const batch = wanted.slice(clients.length, clients.length + BATCH);
     clients.push(...(await Promise.all(batch.map((one, at) => start(one, clients.length + at)))));
+    say({ connected: clients.length });
   }
   return clients;
 }
