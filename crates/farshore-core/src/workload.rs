@@ -426,10 +426,26 @@ pub trait Workload: Send + Sync + std::fmt::Debug {
         let _ = question;
         Err(StepError::Fatal { what: format!("there is nothing to ask a workload of kind {}", item.kind) })
     }
+    /// Answers the same item in the region `by`, for kinds whose replica asks for what it lacks ([`Pull`]). What request and
+    /// answer mean is the kind's own matter; both carry the token. May wait until there is something to answer.
+    async fn pulled(&self, item: &ItemId, by: &Region, request: &[u8]) -> Result<Vec<u8>, StepError> {
+        let _ = (by, request);
+        Err(StepError::Fatal {
+            what: format!("there is nothing to pull from a workload of kind {}", item.kind),
+        })
+    }
     /// The right to serve `item` under `token` was not renewed in time: closes its clients and keeps durably that it is
     /// [`Role::Fenced`] under `token`, before it returns. Does nothing when it was renewed meanwhile.
     async fn expired(&self, item: &ItemId, token: Token) -> Result<(), StepError> {
         let _ = token;
         Err(StepError::Fatal { what: format!("workloads of kind {} do not fence themselves", item.kind) })
     }
+}
+
+/// The way to the same item in another region, for kinds whose replica asks for what it lacks: see [`Workload::pulled`]. The
+/// caller is proven to be a node of its region; every call has a deadline, longer than the longest wait for an answer.
+#[async_trait]
+pub trait Pull: Send + Sync + std::fmt::Debug {
+    /// Asks `region`. On [`StepError::Retry`] it did not answer.
+    async fn pull(&self, region: &Region, item: &ItemId, request: Vec<u8>) -> Result<Vec<u8>, StepError>;
 }

@@ -1,4 +1,5 @@
-//! How the engine calls the agents of all regions: its own directly, the others over HTTP.
+//! How the engine calls the agents of all regions, its own directly and the others over HTTP; and how a workload reaches the
+//! same item in another region.
 
 use std::time::Duration;
 
@@ -6,12 +7,13 @@ use async_trait::async_trait;
 use axum::http::Method;
 use farshore_core::agents::{Agents, LookAt, RegionView};
 use farshore_core::ids::{ItemId, Region, Token};
-use farshore_core::workload::{Observation, Order, Role, StepError};
+use farshore_core::workload::{Observation, Order, Pull, Role, StepError};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use super::AgentState;
 use super::peers::{Peers, unreachable};
+use super::server::REGION_HEADER;
 use super::view;
 
 /// A look costs the agent no I/O: one that takes longer will not come.
@@ -20,6 +22,9 @@ const LOOK_DEADLINE: Duration = Duration::from_secs(2);
 const ORDER_DEADLINE: Duration = Duration::from_secs(20);
 /// A question may make the workload call somebody else, who has ten seconds to answer.
 const ASK_DEADLINE: Duration = Duration::from_secs(15);
+
+/// Whoever is pulled from waits up to ten seconds for something to tell; then a few megabytes come over a slow line.
+const PULL_DEADLINE: Duration = Duration::from_secs(60);
 
 /// The agents of all regions.
 #[derive(Debug)]
@@ -42,14 +47,47 @@ impl RegionAgents {
         request: reqwest::RequestBuilder,
         deadline: Duration,
     ) -> Result<T, StepError> {
-        let retry = |error: reqwest::Error| StepError::Retry { what: unreachable(region, &error) };
-        let response = request.timeout(deadline).send().await.map_err(retry)?;
-        if response.status().is_success() {
-            return response.json().await.map_err(retry);
-        }
-        let status = response.status();
-        let error = response.json::<StepError>().await;
-        Err(error.unwrap_or_else(|_| StepError::Retry { what: format!("region {region} answered {status}") }))
+        let response = answered(region, request.timeout(deadline)).await?;
+        response.json().await.map_err(|error| StepError::Retry { what: unreachable(region, &error) })
+    }
+}
+
+/// The answer of a region that does what it is asked; else what it says instead.
+async fn answered(region: &Region, request: reqwest::RequestBuilder) -> Result<reqwest::Response, StepError> {
+    let retry = |error: reqwest::Error| StepError::Retry { what: unreachable(region, &error) };
+    let response = request.send().await.map_err(retry)?;
+    if response.status().is_success() {
+        return Ok(response);
+    }
+    let status = response.status();
+    let error = response.json::<StepError>().await;
+    Err(error.unwrap_or_else(|_| StepError::Retry { what: format!("region {region} answered {status}") }))
+}
+
+/// The way of a node's workloads to the same items elsewhere.
+#[derive(Debug)]
+pub struct RegionPulls {
+    here: Region,
+    peers: Peers,
+}
+
+impl RegionPulls {
+    /// For the workloads of the region `here`.
+    #[must_use]
+    pub fn new(here: Region, peers: Peers) -> Self {
+        Self { here, peers }
+    }
+}
+
+#[async_trait]
+impl Pull for RegionPulls {
+    async fn pull(&self, region: &Region, item: &ItemId, request: Vec<u8>) -> Result<Vec<u8>, StepError> {
+        let call = self.peers.request(Method::POST, region, &format!("/agent/v1/pull/{item}"))?;
+        let call = call.header(REGION_HEADER, self.here.as_str()).body(request).timeout(PULL_DEADLINE);
+        let response = answered(region, call).await?;
+        let bytes = response.bytes().await;
+        let bytes = bytes.map_err(|error| StepError::Retry { what: unreachable(region, &error) })?;
+        Ok(bytes.into())
     }
 }
 

@@ -17,7 +17,7 @@ mod renewal;
 mod server;
 mod view;
 
-pub use client::RegionAgents;
+pub use client::{RegionAgents, RegionPulls};
 pub use lease::{LeaseKeeper, Renewals, boot_now};
 pub use ledger::{Ledger, LedgerError};
 pub use peers::{Credentials, Peers};

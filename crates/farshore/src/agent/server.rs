@@ -1,16 +1,17 @@
 //! What an agent answers: `GET /agent/v1/known`, `GET /agent/v1/observe/KIND/NAME`, `POST /agent/v1/act`,
-//! `POST /agent/v1/ask/KIND/NAME`.
+//! `POST /agent/v1/ask/KIND/NAME`, `POST /agent/v1/pull/KIND/NAME`.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use axum::body::Bytes;
 use axum::extract::{Path, Request, State};
 use axum::http::{StatusCode, header};
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
-use axum::{Json, Router};
-use farshore_core::ids::{ItemId, Token};
+use axum::{Extension, Json, Router};
+use farshore_core::ids::{ItemId, Region, Token};
 use farshore_core::workload::{BootTime, Leased, Observation, OnlyIf, Order, StepError, Workload};
 use serde_json::Value;
 use subtle::ConstantTimeEq;
@@ -111,6 +112,11 @@ impl AgentState {
     /// See [`Workload::ask`]. Neither question nor answer is logged or kept: they may be secrets.
     pub async fn ask(&self, item: &ItemId, question: &Value) -> Result<Value, StepError> {
         self.workload(item)?.ask(item, question).await
+    }
+
+    /// See [`Workload::pulled`].
+    pub async fn pulled(&self, item: &ItemId, by: &Region, request: &[u8]) -> Result<Vec<u8>, StepError> {
+        self.workload(item)?.pulled(item, by, request).await
     }
 
     /// Says which start of the agent saw it.
@@ -218,11 +224,14 @@ pub fn router(state: AgentState, callers: Callers) -> Router {
         .route("/agent/v1/known", get(known))
         .route("/agent/v1/observe/{kind}/{name}", get(observe))
         .layer(from_fn_with_state(callers.clone(), check_node));
+    let pulls = Router::new()
+        .route("/agent/v1/pull/{kind}/{name}", post(pulled))
+        .layer(from_fn_with_state(callers.clone(), check_puller));
     let orders = Router::new()
         .route("/agent/v1/act", post(act))
         .route("/agent/v1/ask/{kind}/{name}", post(ask))
         .layer(from_fn_with_state(callers, check_control));
-    looks.merge(orders).with_state(state)
+    looks.merge(pulls).merge(orders).with_state(state)
 }
 
 pub(super) async fn check_node(State(callers): State<Callers>, request: Request, next: Next) -> Response {
@@ -236,6 +245,50 @@ async fn check_control(State(callers): State<Callers>, request: Request, next: N
     match callers.check(&request, |peer| peer.role == CertRole::Control) {
         Ok(()) => next.run(request).await,
         Err(refusal) => refusal.into_response(),
+    }
+}
+
+/// The region that a request comes from, where there are no certificates to tell.
+pub(super) const REGION_HEADER: &str = "farshore-region";
+
+/// Which region's node calls.
+#[derive(Debug, Clone)]
+struct Puller(Region);
+
+async fn check_puller(State(callers): State<Callers>, mut request: Request, next: Next) -> Response {
+    if let Err(refusal) = callers.check(&request, |peer| peer.role.is_node()) {
+        return refusal.into_response();
+    }
+    let by = match &callers {
+        Callers::Cluster(_) => peer_region(&request),
+        Callers::Secret(_) => named_region(&request),
+    };
+    let Some(by) = by else {
+        let what = format!("the header {REGION_HEADER} must name the region that pulls");
+        return answer::<()>(Err(StepError::Fatal { what }));
+    };
+    request.extensions_mut().insert(Puller(by));
+    next.run(request).await
+}
+
+fn named_region(request: &Request) -> Option<Region> {
+    let header = request.headers().get(REGION_HEADER)?.to_str().ok()?;
+    Region::parse(header).ok()
+}
+
+async fn pulled(
+    State(state): State<AgentState>,
+    Extension(Puller(by)): Extension<Puller>,
+    Path((kind, name)): Path<(String, String)>,
+    request: Bytes,
+) -> Response {
+    let item = match ItemId::parse(&format!("{kind}/{name}")) {
+        Ok(item) => item,
+        Err(error) => return answer::<()>(Err(StepError::Fatal { what: error.to_string() })),
+    };
+    match state.pulled(&item, &by, &request).await {
+        Ok(bytes) => ([(header::CONTENT_TYPE, "application/octet-stream")], bytes).into_response(),
+        Err(error) => answer::<()>(Err(error)),
     }
 }
 

@@ -1,13 +1,15 @@
-//! Questions to a workload in another region: who may ask, and what comes back.
+//! Questions to a workload in another region, and what its replica pulls: who may, and what comes back.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use farshore::agent::{AgentState, Callers, Credentials, Ledger, Peers, RegionAgents, Workloads, router};
+use farshore::agent::{
+    AgentState, Callers, Credentials, Ledger, Peers, RegionAgents, RegionPulls, Workloads, router,
+};
 use farshore_core::agents::Agents;
 use farshore_core::ids::{ItemId, Kind, Region, Token};
-use farshore_core::workload::{Observation, Order, Role, StepError, Workload};
+use farshore_core::workload::{Observation, Order, Pull, Role, StepError, Workload};
 use serde_json::{Value, json};
 
 const SECRET: &str = "0123456789abcdef";
@@ -35,6 +37,9 @@ impl Workload for Oracle {
             "chat" => Ok(json!({"asked": question, "key": "k"})),
             _ => Err(StepError::Unknown),
         }
+    }
+    async fn pulled(&self, item: &ItemId, by: &Region, request: &[u8]) -> Result<Vec<u8>, StepError> {
+        Ok([item.to_string().as_bytes(), by.as_str().as_bytes(), request].join(&b'|'))
     }
 }
 
@@ -71,13 +76,32 @@ fn region(name: &str) -> Region {
 
 /// A control node in oslo that reaches the agent of paris with `secret`.
 async fn oslo(dir: &tempfile::TempDir, secret: &str) -> RegionAgents {
+    RegionAgents::new(region("oslo"), agent(dir, "oslo"), peers(dir, secret).await)
+}
+
+/// The way to paris with `secret`.
+async fn peers(dir: &tempfile::TempDir, secret: &str) -> Peers {
     let routes = router(agent(dir, "paris"), Callers::Secret(SECRET.into()));
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
     tokio::spawn(async move { axum::serve(listener, routes).await.unwrap() });
     let urls = BTreeMap::from([(region("paris"), url)]);
-    let peers = Peers::new(urls, &Credentials::Secret(secret.to_owned())).unwrap();
-    RegionAgents::new(region("oslo"), agent(dir, "oslo"), peers)
+    Peers::new(urls, &Credentials::Secret(secret.to_owned())).unwrap()
+}
+
+#[tokio::test]
+async fn a_replica_pulls_from_the_same_item_elsewhere() {
+    let dir = tempfile::tempdir().unwrap();
+    let (paris, chat) = (region("paris"), ItemId::parse("realtime/chat").unwrap());
+    let pulls = RegionPulls::new(region("oslo"), peers(&dir, SECRET).await);
+    let bytes = pulls.pull(&paris, &chat, vec![0, 255]).await.unwrap();
+    assert_eq!(bytes, b"realtime/chat|oslo|\x00\xff");
+    let other = ItemId::parse("machine/web-1").unwrap();
+    let nothing = pulls.pull(&paris, &other, Vec::new()).await.unwrap_err().to_string();
+    assert_eq!(nothing, "there is nothing to pull from a workload of kind machine");
+    let stranger = RegionPulls::new(region("oslo"), peers(&dir, "another secret of 16").await);
+    let refused = stranger.pull(&paris, &chat, Vec::new()).await.unwrap_err().to_string();
+    assert!(refused.contains("the cluster's secret is needed"), "{refused}");
 }
 
 #[tokio::test]
