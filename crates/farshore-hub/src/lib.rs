@@ -5,7 +5,8 @@
 //! Read in this order: [`names`] (who is meant), [`clock`] (an order of events that agrees with cause and, nearly, with the wall),
 //! [`versions`] (what a region has seen, and which of two changes knew of the other), [`sas`] (who may do what),
 //! [`mqtt`] (devices connect here),
-//! [`telemetry`] (what devices said).
+//! [`telemetry`] (what devices said),
+//! [`query`] (finding devices by what is known of them),
 //!
 //! Must always hold: the order is the same in every region; merging is commutative, associative and idempotent; an
 //! operation that was seen is never applied twice.
@@ -14,6 +15,7 @@ pub mod clock;
 pub mod mqtt;
 pub mod names;
 pub mod percent;
+pub mod query;
 pub mod sas;
 pub mod telemetry;
 pub mod versions;
