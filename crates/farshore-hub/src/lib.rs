@@ -6,7 +6,7 @@
 //! [`versions`] (what a region has seen, and which of two changes knew of the other), [`sas`] (who may do what),
 //! [`mqtt`] (devices connect here),
 //! [`telemetry`] (what devices said),
-//! [`query`] (finding devices by what is known of them),
+//! [`query`] (finding devices by what is known of them).
 //!
 //! Must always hold: the order is the same in every region; merging is commutative, associative and idempotent; an
 //! operation that was seen is never applied twice.
