@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 use std::task::{Context, Poll, Waker};
 
+use bytes::Bytes;
+
 use super::outbox::{Next, Out};
 use super::*;
 use crate::frames::{Message, StreamMark};
