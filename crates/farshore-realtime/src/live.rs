@@ -16,6 +16,7 @@ use tokio::sync::{Notify, oneshot, watch};
 use crate::bus::Nodes;
 use crate::handler::{EventContext, EventHandler, Handlers};
 use crate::hub::call::{Answer, Call, Scope};
+use crate::hub::gate::Gate;
 use crate::hub::outbox::Outbox;
 use crate::hub::record::{Position, Record, Snapshot};
 use crate::hub::{Asked, Counts, Done, Ended, Gone, Hub, PROBE_STATE};
@@ -105,6 +106,8 @@ pub struct LiveHub {
     settings: RwLock<Arc<Settings>>,
     hub: Mutex<Hub>,
     link: Mutex<Link>,
+    /// What may be written to reliable clients. Opened and closed under the lock of `link` only, so that both say the same.
+    gate: Arc<Gate>,
     serving: AtomicBool,
     /// Takes no new clients; those that are here are still sent what is for them.
     draining: AtomicBool,
@@ -131,11 +134,13 @@ impl LiveHub {
     #[must_use]
     pub fn new(settings: Settings, handlers: Handlers, has_partner: bool) -> Arc<Self> {
         let partner = if has_partner { Partner::Away } else { Partner::None };
+        let hub = Hub::new(rand::random(), has_partner);
         Arc::new(Self {
             name: settings.hub.clone(),
             settings: RwLock::new(Arc::new(settings)),
-            hub: Mutex::new(Hub::new(rand::random(), has_partner)),
             link: Mutex::new(Link { partner, held: VecDeque::new() }),
+            gate: hub.gate(),
+            hub: Mutex::new(hub),
             serving: AtomicBool::new(false),
             draining: AtomicBool::new(false),
             logged: watch::Sender::new(Position(0)),
@@ -400,8 +405,8 @@ impl LiveHub {
     /// There is another region from now on, or none any more.
     pub fn set_partner(&self, has_partner: bool) {
         self.with(|hub| hub.set_partner(has_partner));
-        self.hub().gate().open_until(None);
         let mut link = self.link();
+        self.gate.open_until(None);
         link.partner = if has_partner { Partner::Away } else { Partner::None };
         link.release_until(Position(u64::MAX));
     }
@@ -409,20 +414,21 @@ impl LiveHub {
     /// The other region has everything up to `position`, durably enough to go on with it alone. The first time after
     /// [`LiveHub::partner_away`] this makes promises wait for it again.
     pub fn partner_has(&self, position: Position) {
-        let gate = self.with(|hub| {
-            hub.partner_has(position);
-            hub.gate()
-        });
-        gate.open_until(Some(position));
+        self.with(|hub| hub.partner_has(position));
         let mut link = self.link();
+        if link.partner == Partner::None {
+            // It is none any more: nothing may wait for it again.
+            return;
+        }
+        self.gate.open_until(Some(position));
         link.partner = Partner::Here(position);
         link.release_until(position);
     }
 
     /// The other region does not answer: nothing waits for it any more.
     pub fn partner_away(&self) {
-        self.hub().gate().open_until(None);
         let mut link = self.link();
+        self.gate.open_until(None);
         if link.partner == Partner::None {
             return;
         }
@@ -496,3 +502,6 @@ impl Held {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -287,7 +287,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
 
     /// Writes once: what is left over first.
     fn poll_write(&mut self, context: &mut Context<'_>) -> Poll<io::Result<Wrote>> {
-        ready!(self.poll_unwritten(context))?;
+        match self.poll_unwritten(context) {
+            Poll::Ready(flushed) => flushed?,
+            Poll::Pending => return self.poll_over(context).map(Ok),
+        }
         TAKEN.with_borrow_mut(|taken| {
             taken.clear();
             let next = self.client.outbox.poll_take(self.transport, GATHER, taken, context);
@@ -305,6 +308,21 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             let pieces: Vec<Piece> = taken.drain(..).map(|out| Piece::of(&out, protocol)).collect();
             self.write_pieces(&pieces, context).map_ok(|written| self.keep(pieces, written))
         })
+    }
+
+    /// The client takes nothing now. Should it never do so again, its connection must be told to go all the same: what waits
+    /// has as long as the close frame then.
+    fn poll_over(&mut self, context: &mut Context<'_>) -> Poll<Wrote> {
+        let mut waiting = Vec::new();
+        match ready!(self.client.outbox.poll_over(self.transport, &mut waiting, context)) {
+            Next::End(end) => {
+                let protocol = self.client.protocol;
+                let pieces = waiting.iter().map(|out| Piece::of(out, protocol));
+                self.unwritten.get_or_insert_with(|| Box::new(Unwritten::empty())).pieces.extend(pieces);
+                Poll::Ready(Wrote::End(end))
+            }
+            Next::Replaced | Next::Write => Poll::Ready(Wrote::Replaced),
+        }
     }
 
     /// One system call for all of them. What is not taken is counted as zero and not as pending, so that it can be kept.

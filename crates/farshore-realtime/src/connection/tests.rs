@@ -1,5 +1,7 @@
 //! Streams, states of groups and invocations over real sockets: the frames as an official client writes and reads them.
 
+mod deaf;
+
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -28,20 +30,25 @@ struct Node {
     _until: watch::Sender<bool>,
 }
 
+fn hub(handlers: Vec<EventHandler>) -> Arc<LiveHub> {
+    let keys = AccessKeys { primary: AccessKey::of([1; 32]), secondary: AccessKey::of([2; 32]) };
+    let settings = Settings {
+        version: 1,
+        hub: HubName::parse("chat").unwrap(),
+        keys,
+        audiences: Vec::new(),
+        handlers,
+        sharing: Sharing::ActivePassive,
+        members: Vec::new(),
+    };
+    let hub = LiveHub::new(settings, Handlers::new(), false);
+    hub.serve(true);
+    hub
+}
+
 impl Node {
     async fn start(handlers: Vec<EventHandler>) -> Self {
-        let keys = AccessKeys { primary: AccessKey::of([1; 32]), secondary: AccessKey::of([2; 32]) };
-        let settings = Settings {
-            version: 1,
-            hub: HubName::parse("chat").unwrap(),
-            keys,
-            audiences: Vec::new(),
-            handlers,
-            sharing: Sharing::ActivePassive,
-            members: Vec::new(),
-        };
-        let hub = LiveHub::new(settings, Handlers::new(), false);
-        hub.serve(true);
+        let hub = hub(handlers);
         let hubs = Arc::<Hubs>::default();
         hubs.put(Served { hub: Arc::clone(&hub), pair: None, claims: Arc::new(Alone) });
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();

@@ -38,7 +38,8 @@ impl Gate {
         }
     }
 
-    /// The other region has everything up to `position`; `None`: nobody waits for it.
+    /// The other region has everything up to `position`; `None`: nobody waits for it. Whoever calls this takes turns: what waits
+    /// is in one caller's hands meanwhile.
     pub fn open_until(&self, position: Option<Position>) {
         self.open.store(position.map_or(u64::MAX, |position| position.0), Ordering::Release);
         let waiting = std::mem::take(&mut *self.waiting.lock().unwrap_or_else(PoisonError::into_inner));

@@ -24,6 +24,9 @@ pub const KEPT_MESSAGES_MAX: usize = 1_000;
 pub const UNDERWAY_MESSAGES_MAX: usize = 10_000;
 /// Bytes kept or waiting for one client: the contract's figure. The messages are shared between clients, so the memory is not.
 pub const BYTES_MAX: usize = 16 * 1024 * 1024;
+/// What a waiting frame costs beside its bytes: its place in the queue and its allocation. A client that only sends pings and
+/// reads nothing would else cost a hundred times what is counted.
+const FRAME_BYTES: usize = 96;
 
 /// One thing to write.
 #[derive(Debug, Clone)]
@@ -217,13 +220,14 @@ impl Outbox {
         if queue.transport == 0 || queue.end.is_some() {
             return;
         }
-        queue.waiting_bytes += frame.len();
+        let out = Out::Frame(frame);
+        queue.waiting_bytes += out.weight();
         if queue.waiting_bytes > 2 * BYTES_MAX {
             // More than all that is kept for a client waits before it: it takes nothing.
             queue.waiting = VecDeque::new();
             queue.end = Some(Box::new(slow_client()));
         } else {
-            queue.waiting.push_back((Out::Frame(frame), Position(0)));
+            queue.waiting.push_back((out, Position(0)));
         }
         queue.wake();
     }
@@ -331,6 +335,27 @@ impl Outbox {
         Kept { last: queue.last, messages: queue.kept.iter().cloned().collect() }
     }
 
+    /// While the socket takes nothing: whether the transport is to go all the same. `taken` is then given what
+    /// waits. Else the task is woken when it is.
+    pub fn poll_over(&self, transport: u64, taken: &mut Vec<Out>, context: &Context<'_>) -> Poll<Next> {
+        let mut queue = self.queue();
+        if queue.transport == transport && queue.end.is_none() {
+            queue.waits(context);
+            return Poll::Pending;
+        }
+        if queue.transport != transport {
+            return Poll::Ready(Next::Replaced);
+        }
+        let is_open = |recorded| queue.gate.as_ref().is_none_or(|gate| gate.is_open(recorded));
+        if !queue.waiting.iter().all(|(_, recorded)| is_open(*recorded)) {
+            queue.waits(context);
+            return Poll::Pending;
+        }
+        taken.extend(std::mem::take(&mut queue.waiting).into_iter().map(|(out, _)| out));
+        queue.waiting_bytes = 0;
+        Poll::Ready(queue.end.clone().map_or(Next::Replaced, Next::End))
+    }
+
     /// Takes up to `most` things to write into `taken`, or waits for some.
     pub fn poll_take(
         &self,
@@ -340,11 +365,9 @@ impl Outbox {
         context: &Context<'_>,
     ) -> Poll<Next> {
         let mut queue = self.queue();
+        // An end that is there is the newer one's.
         if queue.transport != transport {
-            return match queue.end.take() {
-                Some(end) => Poll::Ready(Next::End(end)),
-                None => Poll::Ready(Next::Replaced),
-            };
+            return Poll::Ready(Next::Replaced);
         }
         let is_open = |recorded| queue.gate.as_ref().is_none_or(|gate| gate.is_open(recorded));
         let count = queue.waiting.iter().take(most).take_while(|(_, recorded)| is_open(*recorded)).count();
@@ -356,7 +379,7 @@ impl Outbox {
                     queue.waiting = VecDeque::new();
                 }
             } else {
-                let bytes: usize = taken[taken.len() - count..].iter().map(Out::len).sum();
+                let bytes: usize = taken[taken.len() - count..].iter().map(Out::weight).sum();
                 queue.waiting_bytes = queue.waiting_bytes.saturating_sub(bytes);
             }
             return Poll::Ready(Next::Write);
@@ -364,9 +387,7 @@ impl Outbox {
         if let Some(end) = queue.end.clone().filter(|_| queue.waiting.is_empty()) {
             return Poll::Ready(Next::End(end));
         }
-        if !queue.waker.as_ref().is_some_and(|waker| waker.will_wake(context.waker())) {
-            queue.waker = Some(context.waker().clone());
-        }
+        queue.waits(context);
         Poll::Pending
     }
 }
@@ -376,6 +397,13 @@ fn slow_client() -> End {
 }
 
 impl Queue {
+    /// The task is woken when there is something for it.
+    fn waits(&mut self, context: &Context<'_>) {
+        if !self.waker.as_ref().is_some_and(|waker| waker.will_wake(context.waker())) {
+            self.waker = Some(context.waker().clone());
+        }
+    }
+
     fn wake(&mut self) {
         if let Some(waker) = self.waker.take() {
             waker.wake();
@@ -384,10 +412,78 @@ impl Queue {
 }
 
 impl Out {
-    fn len(&self) -> usize {
+    /// What it costs while it waits. Messages are counted by their number, too.
+    fn weight(&self) -> usize {
         match self {
             Self::Message(message, _) => message.len(),
-            Self::Frame(frame) => frame.len(),
+            Self::Frame(frame) => FRAME_BYTES + frame.len(),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::AtomicUsize;
+    use std::task::Wake;
+
+    use super::*;
+
+    const NOW: Moment = Moment(1);
+
+    /// Counts how often a task is woken.
+    #[derive(Default)]
+    struct Woken(AtomicUsize);
+
+    impl Wake for Woken {
+        fn wake(self: Arc<Self>) {
+            self.0.fetch_add(1, Ordering::SeqCst);
+        }
+    }
+
+    fn outbox() -> (Arc<Outbox>, u64, Arc<Gate>) {
+        let (outbox, gate) =
+            (Arc::new(Outbox::with(Protocol::Json, Kept::default())), Arc::<Gate>::default());
+        let transport = outbox.attach(None, NOW, Position(0), &gate);
+        (outbox, transport, gate)
+    }
+
+    fn poll(outbox: &Outbox, transport: u64) -> Poll<Next> {
+        outbox.poll_take(transport, 1, &mut Vec::new(), &Context::from_waker(Waker::noop()))
+    }
+
+    #[test]
+    fn a_transport_that_was_replaced_leaves_the_end_to_the_newer_one() {
+        let (outbox, old, gate) = outbox();
+        let new = outbox.attach(None, NOW, Position(0), &gate);
+        outbox.end(End { frame: None, code: 1000, reason: "bye".to_owned() });
+        assert!(matches!(poll(&outbox, old), Poll::Ready(Next::Replaced)));
+        assert!(matches!(poll(&outbox, new), Poll::Ready(Next::End(_))));
+    }
+
+    #[test]
+    fn a_client_that_asks_and_reads_nothing_is_held_no_more_than_what_is_allowed() {
+        let (outbox, transport, _gate) = outbox();
+        let frame = Bytes::from_static(b"\x8a\x00");
+        let most = 2 * BYTES_MAX / size_of::<(Out, Position)>();
+        for _ in 0..most {
+            outbox.frame(frame.clone());
+        }
+        let Poll::Ready(Next::End(end)) = poll(&outbox, transport) else { panic!("it is still served") };
+        assert_eq!(end.reason, "SlowClient");
+    }
+
+    #[test]
+    fn a_transport_whose_socket_is_full_is_woken_for_its_end() {
+        let (outbox, transport, _gate) = outbox();
+        outbox.frame(Bytes::from_static(b"one"));
+        let (woken, mut taken) = (Arc::<Woken>::default(), Vec::new());
+        let waker = Waker::from(Arc::clone(&woken));
+        let context = Context::from_waker(&waker);
+        assert!(outbox.poll_over(transport, &mut taken, &context).is_pending(), "nobody ends it");
+        assert!(taken.is_empty(), "what waits is left for when there is room");
+        outbox.end(End { frame: None, code: 1000, reason: "bye".to_owned() });
+        assert_eq!(woken.0.load(Ordering::SeqCst), 1);
+        let over = outbox.poll_over(transport, &mut taken, &context);
+        assert!(matches!(over, Poll::Ready(Next::End(_))) && taken.len() == 1, "{over:?} {taken:?}");
     }
 }

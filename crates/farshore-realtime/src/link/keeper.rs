@@ -15,6 +15,7 @@ use super::Options;
 use super::dial::{self, Means};
 use super::listener::{SetupError, Takers};
 use super::session::{self, Connection, EndReason, LinkState, SILENCE_MAX, Shared};
+use crate::hub::record::Position;
 use crate::live;
 
 /// A link that was lost for so long is a sign that the region is: with the word of the health checks it is adopted.
@@ -73,6 +74,10 @@ pub(super) struct Keeper {
     loss: Loss,
     look_at: Instant,
     adopt_until: Option<Instant>,
+    /// What the partner had confirmed when the present connection began.
+    began_at: Option<Position>,
+    /// Since when it has confirmed nothing of what waits for it, from one connection to the next.
+    standstill: Option<Instant>,
 }
 
 impl Keeper {
@@ -100,6 +105,8 @@ impl Keeper {
             loss: Loss::Adopted,
             look_at: Instant::now(),
             adopt_until: None,
+            began_at: None,
+            standstill: None,
         }
     }
 
@@ -193,6 +200,7 @@ impl Keeper {
         self.shared.progress().heard = Instant::now();
         self.loss = Loss::None;
         self.pause = PAUSE_MIN;
+        self.began_at = self.confirmed();
         self.session.spawn(session::run(Arc::clone(&self.shared), connection));
     }
 
@@ -206,7 +214,26 @@ impl Keeper {
             progress.state = LinkState::Disconnected { since: live::now() };
         }
         drop(progress);
+        self.note_standstill();
         self.pause_dialing();
+    }
+
+    fn confirmed(&self) -> Option<Position> {
+        self.shared.progress().confirmed.map(|(position, _)| position)
+    }
+
+    /// A partner that comes again and again is never silent. If it takes nothing, it holds nobody up all the same.
+    fn note_standstill(&mut self) {
+        let (confirmed, now) = (self.confirmed(), Instant::now());
+        let is_behind = confirmed.unwrap_or_default() < self.shared.hub.position();
+        self.standstill = match self.standstill {
+            _ if !is_behind => None,
+            Some(since) if confirmed == self.began_at => Some(since),
+            _ => Some(now),
+        };
+        if self.standstill.is_some_and(|since| now - since >= SILENCE_MAX) {
+            self.shared.hub.partner_away();
+        }
     }
 
     fn pause_dialing(&mut self) {

@@ -45,6 +45,13 @@ fn hello(from: &str, to: &str) -> Said {
     Said::Hello(Box::new(Hello { hub, from: region(from), to: region(to), start: 1, applied: None }))
 }
 
+/// It says that it has some of the receiver's records.
+fn hello_with(from: &str, to: &str, applied: Applied) -> Said {
+    let Said::Hello(mut hello) = hello(from, to) else { unreachable!() };
+    hello.applied = Some(applied);
+    Said::Hello(hello)
+}
+
 #[test]
 fn frames_come_out_as_they_went_in_however_they_are_cut() {
     let whole: Vec<u8> = every_kind().into_iter().flat_map(frame).collect();
@@ -88,12 +95,16 @@ proptest! {
 
 /// A peer that says hello as it should, and then whatever the test wants.
 async fn stranger(to: &Side) -> (FrameReader, FrameWriter) {
+    stranger_saying(to, hello("oslo", "paris")).await
+}
+
+async fn stranger_saying(to: &Side, hello: Said) -> (FrameReader, FrameWriter) {
     let (near, far) = duplex(1 << 16);
     let (mut reader, mut writer) = halves(near);
     let secret = Secret::new("secret");
     let greets = async {
         greet(Role::Dialer, &secret, &mut reader, &mut writer, SILENCE_MAX).await.unwrap();
-        writer.write(&frame(hello("oslo", "paris")), SILENCE_MAX).await.unwrap();
+        writer.write(&frame(hello), SILENCE_MAX).await.unwrap();
         reader.next(HELLO_MAX, SILENCE_MAX, |_| {}).await.unwrap();
     };
     let takes = async {
@@ -232,4 +243,27 @@ async fn strangers_get_nowhere() {
         assert!(answer.len() <= 38, "nothing but an opening: {}", answer.len());
     }
     listener.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_partner_that_comes_again_and_again_and_takes_nothing_holds_nobody_up() {
+    let paris = Side::new("paris", "oslo");
+    let has = Applied { start: paris.shared.start, position: paris.hub.position() };
+    paris.open(1);
+    let comes = async {
+        loop {
+            let (_reader, mut writer) = stranger_saying(&paris, hello_with("oslo", "paris", has)).await;
+            sleep(Duration::from_millis(200)).await;
+            let _ = writer.write(&[0, 0, 0, 1, 255], SILENCE_MAX).await;
+        }
+    };
+    let asks = async {
+        eventually("it seems to be here", || paris.hub.is_partner_here()).await;
+        paris.hub.ask(send(Scope::All, "hello", None)).await.unwrap();
+    };
+    tokio::select! {
+        () = comes => unreachable!("it comes for ever"),
+        // The clock is the test's own.
+        asked = tokio::time::timeout(3 * SILENCE_MAX, asks) => asked.expect("a publisher is held up"),
+    }
 }
