@@ -203,10 +203,15 @@ impl LiveHub {
         self.serving.store(false, Ordering::Release);
     }
 
+    /// Whether it serves nobody new, and those that are here until they are elsewhere.
+    pub(crate) fn is_draining(&self) -> bool {
+        self.draining.load(Ordering::Acquire)
+    }
+
     /// Whether it carries out what is asked of it now.
     fn takes(&self, call: &Call) -> bool {
         let for_those_here = matches!(call, Call::Send { .. } | Call::Close { .. }) || call.is_question();
-        self.is_serving() || (for_those_here && self.draining.load(Ordering::Acquire))
+        self.is_serving() || (for_those_here && self.is_draining())
     }
 
     /// The position of the last record.

@@ -26,6 +26,7 @@ use http::{HeaderMap, Request, Response, StatusCode, header};
 use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper_util::rt::TokioIo;
+use rustls_pki_types::CertificateDer;
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use crate::frames::{self, Downstream, Protocol};
@@ -39,6 +40,7 @@ use crate::query;
 use crate::service::Place;
 use crate::token;
 use crate::ws;
+use admission::{Admission, ComeAgain};
 use client::{Client, SimpleMode};
 use task::Socket;
 pub(crate) use task::pulse;
@@ -60,6 +62,23 @@ pub(crate) struct Asking {
     pub(crate) claims: Arc<dyn Claims>,
     /// The address leads to whichever region is active.
     pub(crate) follows: bool,
+    /// How fast clients come in.
+    pub(crate) admission: Arc<Admission>,
+}
+
+/// Thumbprints of the certificates that a client has shown: SHA-1, in hexadecimal, as the protocol's other servers tell them.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Certificates(pub(crate) Arc<[String]>);
+
+impl Certificates {
+    pub(crate) fn of(shown: &[CertificateDer<'_>]) -> Self {
+        Self(shown.iter().map(|certificate| thumbprint(certificate)).collect())
+    }
+}
+
+fn thumbprint(certificate: &[u8]) -> String {
+    let digest = ring::digest::digest(&ring::digest::SHA1_FOR_LEGACY_USE_ONLY, certificate);
+    digest.as_ref().iter().map(|byte| format!("{byte:02X}")).collect()
 }
 
 /// The way to the other region, for sessions that are there.
@@ -83,22 +102,23 @@ where
     };
     let accept = ws::handshake::accept_key(key);
     let place = request.extensions_mut().remove::<Place>();
-    if !asking.hub.is_serving() {
+    let wants_back = wants_back(&asking);
+    if !asking.hub.is_serving() && !(wants_back.is_some() && is_left(&asking)) {
         return unavailable();
     }
-    let recovery = (
-        query::get(&asking.query, "awps_connection_id"),
-        query::get(&asking.query, "awps_reconnection_token"),
-    );
-    if let (Some(connection), Some(token)) = recovery {
-        let (connection, token) = (ConnectionId::parse(connection), token.to_owned());
+    if let Some(known) = wants_back {
+        if known.is_some()
+            && let Err(again) = asking.admission.enter().await
+        {
+            return come_again(again);
+        }
         let offered = subprotocols(request.headers());
         let upgrade = hyper::upgrade::on(&mut request);
         tokio::spawn(async move {
             let Ok(upgraded) = upgrade.await else { return };
             let Ok(parts) = upgraded.downcast::<TokioIo<S>>() else { return };
             let socket = Socket { socket: parts.io.into_inner(), read: parts.read_buf, place };
-            go_on(asking, connection.ok(), &token, socket).await;
+            go_on(asking, known, socket).await;
         });
         return switching(&accept, offered.into_iter().find(|name| Protocol::of(name).is_some()));
     }
@@ -118,6 +138,21 @@ where
         begin(asking.hub, newcomer, asking.follows, socket);
     });
     switching(&accept, chosen)
+}
+
+/// Whether a client wants to go on where it was: with which session, if its token is believed.
+fn wants_back(asking: &Asking) -> Option<Option<ConnectionId>> {
+    let connection = query::get(&asking.query, "awps_connection_id")?;
+    let token = query::get(&asking.query, "awps_reconnection_token")?;
+    let keys = &asking.hub.settings().keys;
+    let connection = ConnectionId::parse(connection).ok();
+    Some(connection.filter(|connection| token::verify_reconnection(token, connection, keys, now()).is_ok()))
+}
+
+/// Nobody is served here any more, and the client's address leads nowhere else: it is told to negotiate. Without that, official
+/// clients come again for half a minute.
+fn is_left(asking: &Asking) -> bool {
+    asking.hub.is_draining() && !asking.follows
 }
 
 /// A client that may come in.
@@ -164,6 +199,13 @@ fn unavailable() -> Answer {
     answer
 }
 
+fn come_again(ComeAgain(after): ComeAgain) -> Answer {
+    let mut answer = plain(StatusCode::SERVICE_UNAVAILABLE, "many clients are coming in: come again");
+    let seconds = after.as_secs() + rand::random::<u64>() % crate::negotiate::RETRY_SPREAD_SECONDS;
+    answer.headers_mut().insert(header::RETRY_AFTER, header::HeaderValue::from(seconds));
+    answer
+}
+
 fn switching(accept: &str, subprotocol: Option<String>) -> Answer {
     let mut answer = Response::new(Full::default());
     *answer.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
@@ -187,6 +229,8 @@ async fn admit(request: &Request<Incoming>, asking: &Asking) -> Result<Newcomer,
     let simple = simple_mode(&asking.query).map_err(|why| Box::new(plain(StatusCode::BAD_REQUEST, &why)))?;
     let offered = subprotocols(request.headers());
     let connection = ConnectionId::of(rand::random());
+    // After its token is believed: strangers take nobody's turn.
+    asking.admission.enter().await.map_err(|again| Box::new(come_again(again)))?;
     if is_probe(&claims) {
         return Ok(probe(connection, claims.user, simple));
     }
@@ -195,7 +239,10 @@ async fn admit(request: &Request<Incoming>, asking: &Asking) -> Result<Newcomer,
         query: grouped(&asking.query),
         headers: header_texts(request.headers()),
         subprotocols: offered.clone(),
-        certificates: Vec::new(),
+        certificates: request
+            .extensions()
+            .get::<Certificates>()
+            .map_or_else(Vec::new, |shown| shown.0.to_vec()),
     };
     let context = EventContext {
         hub: hub.name(),
@@ -334,15 +381,13 @@ where
     task::spawn(socket, client, attached);
 }
 
-/// A client that wants to go on where it was.
-async fn go_on<S>(asking: Asking, connection: Option<ConnectionId>, token: &str, socket: Socket<S>)
+/// A client that wants to go on where it was. `known`: with which session, if its token is believed.
+async fn go_on<S>(asking: Asking, known: Option<ConnectionId>, socket: Socket<S>)
 where
     S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
 {
     let hub = asking.hub;
-    let known = connection.filter(|connection| {
-        token::verify_reconnection(token, connection, &hub.settings().keys, now()).is_ok()
-    });
+    let known = known.filter(|_| hub.is_serving());
     let found = match &known {
         Some(connection) => find(&hub, connection, &*asking.claims, asking.follows).await,
         None => None,

@@ -1,6 +1,7 @@
 //! Streams, states of groups and invocations over real sockets: the frames as an official client writes and reads them.
 
 mod deaf;
+mod entering;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,6 +10,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 
+use crate::connection::admission::Admission;
 use crate::handler::{EventHandler, Handlers};
 use crate::live::{LiveHub, Settings, now};
 use crate::names::{GroupName, HubName, UserId};
@@ -48,12 +50,19 @@ fn hub(handlers: Vec<EventHandler>) -> Arc<LiveHub> {
 
 impl Node {
     async fn start(handlers: Vec<EventHandler>) -> Self {
-        let hub = hub(handlers);
+        Self::of(hub(handlers), Admission::default()).await
+    }
+
+    async fn start_with(admission: Admission) -> Self {
+        Self::of(hub(Vec::new()), admission).await
+    }
+
+    async fn of(hub: Arc<LiveHub>, admission: Admission) -> Self {
         let hubs = Arc::<Hubs>::default();
         hubs.put(Served { hub: Arc::clone(&hub), pair: None, claims: Arc::new(Alone) });
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}/client/hubs/chat", listener.local_addr().unwrap());
-        let front = Front::new(hubs, None);
+        let front = Front::with(hubs, None, admission);
         let (until, over) = watch::channel(false);
         tokio::spawn(Arc::clone(&front).listen(listener, Via::Region, over));
         Self { front, hub, url, _until: until }

@@ -21,7 +21,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
 use crate::connection::admission::Admission;
-use crate::connection::{self, Asking, Claims};
+use crate::connection::{self, Asking, Certificates, Claims};
 use crate::live::LiveHub;
 use crate::names::ConnectionId;
 use crate::pair::{Pair, PairContext};
@@ -100,7 +100,7 @@ impl Hubs {
 pub(crate) struct Front {
     pub(crate) hubs: Arc<Hubs>,
     pub(crate) tls: Option<Arc<rustls::ServerConfig>>,
-    admission: Admission,
+    admission: Arc<Admission>,
     places: Arc<Semaphore>,
     /// Base URLs of this node's own endpoint and the pair's, as configured or bound.
     pub(crate) urls: OnceLock<[String; 2]>,
@@ -111,10 +111,19 @@ pub(crate) struct Front {
 
 impl Front {
     pub(crate) fn new(hubs: Arc<Hubs>, tls: Option<Arc<rustls::ServerConfig>>) -> Arc<Self> {
+        Self::with(hubs, tls, Admission::default())
+    }
+
+    /// With another pace than the usual one.
+    pub(crate) fn with(
+        hubs: Arc<Hubs>,
+        tls: Option<Arc<rustls::ServerConfig>>,
+        admission: Admission,
+    ) -> Arc<Self> {
         Arc::new(Self {
             hubs,
             tls,
-            admission: Admission::default(),
+            admission: Arc::new(admission),
             places: Arc::new(Semaphore::new(CONNECTIONS_MAX)),
             urls: OnceLock::new(),
             stays: OnceLock::new(),
@@ -164,25 +173,33 @@ impl Front {
     ) {
         let place = Place(Arc::new(place));
         match self.tls.clone() {
-            None => self.serve(stream, via, place, until).await,
+            None => self.serve(stream, via, place, Certificates::default(), until).await,
             Some(tls) => {
                 let handshake = tokio_rustls::TlsAcceptor::from(tls).accept(stream);
                 if let Ok(Ok(stream)) = tokio::time::timeout(HANDSHAKE_DEADLINE, handshake).await {
-                    self.serve(stream, via, place, until).await;
+                    let shown = stream.get_ref().1.peer_certificates().map(Certificates::of);
+                    self.serve(stream, via, place, shown.unwrap_or_default(), until).await;
                 }
             }
         }
     }
 
     /// When the listener is over, what waits for a next request is closed: whoever owns the address now must be asked.
-    async fn serve<S>(self: Arc<Self>, stream: S, via: Via, place: Place, mut until: watch::Receiver<bool>)
-    where
+    async fn serve<S>(
+        self: Arc<Self>,
+        stream: S,
+        via: Via,
+        place: Place,
+        certificates: Certificates,
+        mut until: watch::Receiver<bool>,
+    ) where
         S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     {
         let front = Arc::clone(&self);
         let answer = service_fn(move |mut request: Request<Incoming>| {
             let front = Arc::clone(&front);
             request.extensions_mut().insert(place.clone());
+            request.extensions_mut().insert(certificates.clone());
             async move { Ok::<_, std::convert::Infallible>(front.answer::<S>(request, via).await) }
         });
         let served = hyper::server::conn::http1::Builder::new()
@@ -252,15 +269,16 @@ impl Front {
         let Some(served) = name.and_then(|name| self.hubs.served(&name)) else {
             return text(StatusCode::NOT_FOUND, "no such hub: connect to /client/hubs/NAME");
         };
-        if let Err(again) = self.admission.enter().await {
-            let mut answer = text(StatusCode::SERVICE_UNAVAILABLE, "many clients are coming in: come again");
-            let seconds = again.0.as_secs() + rand::random::<u64>() % crate::negotiate::RETRY_SPREAD_SECONDS;
-            answer.headers_mut().insert(header::RETRY_AFTER, header::HeaderValue::from(seconds));
-            return answer;
-        }
         let base_urls = self.base_urls(&request, via);
         let follows = self.follows(&request);
-        let asking = Asking { hub: served.hub, query, base_urls, claims: served.claims, follows };
+        let asking = Asking {
+            hub: served.hub,
+            query,
+            base_urls,
+            claims: served.claims,
+            follows,
+            admission: Arc::clone(&self.admission),
+        };
         connection::enter::<S>(request, asking).await
     }
 

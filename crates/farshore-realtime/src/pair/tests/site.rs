@@ -219,6 +219,7 @@ impl Door {
             base_urls: vec![self.url.clone()],
             claims: Arc::new(Alone),
             follows: false,
+            admission: Arc::default(),
         };
         Ok(enter::<TcpStream>(request, asking).await)
     }

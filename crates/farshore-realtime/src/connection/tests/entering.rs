@@ -1,0 +1,56 @@
+//! Who is let in, and what strangers can do to those who are.
+
+use super::*;
+use crate::ws::client::ConnectError;
+
+async fn knock(url: &str) -> Result<WsClient, ConnectError> {
+    WsClient::connect(url, &[RELIABLE], &[], None).await
+}
+
+impl Node {
+    fn ws(&self) -> String {
+        self.url.replacen("http", "ws", 1)
+    }
+
+    fn recovery(&self, connection: &str, token: &str) -> String {
+        format!("{}?awps_connection_id={connection}&awps_reconnection_token={token}", self.ws())
+    }
+}
+
+/// With what code it is closed, once it is in.
+async fn close_code(mut socket: WsClient) -> Option<u16> {
+    let next = tokio::time::timeout(PATIENCE, socket.next()).await.expect("it is left waiting");
+    match next.unwrap() {
+        Some(OwnedIncoming::Close { code, .. }) => code,
+        other => panic!("{other:?} came"),
+    }
+}
+
+#[tokio::test]
+async fn strangers_with_forged_tokens_take_nobodys_turn() {
+    let node = Node::start_with(Admission::new(1, 1)).await;
+    for _ in 0..20 {
+        let refused = knock(&format!("{}?access_token=a.b.c", node.ws())).await.unwrap_err();
+        assert_eq!(refused.status(), Some(401));
+        let unknown = knock(&node.recovery("nobody", "a.b.c")).await.unwrap();
+        assert_eq!(close_code(unknown).await, Some(1008));
+    }
+    // Each turn takes a second: it would have been told to come again.
+    node.client("ann", &[]).await;
+}
+
+#[tokio::test]
+async fn who_comes_back_to_a_hub_that_serves_nobody_is_told_so_unless_its_address_leads_elsewhere() {
+    let node = Node::start(Vec::new()).await;
+    let ann = node.client("ann", &[]).await;
+    let url = node.recovery(&ann.connection, &ann.token);
+    drop(ann.socket);
+    node.hub.drain();
+    // Its address may soon be the other region's: it comes again with its session.
+    assert_eq!(knock(&url).await.unwrap_err().status(), Some(503));
+    let own = node.url.trim_end_matches("/client/hubs/chat").to_owned();
+    node.front.stays.set(vec![own]).unwrap();
+    assert_eq!(close_code(knock(&url).await.unwrap()).await, Some(1008));
+    let anew = node.ws();
+    assert_eq!(knock(&anew).await.unwrap_err().status(), Some(503), "new ones negotiate again by themselves");
+}
