@@ -9,6 +9,8 @@
 //! Must always hold: nobody is sent to a secondary while the primary is healthy; nobody is told that something is done before the
 //! other region has it, too, or is known to be away.
 
+#[cfg(test)]
+mod authority;
 pub mod bus;
 pub mod connection;
 pub mod filter;

@@ -1,12 +1,15 @@
 //! Where the links of a node's hubs arrive: shakes hands, checks the secret, and hands the connection to its hub's link.
 
 use std::collections::HashMap;
+use std::fmt;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use farshore_core::ids::Region;
 use rustls::ServerConfig;
+use rustls_pki_types::CertificateDer;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::task::{JoinHandle, JoinSet};
@@ -82,6 +85,7 @@ impl Takers {
         &self,
         mut reader: FrameReader,
         mut writer: FrameWriter,
+        proof: &Proof,
     ) -> Result<(), SetupError> {
         let Frame { token, message } = reader.next(HELLO_MAX, HANDSHAKE_MAX, |_| {}).await?;
         let Message::Hello(hello) = message else { return Err(SetupError::NoHello) };
@@ -90,7 +94,7 @@ impl Takers {
             let why = format!("there is no link of {} here: is the item a target of this region?", hello.hub);
             return refuse(&mut writer, token, why).await;
         };
-        if let Err(why) = taker.shared.check(&hello) {
+        if let Err(why) = proof.check(&hello.from).and_then(|()| taker.shared.check(&hello)) {
             return refuse(&mut writer, token, why).await;
         }
         if let Err(stale) = taker.shared.fence.see(token) {
@@ -120,8 +124,51 @@ pub struct ListenerOptions {
     pub listen: SocketAddr,
     /// The cluster's.
     pub secret: Secret,
-    /// Must require the certificate of a node. `None`: loopback addresses only.
-    pub tls: Option<Arc<ServerConfig>>,
+    /// `None`: loopback addresses only.
+    pub tls: Option<ListenerTls>,
+}
+
+/// How a listener knows who dials it.
+#[derive(Clone)]
+pub struct ListenerTls {
+    /// Must require the certificate of a node.
+    pub config: Arc<ServerConfig>,
+    /// Which region's.
+    pub region_of: RegionOf,
+}
+
+/// Which region's node a certificate names that the handshake has believed.
+pub type RegionOf = Arc<dyn Fn(&CertificateDer<'_>) -> Option<Region> + Send + Sync>;
+
+impl fmt::Debug for ListenerTls {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("ListenerTls")
+    }
+}
+
+/// What a peer has proved, beside knowing the secret.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Proof {
+    /// Nothing: it is on this host.
+    Loopback,
+    /// It has a certificate of this region; `None`: of none.
+    Certificate(Option<Region>),
+}
+
+impl Proof {
+    /// A node of a region speaks for that region only.
+    fn check(&self, claims: &Region) -> Result<(), String> {
+        match self {
+            Self::Loopback => Ok(()),
+            Self::Certificate(Some(shown)) if shown == claims => Ok(()),
+            Self::Certificate(Some(shown)) => Err(format!(
+                "a node of {shown} cannot speak for {claims}: is its region's name right in its configuration?"
+            )),
+            Self::Certificate(None) => {
+                Err(format!("the certificate names no region, and it speaks for {claims}"))
+            }
+        }
+    }
 }
 
 /// Takes the connections of all links of a node.
@@ -212,10 +259,15 @@ async fn accept(
 
 async fn welcome(stream: TcpStream, options: &ListenerOptions, takers: &Takers) -> Result<(), SetupError> {
     stream.set_nodelay(true)?;
-    let (mut reader, mut writer) = match &options.tls {
-        Some(config) => halves(TlsAcceptor::from(Arc::clone(config)).accept(stream).await?),
-        None => halves(stream),
+    let ((mut reader, mut writer), proof) = match &options.tls {
+        Some(ListenerTls { config, region_of }) => {
+            let stream = TlsAcceptor::from(Arc::clone(config)).accept(stream).await?;
+            let shown = stream.get_ref().1.peer_certificates().and_then(<[_]>::first);
+            let proof = Proof::Certificate(shown.and_then(|shown| region_of(shown)));
+            (halves(stream), proof)
+        }
+        None => (halves(stream), Proof::Loopback),
     };
     greet(Side::Listener, &options.secret, &mut reader, &mut writer, SILENCE_MAX).await?;
-    takers.take(reader, writer).await
+    takers.take(reader, writer, &proof).await
 }

@@ -14,7 +14,8 @@
 //! ```
 //!
 //! Must always hold: a record is confirmed after it was applied, and applied once, in order; a partner that was not heard for
-//! [`SILENCE_MAX`] holds nobody up; what comes under a token lower than one that was seen is refused; memory is bounded.
+//! [`SILENCE_MAX`] holds nobody up; what comes under a token lower than one that was seen is refused;
+//! with TLS a node speaks only for the region that its certificate names; memory is bounded.
 
 mod claims;
 mod dial;
@@ -48,7 +49,7 @@ use fence::Fence;
 pub use greeting::Secret;
 pub use keeper::ADOPT_AFTER;
 use keeper::{Keeper, Order};
-pub use listener::{LinkListener, ListenerOptions};
+pub use listener::{LinkListener, ListenerOptions, ListenerTls, RegionOf};
 use session::{Connection, Shared};
 pub use session::{LinkState, SILENCE_MAX};
 

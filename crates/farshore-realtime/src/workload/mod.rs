@@ -30,7 +30,7 @@ use tokio::task::JoinSet;
 
 use crate::bus::{Bus, BusError, BusOptions};
 use crate::handler::Handlers;
-use crate::link::{ClientConfigs, LinkListener, ListenerOptions, Secret};
+use crate::link::{ClientConfigs, LinkListener, ListenerOptions, ListenerTls, Secret};
 use crate::live::LiveHub;
 use crate::service::{Alone, Floating, Front, Hubs, Served, Via, bind};
 use card::Card;
@@ -69,7 +69,7 @@ pub struct RealtimeTls {
     /// For clients.
     pub clients: Arc<rustls::ServerConfig>,
     /// For the links of other regions.
-    pub link_server: Arc<rustls::ServerConfig>,
+    pub link_server: ListenerTls,
     /// To call a region's link or endpoint.
     pub to: ClientConfigs,
 }
@@ -203,7 +203,7 @@ impl Realtime {
         let links = ListenerOptions {
             listen: options.link,
             secret: Secret::new(&options.secret),
-            tls: options.tls.as_ref().map(|tls| Arc::clone(&tls.link_server)),
+            tls: options.tls.as_ref().map(|tls| tls.link_server.clone()),
         };
         let links = LinkListener::bind(links).await.map_err(|source| OpenError::Listen {
             address: options.link,

@@ -2,13 +2,13 @@
 
 use std::sync::Arc;
 
-use farshore_realtime::link::ClientConfigs;
+use farshore_realtime::link::{ClientConfigs, ListenerTls};
 use farshore_realtime::workload::{PartnerAddress, Realtime, RealtimeOptions, RealtimeTls, TakeOver};
 
 use super::{NodeError, RealtimeReady, wrong};
 use crate::agent::Credentials;
 use crate::config::{self, NodeConfig};
-use crate::trust::{Trust, provider};
+use crate::trust::{Trust, peer_identity, provider};
 
 /// Opens the region's hubs; `None`: the node has not this role.
 pub(super) async fn open(
@@ -57,7 +57,12 @@ fn tls(trust: &Trust) -> RealtimeTls {
     let to = trust.clone();
     RealtimeTls {
         clients: Arc::new(clients),
-        link_server: trust.server_nodes(),
+        link_server: ListenerTls {
+            config: trust.server_nodes(),
+            region_of: Arc::new(|shown| {
+                peer_identity(Some(std::slice::from_ref(shown))).map(|peer| peer.region)
+            }),
+        },
         to: ClientConfigs(Arc::new(move |region| to.client(region))),
     }
 }

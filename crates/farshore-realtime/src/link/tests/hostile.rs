@@ -110,7 +110,7 @@ async fn stranger_saying(to: &Side, hello: Said) -> (FrameReader, FrameWriter) {
     let takes = async {
         let (mut reader, mut writer) = halves(far);
         greet(Role::Listener, &secret, &mut reader, &mut writer, SILENCE_MAX).await.unwrap();
-        to.takers.take(reader, writer).await.unwrap();
+        to.takers.take(reader, writer, &Proof::Loopback).await.unwrap();
     };
     tokio::join!(greets, takes);
     (reader, writer)

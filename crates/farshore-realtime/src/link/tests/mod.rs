@@ -2,6 +2,7 @@
 
 mod hostile;
 mod loss;
+mod sealed;
 mod steady;
 
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -16,10 +17,10 @@ use tokio::time::{Instant, sleep};
 use super::dial;
 use super::fence::Fence;
 use super::greeting::{Side as Role, greet};
-use super::listener::Takers;
+use super::listener::{Proof, Takers};
 use super::session::{Connection, Shared};
 use super::wire::halves;
-use super::{Link, LinkState, Options, SILENCE_MAX, Secret};
+use super::{ClientConfigs, Link, LinkListener, LinkState, Options, SILENCE_MAX, Secret};
 use crate::frames::{Data, Message, Protocol, Sender};
 use crate::handler::Handlers;
 use crate::hub::call::{Call, Scope};
@@ -85,6 +86,23 @@ impl Side {
     }
 
     fn of(own: &str, partner: &str, settings: Settings, epoch: u64) -> Self {
+        Self::with(own, partner, settings, epoch, None, Arc::new(Takers::default()))
+    }
+
+    /// Under TLS: how it dials, and where it is dialed.
+    fn sealed(own: &str, partner: &str, tls: Option<ClientConfigs>, listener: Option<&LinkListener>) -> Self {
+        let takers = listener.map(LinkListener::takers).unwrap_or_default();
+        Self::with(own, partner, settings(1), 1, tls, takers)
+    }
+
+    fn with(
+        own: &str,
+        partner: &str,
+        settings: Settings,
+        epoch: u64,
+        tls: Option<ClientConfigs>,
+        takers: Arc<Takers>,
+    ) -> Self {
         let hub = LiveHub::new(settings, HANDLERS.clone(), true);
         hub.serve(true);
         let (fence, partner_is_lost) = (Fence::new(token(epoch)), Arc::new(AtomicBool::new(false)));
@@ -95,11 +113,10 @@ impl Side {
             partner: region(partner),
             dial: None,
             secret: Secret::new("secret"),
-            tls: None,
+            tls,
             fence: Arc::clone(&fence),
             partner_is_lost: Arc::new(move || is_lost.load(Ordering::SeqCst)),
         };
-        let takers = Arc::new(Takers::default());
         let (link, connections) = Link::start(options, Some(Arc::clone(&takers)));
         let shared = Arc::clone(&link.shared);
         Self { hub, link, shared, fence, takers, connections, partner_is_lost }
@@ -176,7 +193,7 @@ where
     let listens = async {
         let (mut reader, mut writer) = halves(far);
         greet(Role::Listener, &secret, &mut reader, &mut writer, SILENCE_MAX).await.ok()?;
-        listener.takers.take(reader, writer).await.ok()
+        listener.takers.take(reader, writer, &Proof::Loopback).await.ok()
     };
     let dials = async {
         let (mut reader, mut writer) = halves(near);
