@@ -4,6 +4,7 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use farshore_core::ids::{ItemId, Region, Token};
 use farshore_core::workload::{Promotion, Role};
@@ -48,6 +49,13 @@ pub(super) struct Partner {
 /// The version written.
 const VERSION: u32 = 1;
 
+/// Cards are changed by one at a time: orders, and settings that come from the other region, meet in the same file.
+static CHANGING: Mutex<()> = Mutex::new(());
+
+fn changing() -> MutexGuard<'static, ()> {
+    CHANGING.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 impl Card {
     pub(super) fn new(item: ItemId, token: Token, role: Role, settings: Settings) -> Self {
         Self { version: VERSION, item, token, role, settings, partner: None, promotion: None }
@@ -55,6 +63,11 @@ impl Card {
 
     /// On return it is durable.
     pub(super) fn save(&self, dir: &Path) -> Result<(), CardError> {
+        let _turn = changing();
+        self.write(dir)
+    }
+
+    fn write(&self, dir: &Path) -> Result<(), CardError> {
         let path = path_of(dir, &self.item);
         let write = || -> io::Result<()> {
             let new = path.with_extension("new");
@@ -70,13 +83,16 @@ impl Card {
 
     /// Keeps settings that came from the other region, and nothing else of this card.
     pub(super) fn save_settings(dir: &Path, item: &ItemId, settings: &Settings) -> Result<(), CardError> {
+        let _turn = changing();
         let kept = Self::load(&path_of(dir, item))?;
-        Self { settings: settings.clone(), ..kept }.save(dir)
+        Self { settings: settings.clone(), ..kept }.write(dir)
     }
 
+    /// On return it is gone, for good.
     pub(super) fn remove(dir: &Path, item: &ItemId) -> Result<(), CardError> {
+        let _turn = changing();
         let path = path_of(dir, item);
-        match fs::remove_file(&path) {
+        match fs::remove_file(&path).and_then(|()| File::open(dir)?.sync_all()) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
                 Err(CardError { path, why: error.to_string() })
             }
@@ -118,4 +134,42 @@ impl Card {
 
 fn path_of(dir: &Path, item: &ItemId) -> PathBuf {
     dir.join(format!("{}.json", item.name))
+}
+
+#[cfg(test)]
+mod tests {
+    use farshore_core::ids::Epoch;
+
+    use super::*;
+    use crate::names::HubName;
+
+    fn token(epoch: u64) -> Token {
+        Token::new(1, Epoch(epoch))
+    }
+
+    #[test]
+    fn settings_from_the_other_region_take_back_nothing_that_an_order_has_kept() {
+        let dir = tempfile::tempdir().unwrap();
+        let item = ItemId::parse("realtime/chat").unwrap();
+        let settings = super::super::spec::unset(HubName::parse("chat").unwrap());
+        let mut card = Card::new(item.clone(), token(0), Role::Active, settings.clone());
+        card.save(dir.path()).unwrap();
+        std::thread::scope(|scope| {
+            let (dir, theirs) = (dir.path(), item.clone());
+            let other = scope.spawn(move || {
+                for version in 1..200 {
+                    Card::save_settings(dir, &theirs, &Settings { version, ..settings.clone() }).unwrap();
+                }
+            });
+            for epoch in 1..200 {
+                card.token = token(epoch);
+                card.save(dir).unwrap();
+                assert_eq!(Card::load(&path_of(dir, &item)).unwrap().token, token(epoch));
+            }
+            other.join().unwrap();
+        });
+        Card::remove(dir.path(), &item).unwrap();
+        Card::remove(dir.path(), &item).unwrap();
+        assert!(Card::load_all(dir.path()).unwrap().is_empty());
+    }
 }

@@ -148,15 +148,18 @@ impl Item {
         Ok(())
     }
 
-    /// Keeps durably what the card says now.
-    pub(super) fn save(&self) -> Result<(), StepError> {
+    /// Keeps durably what the card says now, with the newest settings of the two regions.
+    pub(super) fn save(&mut self) -> Result<(), StepError> {
+        let newest = self.hub.settings();
+        if newest.version > self.card.settings.version {
+            self.card.settings = (*newest).clone();
+        }
         self.card.save(&self.around.options.dir).map_err(retry)
     }
 
     /// The token of an order is durable before its effect.
     fn take(&mut self, token: Token, role: Role) -> Result<(), StepError> {
         (self.card.token, self.card.role) = (token, role);
-        self.card.settings = (*self.hub.settings()).clone();
         self.save()?;
         let _ = self.fence.see(token);
         let primary = match (role, &self.card.partner) {

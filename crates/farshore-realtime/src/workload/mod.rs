@@ -378,7 +378,11 @@ impl Workload for Realtime {
                 Action::PrepareTarget { source, shape } => {
                     Item::prepare(order, source, shape, Arc::clone(&self.around)).await?
                 }
-                Action::Delete => return Ok(()),
+                // It may have broken off before the card was gone.
+                Action::Delete => {
+                    let removed = Card::remove(&self.around.options.dir, &order.item);
+                    return removed.map_err(|error| StepError::Retry { what: error.to_string() });
+                }
                 _ => return Err(StepError::Unknown),
             };
             items.insert(order.item.clone(), made);
