@@ -3,6 +3,8 @@
 //! Must always hold: nobody is told that something is done before the other region has it too, unless that region is known
 //! to be away, which is counted.
 
+mod told;
+
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
@@ -14,14 +16,16 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::{Notify, oneshot, watch};
 
 use crate::bus::Nodes;
-use crate::handler::{EventContext, EventHandler, Handlers};
+use crate::connection::events::Waiting;
+use crate::handler::{EventHandler, Handlers};
 use crate::hub::call::{Answer, Call, Scope};
 use crate::hub::gate::Gate;
 use crate::hub::outbox::Outbox;
 use crate::hub::record::{Position, Record, Snapshot};
-use crate::hub::{Asked, Counts, Done, Ended, Gone, Hub, PROBE_STATE};
+use crate::hub::{Asked, Counts, Done, Gone, Hub};
 use crate::names::{ConnectionId, HubName};
 use crate::negotiate::Sharing;
+use crate::pair::probe;
 use crate::token::{AccessKeys, ConnectionString};
 
 /// What an operator can set of a hub. The newest version of the two regions holds.
@@ -118,6 +122,8 @@ pub struct LiveHub {
     nodes: OnceLock<Arc<Nodes>>,
     pub(crate) handlers: Handlers,
     pub(crate) counters: Counters,
+    /// Events of clients that wait for their handlers.
+    pub(crate) events_waiting: Arc<Waiting>,
     /// `host:port` of this region's endpoint, as event handlers are told.
     origin: OnceLock<String>,
 }
@@ -134,7 +140,8 @@ impl LiveHub {
     #[must_use]
     pub fn new(settings: Settings, handlers: Handlers, has_partner: bool) -> Arc<Self> {
         let partner = if has_partner { Partner::Away } else { Partner::None };
-        let hub = Hub::new(rand::random(), has_partner);
+        let mut hub = Hub::new(rand::random(), has_partner);
+        hub.note_groups(Handlers::follows_groups(&settings.handlers));
         Arc::new(Self {
             name: settings.hub.clone(),
             settings: RwLock::new(Arc::new(settings)),
@@ -148,6 +155,7 @@ impl LiveHub {
             nodes: OnceLock::new(),
             handlers,
             counters: Counters::default(),
+            events_waiting: Arc::default(),
             origin: OnceLock::new(),
         })
     }
@@ -180,6 +188,7 @@ impl LiveHub {
         let mut known = self.settings.write().unwrap_or_else(PoisonError::into_inner);
         let newer = settings.version > known.version;
         if newer {
+            self.hub().note_groups(Handlers::follows_groups(&settings.handlers));
             *known = Arc::new(settings);
         }
         newer
@@ -240,7 +249,9 @@ impl LiveHub {
         if !self.takes(&call) {
             return Err(AskError::NotServing { hub: self.name.clone() });
         }
-        self.counters.calls.fetch_add(1, Ordering::Relaxed);
+        if !probe::is_for_one(&call) {
+            self.counters.calls.fetch_add(1, Ordering::Relaxed);
+        }
         match self.nodes.get() {
             Some(nodes) => nodes.ask(self, call).await,
             None => Ok(self.ask_here(call).await),
@@ -303,8 +314,9 @@ impl LiveHub {
     pub(crate) fn with<T>(&self, does: impl FnOnce(&mut Hub) -> T) -> T {
         let mut hub = self.hub();
         let value = does(&mut hub);
-        let (last, said) = (hub.position(), hub.take_said());
+        let (last, said, memberships) = (hub.position(), hub.take_said(), hub.take_memberships());
         drop(hub);
+        self.tell_memberships(memberships);
         if let Some(nodes) = self.nodes.get() {
             said.into_iter().for_each(|call| nodes.order(&self.name, call, true));
         }
@@ -314,32 +326,6 @@ impl LiveHub {
             rises
         });
         value
-    }
-
-    /// Tells the handlers that sessions have ended, without waiting for them.
-    pub(crate) fn tell_ended(self: &Arc<Self>, ended: &[Ended]) {
-        let settings = self.settings();
-        for ended in ended {
-            let is_probe = ended.state.as_deref() == Some(PROBE_STATE);
-            if settings.handlers.is_empty() || is_probe {
-                self.handlers.forget(&ended.connection);
-                continue;
-            }
-            let (hub, ended, settings) = (Arc::clone(self), ended.clone(), Arc::clone(&settings));
-            tokio::spawn(async move {
-                let context = EventContext {
-                    hub: hub.name(),
-                    connection: &ended.connection,
-                    user: ended.user.as_ref(),
-                    subprotocol: ended.protocol.subprotocol(),
-                    keys: &settings.keys,
-                    origin: hub.origin(),
-                    state: ended.state.as_deref(),
-                    event_id: ended.event_id,
-                };
-                hub.handlers.disconnected(&settings.handlers, &context, &ended.reason).await;
-            });
-        }
     }
 
     /// Asks silent clients for a sign of life, lets go of dead ones, and ends sessions whose clients have not come back.

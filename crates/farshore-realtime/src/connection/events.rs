@@ -1,6 +1,7 @@
 //! A client's events, handled one after the other by its handler; a worker that exists only for clients that send some.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use tokio::sync::mpsc;
 
@@ -14,6 +15,32 @@ use crate::names::{ConnectionId, EventName, UserId};
 
 /// Events of one client that wait for its handler. More than a person or a machine has under way; then it is told so.
 const WAITING_MAX: usize = 100;
+/// Bytes of them: a few of the largest.
+const WAITING_BYTES_MAX: usize = 4 * 1024 * 1024;
+/// Bytes of events that wait on one node, of all clients of a hub: a handler that hangs costs no more.
+const HUB_BYTES_MAX: usize = 256 * 1024 * 1024;
+
+/// Bytes of events that wait: of one client, or of a hub.
+#[derive(Debug, Default)]
+pub(crate) struct Waiting(AtomicUsize);
+
+/// A part of [`Waiting`], given back when it is dropped.
+#[derive(Debug)]
+pub(super) struct Taken(Arc<Waiting>, usize);
+
+impl Waiting {
+    fn take(self: &Arc<Self>, len: usize, most: usize) -> Option<Taken> {
+        let before = self.0.fetch_add(len, Ordering::Relaxed);
+        let taken = Taken(Arc::clone(self), len);
+        (before + len <= most).then_some(taken)
+    }
+}
+
+impl Drop for Taken {
+    fn drop(&mut self) {
+        self.0.0.fetch_sub(self.1, Ordering::Relaxed);
+    }
+}
 
 #[derive(Debug)]
 pub(super) struct Event {
@@ -26,7 +53,9 @@ pub(super) struct Event {
 /// The way to a client's worker.
 #[derive(Debug)]
 pub(super) struct Events {
-    waiting: mpsc::Sender<Event>,
+    waiting: mpsc::Sender<(Event, [Taken; 2])>,
+    bytes: Arc<Waiting>,
+    of_hub: Arc<Waiting>,
 }
 
 #[derive(Debug)]
@@ -47,19 +76,24 @@ impl Events {
         outbox: Arc<Outbox>,
     ) -> Self {
         let (waiting, mut events) = mpsc::channel(WAITING_MAX);
+        let of_hub = Arc::clone(&hub.events_waiting);
         tokio::spawn(async move {
             // Ends when its connection's task drops the sender: what waits is still handled.
             let mut worker = Worker { hub, connection, user, protocol, outbox };
-            while let Some(event) = events.recv().await {
+            while let Some((event, taken)) = events.recv().await {
                 worker.handle(event).await;
+                drop(taken);
             }
         });
-        Self { waiting }
+        Self { waiting, bytes: Arc::default(), of_hub }
     }
 
     /// False: too many wait.
     pub(super) fn put(&self, event: Event) -> bool {
-        self.waiting.try_send(event).is_ok()
+        let len = event.data.bytes().len();
+        let Some(of_client) = self.bytes.take(len, WAITING_BYTES_MAX) else { return false };
+        let Some(of_hub) = self.of_hub.take(len, HUB_BYTES_MAX) else { return false };
+        self.waiting.try_send((event, [of_client, of_hub])).is_ok()
     }
 }
 
@@ -133,7 +167,11 @@ pub(super) fn tell_connected(
     let (hub, connection, user) = (Arc::clone(hub), connection.clone(), user.cloned());
     tokio::spawn(async move {
         let settings = hub.settings();
-        let (event_id, state) = hub.with(|hub| hub.next_event(&connection));
+        let (event_id, state) = hub.with(|hub| {
+            let event = hub.next_event(&connection);
+            hub.note_first_groups(&connection);
+            event
+        });
         let context = EventContext {
             hub: hub.name(),
             connection: &connection,

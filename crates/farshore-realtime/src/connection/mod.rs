@@ -9,7 +9,7 @@
 
 pub mod admission;
 mod client;
-mod events;
+pub(crate) mod events;
 mod extras;
 mod invoke;
 mod task;
@@ -103,7 +103,8 @@ where
     let accept = ws::handshake::accept_key(key);
     let place = request.extensions_mut().remove::<Place>();
     let wants_back = wants_back(&asking);
-    if !asking.hub.is_serving() && !(wants_back.is_some() && is_left(&asking)) {
+    let is_told_so = wants_back.is_some() && is_left(&asking);
+    if !asking.hub.is_serving() && !is_told_so {
         return unavailable();
     }
     if let Some(known) = wants_back {

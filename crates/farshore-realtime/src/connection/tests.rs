@@ -2,6 +2,7 @@
 
 mod deaf;
 mod entering;
+mod told;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -58,24 +59,33 @@ impl Node {
     }
 
     async fn of(hub: Arc<LiveHub>, admission: Admission) -> Self {
+        Self::listen(hub, admission, None).await
+    }
+
+    async fn listen(hub: Arc<LiveHub>, admission: Admission, tls: Option<Arc<rustls::ServerConfig>>) -> Self {
         let hubs = Arc::<Hubs>::default();
         hubs.put(Served { hub: Arc::clone(&hub), pair: None, claims: Arc::new(Alone) });
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let url = format!("http://{}/client/hubs/chat", listener.local_addr().unwrap());
-        let front = Front::with(hubs, None, admission);
+        let scheme = if tls.is_some() { "https" } else { "http" };
+        let url = format!("{scheme}://{}/client/hubs/chat", listener.local_addr().unwrap());
+        let front = Front::with(hubs, tls, admission);
         let (until, over) = watch::channel(false);
         tokio::spawn(Arc::clone(&front).listen(listener, Via::Region, over));
         Self { front, hub, url, _until: until }
     }
 
     async fn client(&self, user: &str, groups: &[&str]) -> Talk {
+        Talk::connect(&self.invitation(user, groups)).await
+    }
+
+    /// The URL with a token.
+    fn invitation(&self, user: &str, groups: &[&str]) -> String {
         let roles = ROLES.map(str::to_owned);
         let groups: Vec<GroupName> = groups.iter().map(|group| GroupName::parse(group).unwrap()).collect();
         let key = &self.hub.settings().keys.primary;
         let user = UserId::parse(user).unwrap();
         let token = client_token(&self.url, Some(&user), &roles, &groups, now(), 5, key);
-        let url = format!("{}?access_token={token}", self.url.replacen("http", "ws", 1));
-        Talk::connect(&url).await
+        format!("{}?access_token={token}", self.url.replacen("http", "ws", 1))
     }
 }
 

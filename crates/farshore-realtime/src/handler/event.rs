@@ -47,6 +47,9 @@ impl Kind<'_> {
     }
     fn cloud_type(&self) -> String {
         match self {
+            Self::System(event @ (SystemEvent::Joined | SystemEvent::Left)) => {
+                format!("azure.webpubsub.gp.{}", event.name())
+            }
             Self::System(event) => format!("azure.webpubsub.sys.{}", event.name()),
             Self::User(event) => format!("azure.webpubsub.user.{event}"),
         }

@@ -53,7 +53,7 @@ pub use upstream::{
 };
 
 use crate::frames::{Data, Metadata};
-use crate::names::{ConnectionId, EventName, HubName};
+use crate::names::{ConnectionId, EventName, GroupName, HubName};
 use answer::Raw;
 use event::Kind;
 use upstream::{Attempts, Outgoing, Upstreams, Wanted};
@@ -97,6 +97,11 @@ struct Certificate<'a> {
 #[derive(Serialize)]
 struct DisconnectedBody<'a> {
     reason: &'a str,
+}
+
+#[derive(Serialize)]
+struct GroupBody<'a> {
+    group: &'a str,
 }
 
 impl Default for Handlers {
@@ -196,6 +201,24 @@ impl Handlers {
         let body = json(&DisconnectedBody { reason });
         self.notify(handlers, context, SystemEvent::Disconnected, body).await;
         self.forget(context.connection);
+    }
+
+    /// Tells that a connection has come into a group, or gone. Best effort; returns when it was told or given up.
+    pub async fn group_changed(
+        &self,
+        handlers: &[EventHandler],
+        context: &EventContext<'_>,
+        event: SystemEvent,
+        group: &GroupName,
+    ) {
+        self.notify(handlers, context, event, json(&GroupBody { group: group.as_str() })).await;
+    }
+
+    /// Whether any of them wants to know who is in which group.
+    #[must_use]
+    pub fn follows_groups(handlers: &[EventHandler]) -> bool {
+        let wants = |event| first(handlers, Kind::System(event)).is_some();
+        wants(SystemEvent::Joined) || wants(SystemEvent::Left)
     }
 
     /// Asks a handler whether it wants our events at all (CloudEvents' abuse protection). `origin`: this endpoint's host.
@@ -349,4 +372,4 @@ fn found(headers: &HeaderMap) -> String {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -51,6 +51,10 @@ pub enum SystemEvent {
     Connected,
     /// A client is gone for good (a recovery is not a going).
     Disconnected,
+    /// A connection has come into a group.
+    Joined,
+    /// A connection is in a group no longer, because it left or is gone for good.
+    Left,
 }
 
 /// How a handler knows us.
@@ -102,7 +106,7 @@ pub enum BadHandler {
         count: usize,
     },
     /// An event of the service that does not exist.
-    #[error("system-event {word:?} does not exist: use connect, connected and disconnected")]
+    #[error("system-event {word:?} does not exist: use connect, connected, disconnected, joined and left")]
     System {
         /// What was asked for.
         word: String,
@@ -194,8 +198,8 @@ impl FromStr for EventHandler {
 }
 
 impl SystemEvent {
-    /// All of them, in the order of a connection's life.
-    pub const ALL: [Self; 3] = [Self::Connect, Self::Connected, Self::Disconnected];
+    /// All of them: a connection's life, then its groups.
+    pub const ALL: [Self; 5] = [Self::Connect, Self::Connected, Self::Disconnected, Self::Joined, Self::Left];
 
     /// As it is written in settings and in `ce-eventName`.
     #[must_use]
@@ -204,6 +208,8 @@ impl SystemEvent {
             Self::Connect => "connect",
             Self::Connected => "connected",
             Self::Disconnected => "disconnected",
+            Self::Joined => "joined",
+            Self::Left => "left",
         }
     }
 

@@ -12,6 +12,9 @@ use crate::frames::ErrorDetail;
 use crate::names::ConnectionId;
 use crate::permission::{Permission, Permissions};
 
+/// Groups that a client can join by itself: with the longest names still a session that can be copied to the other region.
+const GROUPS_MAX: usize = 5_000;
+
 impl Hub {
     /// A client asks for something itself: its permissions and its acknowledgement numbers count. A message to a group
     /// is relayed to the other region.
@@ -29,6 +32,15 @@ impl Hub {
         }
         if !permits(&session.permissions, &call) {
             return refused(Asked::Forbidden);
+        }
+        if let Call::Join { group, .. } = &call
+            && session.groups.len() >= GROUPS_MAX
+            && !session.groups.contains(group)
+        {
+            let why = format!(
+                "the client is in {GROUPS_MAX} groups: it can be in no more, unless a server adds it"
+            );
+            return refused(Asked::BadRequest(why));
         }
         self.carry_out(connection, ack_id, call, now)
     }
@@ -165,8 +177,9 @@ impl Hub {
     }
 
     /// Ends what a change has ended.
-    pub(super) fn settle(&mut self, outcome: Outcome) -> Vec<Ended> {
+    pub(super) fn settle(&mut self, mut outcome: Outcome) -> Vec<Ended> {
         let mut ended = Vec::new();
+        self.note_memberships(&mut outcome);
         if !self.board.is_empty() {
             outcome.left.iter().for_each(|(connection, group)| self.left(connection, group));
         }
@@ -205,5 +218,29 @@ pub fn acknowledgement(asked: &Asked, ack_id: u64) -> Option<ErrorDetail> {
         Asked::Forbidden => detail("Forbidden", "The client does not have permission for this".to_owned()),
         Asked::BadRequest(why) => detail("BadRequest", why.clone()),
         Asked::Duplicate => detail("Duplicate", format!("Message with ack-id: {ack_id} has been processed")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::scene::Scene;
+    use super::*;
+    use crate::frames::Protocol;
+    use crate::names::GroupName;
+
+    #[test]
+    fn a_client_joins_only_so_many_groups_by_itself() {
+        let mut scene = Scene::new();
+        scene.open("ann", Protocol::Json, &["webpubsub.joinLeaveGroup"], &[]);
+        let join = |number: usize| Call::Join {
+            connection: Scene::id("ann"),
+            group: GroupName::parse(&format!("group {number}")).unwrap(),
+        };
+        let now = scene.now();
+        let mut asks = |call| scene.hub.client_asks(&Scene::id("ann"), None, call, now).value;
+        assert!((0..GROUPS_MAX).all(|number| asks(join(number)) == Asked::Done));
+        assert!(matches!(asks(join(GROUPS_MAX)), Asked::BadRequest(_)));
+        assert_eq!(asks(join(7)), Asked::Done, "where it is already");
+        assert_eq!(scene.hub.call(join(GROUPS_MAX), now).value, Answer::Done, "a server may");
     }
 }

@@ -26,6 +26,8 @@ pub(super) struct Crowd {
     pub(super) gate: Arc<Gate>,
     /// Where the change that is being applied will stand in the log.
     pub(super) recorded: Position,
+    /// Somebody wants to know who comes into groups and goes.
+    pub(super) notes_groups: bool,
 }
 
 /// What a change means for those outside.
@@ -37,6 +39,8 @@ pub(super) struct Outcome {
     pub(super) too_slow: Vec<ConnectionId>,
     /// Sessions that are no longer in a group.
     pub(super) left: Vec<(ConnectionId, GroupName)>,
+    /// Memberships that have begun (true) or ended, if anybody wants to know.
+    pub(super) groups: Vec<(ConnectionId, GroupName, bool)>,
 }
 
 impl Crowd {
@@ -174,7 +178,7 @@ impl Crowd {
             Call::Close { who, exclude, reason } => self.close(who, exclude, reason, outcome),
             Call::AddToGroups { groups, filter } => {
                 for connection in self.matching(filter.as_ref()) {
-                    groups.iter().for_each(|group| self.join(&connection, group));
+                    groups.iter().for_each(|group| self.join(&connection, group, outcome));
                 }
             }
             Call::RemoveFromGroups { groups, filter } => {
@@ -182,11 +186,11 @@ impl Crowd {
                     groups.iter().for_each(|group| self.leave(&connection, group, outcome));
                 }
             }
-            Call::Join { connection, group } => self.join(connection, group),
+            Call::Join { connection, group } => self.join(connection, group, outcome),
             Call::Leave { connection, group } => self.leave(connection, group, outcome),
             Call::LeaveAll { connection } => self.leave_all(connection, outcome),
             Call::UserJoin { user, group } => {
-                self.of_user(user).iter().for_each(|connection| self.join(connection, group));
+                self.of_user(user).iter().for_each(|connection| self.join(connection, group, outcome));
             }
             Call::UserLeave { user, group } => {
                 self.of_user(user).iter().for_each(|connection| self.leave(connection, group, outcome));
@@ -247,11 +251,14 @@ impl Crowd {
         found
     }
 
-    fn join(&mut self, connection: &ConnectionId, group: &GroupName) {
+    fn join(&mut self, connection: &ConnectionId, group: &GroupName, outcome: &mut Outcome) {
         let Some(key) = self.by_connection.get(connection).copied() else { return };
         let Some(session) = self.sessions.get_mut(key) else { return };
         if session.groups.insert(group.clone()) {
             self.groups.entry(group.clone()).or_default().insert(connection.clone(), key);
+            if self.notes_groups {
+                outcome.groups.push((connection.clone(), group.clone(), true));
+            }
         }
     }
 
@@ -259,6 +266,9 @@ impl Crowd {
         let Some(session) = self.get_mut(connection) else { return };
         if session.groups.remove(group) {
             self.forget_member(group, connection);
+            if self.notes_groups {
+                outcome.groups.push((connection.clone(), group.clone(), false));
+            }
         }
         // It may have watched without being a member.
         outcome.left.push((connection.clone(), group.clone()));
@@ -268,6 +278,9 @@ impl Crowd {
         let Some(session) = self.get_mut(connection) else { return };
         for group in std::mem::take(&mut session.groups) {
             self.forget_member(&group, connection);
+            if self.notes_groups {
+                outcome.groups.push((connection.clone(), group.clone(), false));
+            }
             outcome.left.push((connection.clone(), group));
         }
     }

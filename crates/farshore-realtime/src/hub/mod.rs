@@ -2,7 +2,7 @@
 //!
 //! Read in this order: [`call`] (what can be asked), [`record`] (what changes), `session` and [`outbox`] (one client), [`gate`] (when it is written), `crowd` (the
 //! sessions of one region), `log` (records for the other region), `recent` (messages of the last while), this file, then
-//! `presence` (clients come and go), `asked` (what is asked is done), `owners` (the other region), [`streams`] and [`state`] (what the
+//! `presence` (clients come and go), `asked` (what is asked is done), `memberships`, `owners` (the other region), [`streams`] and [`state`] (what the
 //! newest clients can do besides).
 //!
 //! Two regions have the hub. A session belongs to one of them, its *owner*; the other keeps a copy, made by applying the owner's
@@ -20,6 +20,7 @@ pub mod call;
 mod crowd;
 pub mod gate;
 mod log;
+mod memberships;
 pub mod outbox;
 mod owners;
 mod presence;
@@ -157,6 +158,25 @@ pub struct Ended {
     pub event_id: u64,
 }
 
+/// A connection has come into a group or gone out of it, for its event handler.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Membership {
+    /// Which connection.
+    pub connection: ConnectionId,
+    /// Whose.
+    pub user: Option<UserId>,
+    /// What it speaks.
+    pub protocol: Protocol,
+    /// What its handler wants to be told.
+    pub state: Option<String>,
+    /// Number of the event that tells of it.
+    pub event_id: u64,
+    /// Which group.
+    pub group: GroupName,
+    /// It has come.
+    pub begins: bool,
+}
+
 /// What came of something, and when it is safe.
 #[derive(Debug)]
 pub struct Done<T> {
@@ -199,6 +219,8 @@ pub struct Hub {
     board: Board,
     /// What clients sent and other nodes of the region have not been told yet; absent: there are none to tell.
     said: Option<Vec<Call>>,
+    /// Memberships that have begun or ended, of which event handlers have not been told yet.
+    memberships: Vec<Membership>,
     /// Messages of its own making.
     own_messages: u64,
     /// The latest time that it was told.
@@ -218,6 +240,7 @@ impl Hub {
             recent: Recent::default(),
             board: Board::default(),
             said: None,
+            memberships: Vec::new(),
             own_messages: 0,
             clock: Moment(0),
         }

@@ -150,6 +150,7 @@ impl Hub {
         }
         self.end_streams(&mut session);
         self.end_states(connection);
+        self.note_last_groups(&mut session);
         Some(Ended {
             connection: session.connection,
             user: session.user,

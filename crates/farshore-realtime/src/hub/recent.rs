@@ -3,7 +3,7 @@
 //! A message through the pair is given to both regions, each for its own sessions. A session that changes hands must get
 //! those that the new owner has had and the old one had not, when the old one let go of it.
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{HashSet, VecDeque};
 use std::time::Duration;
 
 use farshore_core::moment::Moment;
@@ -16,6 +16,8 @@ const WINDOW: Duration = Duration::from_secs(60);
 const BYTES_MAX: usize = 32 * 1024 * 1024;
 /// What an entry costs beside its message.
 const ENTRY_BYTES: usize = 256;
+/// Messages of the other region that are remembered: twice as many as can be held here.
+const THEIRS_MAX: usize = 2 * BYTES_MAX / ENTRY_BYTES;
 
 /// Messages with ids.
 #[derive(Debug, Default)]
@@ -25,7 +27,8 @@ pub(super) struct Recent {
     bytes: usize,
     /// How many there have been.
     count: u64,
-    theirs: HashMap<u128, Moment>,
+    theirs: HashSet<u128>,
+    their_order: VecDeque<(u128, Moment)>,
 }
 
 impl Recent {
@@ -56,11 +59,23 @@ impl Recent {
 
     /// The other region has given it to its sessions, or had nobody to give it to.
     pub(super) fn seen_by_them(&mut self, id: u128, now: Moment) {
-        self.theirs.insert(id, now);
+        if !self.theirs.insert(id) {
+            return;
+        }
+        self.their_order.push_back((id, now));
+        if self.their_order.len() > THEIRS_MAX {
+            self.forget_their_oldest();
+        }
+    }
+
+    fn forget_their_oldest(&mut self) {
+        if let Some((id, _)) = self.their_order.pop_front() {
+            self.theirs.remove(&id);
+        }
     }
 
     pub(super) fn their_seen(&mut self, ids: Vec<u128>, now: Moment) {
-        self.theirs.extend(ids.into_iter().map(|id| (id, now)));
+        ids.into_iter().for_each(|id| self.seen_by_them(id, now));
     }
 
     /// How many messages this region's own sessions were given so far.
@@ -72,7 +87,7 @@ impl Recent {
     pub(super) fn missed_by_them(&self, had: u64) -> impl Iterator<Item = &Call> {
         let dropped = self.count - self.order.len() as u64;
         let skip = usize::try_from(had.saturating_sub(dropped)).unwrap_or(usize::MAX);
-        self.order.iter().skip(skip).filter(|(id, ..)| !self.theirs.contains_key(id)).map(|(_, _, call)| call)
+        self.order.iter().skip(skip).filter(|(id, ..)| !self.theirs.contains(id)).map(|(_, _, call)| call)
     }
 
     pub(super) fn ids(&self) -> Vec<u128> {
@@ -87,7 +102,9 @@ impl Recent {
             self.forget_oldest();
         }
         // Kept longer than the messages themselves, which may have come here later.
-        self.theirs.retain(|_, at| now.0.saturating_sub(at.0) <= 2 * window);
+        while self.their_order.front().is_some_and(|(_, at)| now.0.saturating_sub(at.0) > 2 * window) {
+            self.forget_their_oldest();
+        }
     }
 }
 
@@ -95,5 +112,24 @@ fn weight(call: &Call) -> usize {
     match call {
         Call::Send { message, .. } => ENTRY_BYTES + message.len(),
         _ => ENTRY_BYTES,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_remembered_of_the_other_region_is_bounded_in_number_and_in_time() {
+        let mut recent = Recent::default();
+        let most = u128::try_from(THEIRS_MAX).unwrap();
+        for id in 0..most + 10 {
+            recent.seen_by_them(id, Moment(1));
+            recent.seen_by_them(id, Moment(2));
+        }
+        assert_eq!((recent.theirs.len(), recent.their_order.len()), (THEIRS_MAX, THEIRS_MAX));
+        assert!(!recent.theirs.contains(&9) && recent.theirs.contains(&10));
+        recent.forget_before(Moment(1_000_000_000));
+        assert!(recent.theirs.is_empty());
     }
 }

@@ -13,7 +13,7 @@ mod answers;
 mod invite;
 mod member;
 mod place;
-mod probe;
+pub(crate) mod probe;
 mod tell;
 mod verdict;
 mod wire;

@@ -13,6 +13,7 @@ use serde_json::json;
 use super::place::{NoReply, Place, Reply, ws_of};
 use super::verdict::Round;
 use super::wire::Wire;
+use crate::hub::call::{Call, Scope};
 use crate::live::now;
 use crate::names::UserId;
 use crate::token::{self, AccessKey};
@@ -27,6 +28,14 @@ const TOKEN_SECONDS: u64 = 600;
 /// The claim that tells the client of a probe from others: no event handler is asked about it and nobody counts it. Only
 /// who has a key of the hub can say it.
 pub const PROBE_CLAIM: &str = "farshore.probe";
+
+/// Names of users that are probes begin so.
+const PROBE_USER: &str = "farshore-probe-";
+
+/// Whether a call is a probe's message to itself: no operator wants to see it counted.
+pub(crate) fn is_for_one(call: &Call) -> bool {
+    matches!(call, Call::Send { to: Scope::User(user), .. } if user.as_str().starts_with(PROBE_USER))
+}
 
 /// The looking eye of one member.
 #[derive(Debug)]
@@ -43,7 +52,7 @@ pub(super) struct Ended;
 
 impl Probe {
     pub(super) fn new() -> Self {
-        let user = format!("farshore-probe-{:032x}", rand::random::<u128>());
+        let user = format!("{PROBE_USER}{:032x}", rand::random::<u128>());
         let user = UserId::parse(&user).expect("letters, hyphens and digits are a user id");
         Self { user, client: None, bad: 0 }
     }

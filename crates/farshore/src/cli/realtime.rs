@@ -151,7 +151,7 @@ pub(super) struct HandlerArgs {
     /// Which events of clients: '*' for all, or names with commas between them
     #[arg(long, value_name = "EVENTS", default_value = "*")]
     events: String,
-    /// Of connect, connected and disconnected, those that it is told of
+    /// Of connect, connected, disconnected, joined and left, those that it is told of
     #[arg(long, value_delimiter = ',', value_name = "EVENTS")]
     system: Vec<String>,
     /// A token that the service wants to see, or @FILE that holds it

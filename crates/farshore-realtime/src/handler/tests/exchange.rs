@@ -16,12 +16,17 @@ async fn every_request_says_what_the_contract_wants() {
     to.connected(&handler, &context).await;
     to.user_event(&handler, &context, &event("Greet"), &text("hi")).await.unwrap();
     to.disconnected(&handler, &context, "gone").await;
+    let group = GroupName::parse("a \"group\"").unwrap();
+    to.group_changed(&handler, &context, SystemEvent::Joined, &group).await;
+    to.group_changed(&handler, &context, SystemEvent::Left, &group).await;
     let seen = server.seen();
     let rows = [
         ("connect", "azure.webpubsub.sys.connect", "application/json"),
         ("connected", "azure.webpubsub.sys.connected", "application/json"),
         ("Greet", "azure.webpubsub.user.Greet", "text/plain"),
         ("disconnected", "azure.webpubsub.sys.disconnected", "application/json"),
+        ("joined", "azure.webpubsub.gp.joined", "application/json"),
+        ("left", "azure.webpubsub.gp.left", "application/json"),
     ];
     assert_eq!(seen.len(), rows.len());
     for (seen, (name, cloud_type, content_type)) in seen.iter().zip(rows) {
@@ -55,6 +60,8 @@ async fn every_request_says_what_the_contract_wants() {
     assert_eq!(seen[1].body, "{}");
     assert_eq!(seen[2].body, "hi");
     assert_eq!(seen[3].body, r#"{"reason":"gone"}"#);
+    assert_eq!(seen[4].body, r#"{"group":"a \"group\""}"#);
+    assert_eq!(seen[5].body, seen[4].body);
 }
 
 #[tokio::test]

@@ -3,7 +3,7 @@
 mod answers;
 mod exchange;
 mod hostile;
-mod server;
+pub(crate) mod server;
 mod settings;
 mod templates;
 

@@ -19,23 +19,23 @@ use tokio::task::JoinSet;
 
 /// A request as it came.
 #[derive(Debug, Clone)]
-pub(super) struct Seen {
-    pub(super) method: String,
-    pub(super) target: String,
-    pub(super) headers: HeaderMap,
-    pub(super) body: Bytes,
+pub(crate) struct Seen {
+    pub(crate) method: String,
+    pub(crate) target: String,
+    pub(crate) headers: HeaderMap,
+    pub(crate) body: Bytes,
 }
 
 impl Seen {
     /// The header's value; empty if there is none.
-    pub(super) fn header(&self, name: &str) -> &str {
+    pub(crate) fn header(&self, name: &str) -> &str {
         self.headers.get(name).map_or("", |value| value.to_str().unwrap())
     }
 }
 
 /// What the server does with a request.
 #[derive(Debug, Clone)]
-pub(super) enum Reply {
+pub(crate) enum Reply {
     Answer(u16, Vec<(&'static str, String)>, Bytes),
     /// The same bytes so many times, without saying how many.
     Chunks(Bytes, usize),
@@ -48,14 +48,14 @@ pub(super) enum Reply {
 }
 
 impl Reply {
-    pub(super) fn status(status: u16) -> Self {
+    pub(crate) fn status(status: u16) -> Self {
         Self::Answer(status, Vec::new(), Bytes::new())
     }
-    pub(super) fn body(content_type: &str, body: &'static str) -> Self {
+    pub(crate) fn body(content_type: &str, body: &'static str) -> Self {
         let headers = vec![("content-type", content_type.to_owned())];
         Self::Answer(200, headers, Bytes::from_static(body.as_bytes()))
     }
-    pub(super) fn with(self, name: &'static str, value: &str) -> Self {
+    pub(crate) fn with(self, name: &'static str, value: &str) -> Self {
         match self {
             Self::Answer(status, mut headers, body) => {
                 headers.push((name, value.to_owned()));
@@ -70,14 +70,14 @@ type Replies = Arc<dyn Fn(usize, &Seen) -> Reply + Send + Sync>;
 type Body = UnsyncBoxBody<Bytes, Infallible>;
 
 /// Ends with the value.
-pub(super) struct Server {
-    pub(super) url: String,
+pub(crate) struct Server {
+    pub(crate) url: String,
     seen: Arc<Mutex<Vec<Seen>>>,
     task: tokio::task::JoinHandle<()>,
 }
 
 impl Server {
-    pub(super) async fn start(replies: impl Fn(usize, &Seen) -> Reply + Send + Sync + 'static) -> Self {
+    pub(crate) async fn start(replies: impl Fn(usize, &Seen) -> Reply + Send + Sync + 'static) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
         let seen = Arc::new(Mutex::new(Vec::new()));
@@ -86,11 +86,11 @@ impl Server {
     }
 
     /// Answers everything alike.
-    pub(super) async fn always(reply: Reply) -> Self {
+    pub(crate) async fn always(reply: Reply) -> Self {
         Self::start(move |_, _| reply.clone()).await
     }
 
-    pub(super) fn seen(&self) -> Vec<Seen> {
+    pub(crate) fn seen(&self) -> Vec<Seen> {
         self.seen.lock().unwrap().clone()
     }
 }
@@ -155,7 +155,7 @@ async fn answer(
 }
 
 /// A server that sends these bytes to whoever connects, whatever they ask, and closes.
-pub(super) async fn raw(answer: Vec<u8>) -> (String, tokio::task::JoinHandle<()>) {
+pub(crate) async fn raw(answer: Vec<u8>) -> (String, tokio::task::JoinHandle<()>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
     let task = tokio::spawn(async move {

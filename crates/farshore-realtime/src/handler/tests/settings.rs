@@ -57,7 +57,7 @@ fn what_is_not_a_handler_says_what_would_be() {
         ("http://a/ system-event=connect system-event=connected", "system-event is given twice"),
         ("http://a/ user-event-pattern=1a", "write *, or names"),
         ("http://a/ user-event-pattern=a*", "write *, or names"),
-        ("http://a/ system-event=conect", "use connect, connected and disconnected"),
+        ("http://a/ system-event=conect", "use connect, connected, disconnected, joined and left"),
         ("http://a/ auth=", "bearer:TOKEN"),
         ("http://a/ auth=bearer:", "bearer:TOKEN"),
         ("http://a/ auth=bearer:…", "bearer:TOKEN"),
