@@ -151,7 +151,7 @@ pub(super) struct HandlerArgs {
     /// Which events of clients: '*' for all, or names with commas between them
     #[arg(long, value_name = "EVENTS", default_value = "*")]
     events: String,
-    /// Of connect, connected, disconnected, joined and left, those that it is told of
+    /// Events of the service: connect, connected, disconnected, joined, left
     #[arg(long, value_delimiter = ',', value_name = "EVENTS")]
     system: Vec<String>,
     /// A token that the service wants to see, or @FILE that holds it
