@@ -2,6 +2,7 @@
 
 mod deaf;
 mod entering;
+mod simple;
 mod told;
 
 use std::sync::Arc;
