@@ -2,6 +2,7 @@
 
 mod deaf;
 mod entering;
+mod hostile;
 mod simple;
 mod told;
 
