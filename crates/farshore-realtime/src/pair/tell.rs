@@ -19,6 +19,8 @@ use crate::rest::{Broadcast, Told};
 
 /// A member that takes longer has not answered: the caller waits for the slowest.
 pub(super) const CALL_MAX: Duration = Duration::from_secs(3);
+/// A region that is back answers within this, or is still lost: a probe has the same patience.
+const BACK_MAX: Duration = Duration::from_secs(1);
 /// Pages of one group that are read from another server, whose order is not ours. The deadline bounds them, too.
 const FOREIGN_PAGES_MAX: usize = 100;
 
@@ -27,12 +29,13 @@ impl Broadcast for Pair {
     async fn ask(&self, hub: &Arc<LiveHub>, call: Call) -> Result<Told, AskError> {
         let call = Arc::new(named(call));
         let own = (self.here.to_string(), tokio::spawn(ask_own(Arc::clone(hub), Arc::clone(&call))));
+        let linked = self.hub.is_partner_here();
         // Tasks of their own: a caller that hangs up leaves no call half told.
         let others: Vec<(Arc<Member>, JoinHandle<Outcome>)> = self
             .remote()
             .into_iter()
             .map(|member| {
-                let task = tokio::spawn(ask_member(Arc::clone(&member), Arc::clone(&call)));
+                let task = tokio::spawn(ask_any(Arc::clone(&member), Arc::clone(&call), linked));
                 (member, task)
             })
             .collect();
@@ -72,10 +75,22 @@ async fn ask_own(hub: Arc<LiveHub>, call: Arc<Call>) -> Outcome {
     }
 }
 
-async fn ask_member(member: Arc<Member>, call: Arc<Call>) -> Outcome {
-    if member.state() == State::Lost {
+/// One that is known to be lost is not asked. A region whose link is up may be back, with clients of its own, before the
+/// probe has seen it twice: it is told, and waited for a moment only.
+async fn ask_any(member: Arc<Member>, call: Arc<Call>, linked: bool) -> Outcome {
+    if member.state() != State::Lost {
+        return ask_member(member, call).await;
+    }
+    if !linked || member.place.region.is_none() {
         return Outcome::Lost;
     }
+    match tokio::time::timeout(BACK_MAX, ask_place(&member.place, &call)).await {
+        Ok(answered @ Outcome::Answered(_)) => answered,
+        _ => Outcome::Lost,
+    }
+}
+
+async fn ask_member(member: Arc<Member>, call: Arc<Call>) -> Outcome {
     let asking = tokio::time::timeout(CALL_MAX, ask_place(&member.place, &call));
     let outcome = tokio::select! {
         outcome = asking => outcome.unwrap_or(Outcome::Late),

@@ -2,6 +2,7 @@
 
 use super::site::*;
 use crate::hub::call::{Answer, Call, Scope};
+use crate::hub::record::Position;
 use crate::live::AskError;
 use crate::names::{GroupName, UserId};
 use crate::rest::Broadcast as _;
@@ -77,6 +78,23 @@ async fn a_dead_region_is_not_waited_for_and_is_used_again_when_it_is_back() {
     let told = pair.ask(&paris.hub, to_group("two")).await.unwrap();
     assert_eq!(told.report.as_deref(), Some("paris=done, oslo=done"));
     assert_eq!((hears(&mut ann).await.as_str(), hears(&mut bob).await.as_str()), ("two", "two"));
+}
+
+#[tokio::test]
+async fn a_region_whose_link_is_up_is_told_before_it_is_known_to_be_healthy() {
+    let (paris, mut oslo, pair, _primary) = two().await;
+    oslo.die().await;
+    until("oslo is lost", async || pair.partner_is_lost().then_some(())).await;
+    paris.hub.set_partner(true);
+    paris.hub.partner_has(Position(u64::MAX));
+    let told = pair.ask(&paris.hub, to_group("one")).await.unwrap();
+    assert_eq!((told.answer, told.report.as_deref()), (Answer::Done, Some("paris=done, oslo=lost")));
+
+    oslo.rise().await;
+    let mut bob = oslo.client("bob", "g").await;
+    let told = pair.ask(&paris.hub, to_group("two")).await.unwrap();
+    assert_eq!(told.report.as_deref(), Some("paris=done, oslo=done"));
+    assert_eq!(hears(&mut bob).await, "two");
 }
 
 #[tokio::test]
