@@ -30,6 +30,15 @@ pub struct Endpoint {
     pub healthy: bool,
 }
 
+/// The regions of a hub, as one of its nodes knows them.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Course {
+    /// The other region, if there is one.
+    pub partner: Option<Region>,
+    /// The active region.
+    pub primary: Region,
+}
+
 /// What a negotiation says.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Choice<'a> {

@@ -24,7 +24,8 @@ pub(super) fn revision(hubs: &dyn Hubs, nodes: &Nodes) -> u64 {
     }
     let mut hasher = DefaultHasher::new();
     for hub in own {
-        (hub.name().as_str(), hub.settings().version, hub.is_serving()).hash(&mut hasher);
+        (hub.name().as_str(), hub.settings().version, hub.is_serving(), hubs.course(hub.name()))
+            .hash(&mut hasher);
     }
     hasher.finish().max(1)
 }
@@ -33,7 +34,7 @@ pub(super) fn revision(hubs: &dyn Hubs, nodes: &Nodes) -> u64 {
 pub(super) fn told(hubs: &dyn Hubs, nodes: &Nodes) -> Direct {
     let card = |hub: Arc<LiveHub>| {
         let settings = serde_json::to_string(&*hub.settings()).ok()?;
-        Some(HubCard { settings, serving: hub.is_serving() })
+        Some(HubCard { settings, serving: hub.is_serving(), course: hubs.course(hub.name()) })
     };
     let revision = revision(hubs, nodes);
     let cards = own(hubs, nodes).into_iter().filter_map(card).collect();

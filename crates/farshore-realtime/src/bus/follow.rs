@@ -17,14 +17,15 @@ use super::wire::{Direct, HubCard, NodeId};
 use crate::handler::Handlers;
 use crate::live::{LiveHub, Settings};
 use crate::names::HubName;
+use crate::negotiate::Course;
 use crate::rest::Hubs;
 
 /// A restart of the node that has the hubs is waited for so long. After that their clients are sent to other nodes: the
 /// other region serves them by then, and what is sent there does not come here.
 pub(super) const CARDLESS_MAX: Duration = Duration::from_secs(15);
 
-/// Puts a hub before the listeners.
-pub type Register = Arc<dyn Fn(Arc<LiveHub>) + Send + Sync>;
+/// Puts a hub before the listeners, with the regions that it is in; again when these are others.
+pub type Register = Arc<dyn Fn(Arc<LiveHub>, Option<Course>) + Send + Sync>;
 
 /// The one who follows.
 pub(super) struct Follower {
@@ -43,6 +44,7 @@ pub(super) struct Follower {
 pub(super) struct Followed {
     hub: Arc<LiveHub>,
     from: NodeId,
+    course: Option<Course>,
 }
 
 impl fmt::Debug for Follower {
@@ -124,11 +126,11 @@ impl Follower {
     fn take(&mut self, from: NodeId, revision: u64, cards: Vec<HubCard>) {
         self.learned.insert(from, revision);
         let mut named = Vec::new();
-        for HubCard { settings, serving } in cards {
+        for HubCard { settings, serving, course } in cards {
             match serde_json::from_str::<Settings>(&settings) {
                 Ok(settings) => {
                     named.push(settings.hub.clone());
-                    self.take_one(from, settings, serving);
+                    self.take_one(from, settings, serving, course);
                 }
                 Err(error) => {
                     tracing::warn!(%error, "a hub of another node is not understood: run the same version on all nodes");
@@ -142,13 +144,17 @@ impl Follower {
         }
     }
 
-    fn take_one(&mut self, from: NodeId, settings: Settings, serving: bool) {
+    fn take_one(&mut self, from: NodeId, settings: Settings, serving: bool, course: Option<Course>) {
         let name = settings.hub.clone();
         if let Some(followed) = self.followed.get_mut(&name)
             && settings.version >= followed.hub.settings().version
         {
             followed.from = from;
             followed.hub.set(settings);
+            if followed.course != course {
+                followed.course.clone_from(&course);
+                (self.register)(Arc::clone(&followed.hub), course);
+            }
             return follow(&followed.hub, serving);
         }
         // An older version than the known one: the hub was deleted and made anew.
@@ -163,8 +169,8 @@ impl Follower {
         hub.attach(&self.nodes);
         hub.serve(serving);
         self.nodes.followed().insert(name.clone());
-        (self.register)(Arc::clone(&hub));
-        self.followed.insert(name, Followed { hub, from });
+        (self.register)(Arc::clone(&hub), course.clone());
+        self.followed.insert(name, Followed { hub, from, course });
     }
 }
 

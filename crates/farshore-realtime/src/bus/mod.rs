@@ -213,7 +213,8 @@ impl Bus {
         hub.attach(&self.nodes);
     }
 
-    /// Serves the hubs that other nodes of the region have, too: each is given to `register` when it is first heard of.
+    /// Serves the hubs that other nodes of the region have, too: each is given to `register` when it is first heard of, and
+    /// when its regions change.
     ///
     /// # Errors
     /// When others could read the access keys on this bus, or it was asked for before.

@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::hub::call::{Answer, Call};
 use crate::names::HubName;
+use crate::negotiate::Course;
 
 /// Bytes of a seal.
 const TAG_LEN: usize = 32;
@@ -105,6 +106,8 @@ pub(super) struct HubCard {
     pub(super) settings: String,
     /// Whether its clients are served in this region now.
     pub(super) serving: bool,
+    /// The regions that it is in.
+    pub(super) course: Option<Course>,
 }
 
 /// The places on the bus of one region.

@@ -2,8 +2,6 @@
 
 mod deaf;
 mod entering;
-mod hostile;
-mod simple;
 mod told;
 
 use std::sync::Arc;

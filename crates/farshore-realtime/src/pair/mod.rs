@@ -34,7 +34,7 @@ use tokio::time::Instant;
 use crate::connection::admission::Admission;
 use crate::live::{LiveHub, now};
 use crate::names::UserId;
-use crate::negotiate::{Choice, Endpoint, RETRY_SPREAD_SECONDS, negotiate};
+use crate::negotiate::{Choice, Course, Endpoint, RETRY_SPREAD_SECONDS, negotiate};
 use crate::token::ConnectionString;
 use invite::Goal;
 use member::Member;
@@ -199,6 +199,13 @@ impl Pair {
     #[must_use]
     pub fn partner_is_healthy(&self) -> bool {
         self.partner.as_ref().is_some_and(|partner| partner.state() == State::Healthy)
+    }
+
+    /// The regions of the hub, as they are now.
+    #[must_use]
+    pub fn course(&self) -> Course {
+        let partner = self.partner.as_ref().and_then(|partner| partner.place.region.clone());
+        Course { partner, primary: self.primary.borrow().clone() }
     }
 
     /// Answers `GET /negotiate?hub=…`: 200 with an endpoint, 503 with `Retry-After` when nobody is healthy or too many ask,

@@ -19,6 +19,8 @@ use super::{answer, body, metadata};
 use crate::frames::{Message, Sender};
 use crate::hub::call::{Answer, Call, Scope};
 use crate::live::{AskError, LiveHub};
+use crate::names::HubName;
+use crate::negotiate::Course;
 use crate::token::{self, TokenError};
 
 /// What a request is answered with beside the hubs: where it came in, and when.
@@ -48,6 +50,10 @@ pub trait Hubs: Sync {
     fn named(&self, name: &str) -> Option<Arc<LiveHub>>;
     /// All of them.
     fn every(&self) -> Vec<Arc<LiveHub>>;
+    /// The regions that the hub is in, where that is known.
+    fn course(&self, _name: &HubName) -> Option<Course> {
+        None
+    }
 }
 
 impl<H: Hubs + Send + ?Sized> Hubs for Arc<H> {
@@ -56,6 +62,9 @@ impl<H: Hubs + Send + ?Sized> Hubs for Arc<H> {
     }
     fn every(&self) -> Vec<Arc<LiveHub>> {
         H::every(self)
+    }
+    fn course(&self, name: &HubName) -> Option<Course> {
+        H::course(self, name)
     }
 }
 

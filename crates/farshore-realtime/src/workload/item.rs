@@ -19,7 +19,7 @@ use crate::link::fence::Fence;
 use crate::link::{self, Link, LinkState, Secret};
 use crate::live::{LiveHub, Settings};
 use crate::names::HubName;
-use crate::pair::{Pair, PairOptions, PairPartner};
+use crate::pair::{Pair, PairOptions};
 use crate::service::{Alone, Served};
 
 /// Between two looks of an item's own watch: whether the partner is lost, whether clients should be elsewhere.
@@ -451,12 +451,7 @@ fn drain_batch(hub: &Arc<LiveHub>, count: usize) -> usize {
 }
 
 fn new_pair(card: &Card, hub: &Arc<LiveHub>, around: &Around, primary: watch::Receiver<Region>) -> Arc<Pair> {
-    let partner = card.partner.as_ref().and_then(|partner| {
-        let known = around.options.partners.get(&partner.region)?;
-        let base = format!("{}://{}", around.front.scheme(), known.listen);
-        let tls = around.options.tls.as_ref().map(|tls| (tls.to.0)(&partner.region));
-        Some(PairPartner { region: partner.region.clone(), url: known.url.clone().unwrap_or(base), tls })
-    });
+    let partner = card.partner.as_ref().and_then(|partner| around.options.member(&partner.region));
     Pair::spawn(PairOptions {
         here: around.options.region.clone(),
         hub: Arc::clone(hub),

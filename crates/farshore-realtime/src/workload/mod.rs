@@ -2,7 +2,7 @@
 //! the engine can order about.
 //!
 //! Read in this order: `spec` (what an operator says), `card` (what is remembered), `item` (one hub: every order), `look` (what it
-//! tells), `questions` (what its operator asks), then this file (all hubs of a region).
+//! tells), `questions` (what its operator asks), `further` (hubs of another node of the region), then this file (all hubs of a region).
 //!
 //! Must always hold: the card with the new token is durable before the order's effect; a hub that wakes up after a restart
 //! serves nobody until it is told to; keys are told to nobody but the other region and whoever asks for them by name.
@@ -10,6 +10,7 @@
 mod card;
 mod claims;
 mod drill;
+mod further;
 mod item;
 mod look;
 mod questions;
@@ -32,8 +33,10 @@ use crate::bus::{Bus, BusError, BusOptions};
 use crate::handler::Handlers;
 use crate::link::{ClientConfigs, LinkListener, ListenerOptions, ListenerTls, Secret};
 use crate::live::LiveHub;
-use crate::service::{Alone, Floating, Front, Hubs, Served, Via, bind};
+use crate::pair::PairPartner;
+use crate::service::{Floating, Front, Hubs, Via, bind};
 use card::Card;
+use further::Further;
 use item::Item;
 
 pub use card::CardError;
@@ -115,6 +118,17 @@ impl fmt::Debug for RealtimeOptions {
             .field("region", &self.region)
             .field("listen", &self.listen)
             .finish_non_exhaustive()
+    }
+}
+
+impl RealtimeOptions {
+    /// Another region as a member of a pair; `None`: the configuration does not say where it is.
+    fn member(&self, region: &Region) -> Option<PairPartner> {
+        let known = self.partners.get(region)?;
+        let scheme = if self.tls.is_some() { "https" } else { "http" };
+        let url = known.url.clone().unwrap_or_else(|| format!("{scheme}://{}", known.listen));
+        let tls = self.tls.as_ref().map(|tls| (tls.to.0)(region));
+        Some(PairPartner { region: region.clone(), url, tls })
     }
 }
 
@@ -230,7 +244,7 @@ impl Realtime {
         let lost =
             options.partners.keys().map(|region| (region.clone(), watch::Sender::new(false))).collect();
         let links = tokio::sync::Mutex::new(Some(links));
-        let bus = open_bus(&options, &hubs, cards.is_empty()).await?;
+        let bus = open_bus(&options, &hubs, &url, cards.is_empty()).await?;
         let handlers = Handlers::new();
         let around = Arc::new(Around { options, hubs, front, handlers, links, url, pair_url, lost, bus });
         around.listen_for_partners(&mut tasks);
@@ -307,6 +321,7 @@ fn stays(options: &RealtimeOptions, url: &str, pair_url: &str) -> Vec<String> {
 async fn open_bus(
     options: &RealtimeOptions,
     hubs: &Arc<Hubs>,
+    own_url: &str,
     has_none: bool,
 ) -> Result<Option<Arc<Bus>>, OpenError> {
     let Some(url) = options.bus.clone() else { return Ok(None) };
@@ -320,10 +335,8 @@ async fn open_bus(
     });
     let bus = bus.await?;
     if has_none {
-        let known = Arc::clone(hubs);
-        let register = Arc::new(move |hub: Arc<LiveHub>| {
-            known.put(Served { hub, pair: None, claims: Arc::new(Alone) });
-        });
+        let further = Further::new(options.clone(), Arc::clone(hubs), own_url);
+        let register = Arc::new(move |hub, course| further.put(hub, course));
         if let Err(error) = bus.follow(Handlers::new(), register) {
             tracing::warn!(%error, "hubs of other nodes of this region are not served here");
         }

@@ -105,6 +105,12 @@ pub fn public_url(given: Option<&str>, at: SocketAddr, tls: bool) -> String {
 }
 
 impl NodeConfig {
+    /// Whether it is there to serve the real-time hubs of another node of its region, and has nothing of its own.
+    pub(super) fn is_further(&self) -> bool {
+        let shares = self.realtime.as_ref().is_some_and(|own| own.bus.is_some());
+        shares && self.roles.iter().all(|role| *role == NodeRole::Realtime)
+    }
+
     /// What the node does as one of real-time hubs; `None`: it is none.
     #[must_use]
     pub fn realtime(&self) -> Option<RealtimeConfig> {
@@ -128,6 +134,12 @@ pub(super) fn check(config: &NodeConfig) -> Result<(), String> {
                 "[realtime] bus = {bus:?} is no bus: write nats://HOST:4222 or tls://HOST:4222"
             ));
         }
+    }
+    if own.bus.is_some() && config.regions.is_empty() {
+        return Err(format!(
+            "[realtime] bus: [[regions]] is empty, so nothing could be told to other regions: list them as the other nodes of {} do",
+            config.region
+        ));
     }
     let listed = config.regions.iter().find(|region| region.name == config.region);
     if listed.is_some_and(|listed| listed.realtime.is_none()) {
@@ -223,6 +235,9 @@ mod tests {
         }
         let error = parse(GOOD, &[("FARSHORE_NODE_REALTIME__BUS", "nats://x:1")]).unwrap_err();
         assert!(error.contains("add the role, or remove [realtime]"), "{error}");
+        let alone = "region = \"oslo\"\ndata = \"d\"\nsecret_file = \"s\"\nroles = [\"realtime\"]";
+        let error = parse(alone, &[("FARSHORE_NODE_REALTIME__BUS", "nats://x:1")]).unwrap_err();
+        assert!(error.contains("list them as the other nodes of oslo do"), "{error}");
         let error = parse(&listed.replace("127.0.0.1:5", "10.0.0.1:5"), &[]).unwrap_err();
         assert!(error.contains("region oslo: realtime: link = \"10.0.0.1:5\""), "{error}");
         let error = parse(&listed.replace("127.0.0.1:5", "127.0.0.1:0"), &[]).unwrap_err();
@@ -249,5 +264,10 @@ mod tests {
             ("https://10.0.0.2:443", "http://10.0.0.2:444")
         );
         assert_eq!(parse(REAL, &[]).unwrap().realtime(), None);
+        // A further node of the region lists the node with the role control, and has not the role itself.
+        let further = ("FARSHORE_NODE_ROLES", "[\"realtime\"]");
+        assert!(parse(&text, &[further]).unwrap_err().contains("make both the same"));
+        let bus = ("FARSHORE_NODE_REALTIME__BUS", "tls://bus.example.com:4222");
+        assert!(parse(&text, &[further, bus]).unwrap().is_further());
     }
 }

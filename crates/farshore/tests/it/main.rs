@@ -88,6 +88,8 @@ mod realtime_sdk_failover;
 #[cfg(test)]
 mod realtime_sdk_negotiate;
 #[cfg(test)]
+mod realtime_sdk_nodes;
+#[cfg(test)]
 mod realtime_sdk_ops;
 #[cfg(test)]
 mod realtime_sdk_storm;

@@ -71,6 +71,11 @@ impl Rig {
         rig
     }
 
+    /// Where the cluster keeps everything.
+    pub(crate) fn data(&self) -> &Path {
+        self.dir.path()
+    }
+
     /// What `farshore realtime` with these words prints.
     pub(crate) async fn farshore(&self, words: &str) -> String {
         let mut command = Command::new(FARSHORE);

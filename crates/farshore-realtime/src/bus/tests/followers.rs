@@ -25,7 +25,7 @@ async fn a_node_without_hubs_serves_those_of_another_with_their_keys() {
     has.hub().serve(true);
     eventually("it serves again", async || follows.hub().is_serving()).await;
     assert!(follows.bus.warnings().is_empty());
-    let again = follows.bus.follow(Handlers::new(), Arc::new(drop)).unwrap_err();
+    let again = follows.bus.follow(Handlers::new(), Arc::new(|_, _| {})).unwrap_err();
     assert!(matches!(again, BusError::Following));
 }
 
@@ -52,6 +52,25 @@ async fn a_hub_that_is_made_anew_is_another_and_one_of_its_own_is_kept() {
 }
 
 #[tokio::test]
+async fn a_followed_hub_is_in_the_regions_of_the_one_that_is_followed() {
+    let nats = Nats::start().await;
+    let has = nats.node("paris", Some(hub(1))).await;
+    let follows = nats.node("paris", None).await;
+    let course = |node: &Node| node.known.1.lock().unwrap().clone();
+    follows.follow();
+    eventually("it has learned", async || follows.known.named("chat").is_some()).await;
+    let first = follows.hub();
+    assert_eq!(course(&follows), None);
+    let [paris, oslo] = ["paris", "oslo"].map(|name| Region::parse(name).unwrap());
+    for primary in [paris, oslo.clone()] {
+        let now = Some(Course { partner: Some(oslo.clone()), primary });
+        has.known.1.lock().unwrap().clone_from(&now);
+        eventually("it has learned of the other region", async || course(&follows) == now).await;
+    }
+    assert!(Arc::ptr_eq(&first, &follows.hub()) && first.is_serving());
+}
+
+#[tokio::test]
 async fn keys_do_not_go_where_others_could_read_them() {
     for (url, is_readable) in [
         ("nats://10.0.0.5:4222", true),
@@ -71,7 +90,7 @@ async fn keys_do_not_go_where_others_could_read_them() {
         assert!(matches!(parse(url), Err(BusError::Url { .. })), "{url}");
     }
     let follows = Node::at("nats://bus.invalid:4222", "paris", None).await;
-    let error = follows.bus.follow(Handlers::new(), Arc::new(drop)).unwrap_err();
+    let error = follows.bus.follow(Handlers::new(), Arc::new(|_, _| {})).unwrap_err();
     assert!(error.to_string().contains("set bus = \"tls://HOST:4222\""), "{error}");
     follows.bus.stop().await;
 }

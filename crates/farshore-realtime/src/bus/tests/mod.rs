@@ -22,6 +22,7 @@ use crate::hub::outbox::{Next, Out};
 use crate::hub::{Arrival, Asked, Attached, Seen};
 use crate::live::{Settings, now};
 use crate::names::{ConnectionId, GroupName, HubName, UserId};
+use crate::negotiate::Course;
 use crate::permission::Permissions;
 
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -100,7 +101,7 @@ impl Drop for Nats {
 
 /// The hubs of a node without listeners.
 #[derive(Debug, Default)]
-struct Known(Mutex<Vec<Arc<LiveHub>>>);
+struct Known(Mutex<Vec<Arc<LiveHub>>>, Mutex<Option<Course>>);
 
 impl Known {
     fn put(&self, hub: Arc<LiveHub>) {
@@ -117,6 +118,9 @@ impl Hubs for Known {
     }
     fn every(&self) -> Vec<Arc<LiveHub>> {
         self.0.lock().unwrap().clone()
+    }
+    fn course(&self, _: &HubName) -> Option<Course> {
+        self.1.lock().unwrap().clone()
     }
 }
 
@@ -154,7 +158,15 @@ impl Node {
 
     fn follow(&self) {
         let known = Arc::clone(&self.known);
-        self.bus.follow(Handlers::new(), Arc::new(move |hub| known.put(hub))).unwrap();
+        self.bus
+            .follow(
+                Handlers::new(),
+                Arc::new(move |hub, course| {
+                    *known.1.lock().unwrap() = course;
+                    known.put(hub);
+                }),
+            )
+            .unwrap();
     }
 
     fn hub(&self) -> Arc<LiveHub> {
