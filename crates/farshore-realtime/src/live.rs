@@ -218,7 +218,7 @@ impl LiveHub {
     }
 
     /// Whether it carries out what is asked of it now.
-    fn takes(&self, call: &Call) -> bool {
+    pub(crate) fn takes(&self, call: &Call) -> bool {
         let for_those_here = matches!(call, Call::Send { .. } | Call::Close { .. }) || call.is_question();
         self.is_serving() || (for_those_here && self.is_draining())
     }

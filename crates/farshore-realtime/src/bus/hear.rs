@@ -106,9 +106,13 @@ impl Ear {
 
     async fn whole(&self, message: &Message, from: NodeId, word: &Bytes) {
         let hub = Subjects::hub(message.subject.as_str());
-        let (Some(hub), Ok(word)) = (hub, postcard::from_bytes(word)) else { return self.rubbish(message) };
+        let (Some(hub), Ok(word)) = (hub, postcard::from_bytes::<Word>(word)) else {
+            return self.rubbish(message);
+        };
         self.nodes.counters.received.fetch_add(1, Ordering::Relaxed);
-        let hub = self.hubs.named(hub.as_str()).filter(|hub| hub.is_serving());
+        let (Word::Order { call, .. } | Word::Ask { call, .. }) = &word;
+        // A hub that is fenced still has its clients: what is for them reaches them.
+        let hub = self.hubs.named(hub.as_str()).filter(|hub| hub.takes(call));
         match (word, hub) {
             (Word::Order { call, relay: false }, Some(hub)) => {
                 hub.change(|hub| hub.call(call, now()));

@@ -300,7 +300,9 @@ fn probe(connection: ConnectionId, user: Option<UserId>, simple: SimpleMode) -> 
 
 fn claims(request: &Request<Incoming>, asking: &Asking) -> Result<token::Claims, Box<Answer>> {
     let bearer = request.headers().get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
-    let bearer = bearer.and_then(|value| value.strip_prefix("Bearer "));
+    let bearer = bearer.and_then(|value| value.split_once(' '));
+    let bearer =
+        bearer.filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer")).map(|(_, token)| token.trim());
     let Some(text) = query::get(&asking.query, "access_token").or(bearer) else {
         let text = "a token is needed: connect with ?access_token=… from the application's server";
         return Err(Box::new(plain(StatusCode::UNAUTHORIZED, text)));

@@ -2,6 +2,8 @@
 
 mod deaf;
 mod entering;
+mod hostile;
+mod simple;
 mod told;
 
 use std::sync::Arc;

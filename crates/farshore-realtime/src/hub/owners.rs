@@ -179,6 +179,14 @@ impl Hub {
         self.mine.insert(session);
         self.own_states(&connection);
     }
+
+    /// So many records that mean nothing.
+    #[cfg(test)]
+    pub(crate) fn fill_log(&mut self, count: u128) {
+        for id in 0..count {
+            self.log.push(Record::Passed(id));
+        }
+    }
 }
 
 fn message_id(record: &Record) -> Option<u128> {

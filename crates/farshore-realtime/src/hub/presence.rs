@@ -218,3 +218,6 @@ pub(super) fn said_goodbye(protocol: Protocol, reason: &str) -> End {
     let frame = (protocol != Protocol::Simple).then(|| frames::control(protocol, &says));
     End { frame, code: close::NORMAL, reason: reason.to_owned() }
 }
+
+#[cfg(test)]
+mod tests;

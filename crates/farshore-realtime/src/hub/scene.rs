@@ -70,9 +70,38 @@ impl Scene {
         self.hub.detach(&Self::id(name), attached.transport, Some("bye"), self.now());
     }
 
-    pub(super) fn wait(&mut self, milliseconds: u64) {
+    /// The client's connection is lost: it may come back.
+    pub(super) fn lose(&mut self, name: &str) {
+        let attached = self.clients.remove(name).unwrap();
+        self.hub.detach(&Self::id(name), attached.transport, None, self.now());
+    }
+
+    /// The client gives a sign of life.
+    pub(super) fn hears(&self, name: &str, pulse: Pulse) {
+        self.clients[name].outbox.hears(pulse);
+    }
+
+    /// What its connection is to do, one after the other, and what it is to write.
+    pub(super) fn nexts(&self, name: &str) -> Vec<(Next, Option<Out>)> {
+        let (attached, context) = (&self.clients[name], Context::from_waker(Waker::noop()));
+        let mut nexts = Vec::new();
+        loop {
+            let mut taken = Vec::new();
+            match attached.outbox.poll_take(attached.transport, 1, &mut taken, &context) {
+                Poll::Ready(next @ Next::Write) => nexts.push((next, taken.pop())),
+                Poll::Ready(next) => {
+                    nexts.push((next, None));
+                    return nexts;
+                }
+                Poll::Pending => return nexts,
+            }
+        }
+    }
+
+    /// Time passes. Returns the sessions that have ended by it.
+    pub(super) fn wait(&mut self, milliseconds: u64) -> Vec<Ended> {
         self.clock += milliseconds * 1_000;
-        self.hub.expire(Moment(self.clock));
+        self.hub.expire(Moment(self.clock))
     }
 
     /// Brings records to the other hub, at most so many. Returns how many there were.

@@ -161,6 +161,9 @@ impl<'a> Receiver<'a> {
             }
             said.confirmed = Some(position);
             said.asked = None;
+            if position < said.floor {
+                return Ok(());
+            }
         }
         self.shared.hub.partner_has(position);
         let mut progress = self.shared.progress();

@@ -92,7 +92,9 @@ impl<'a> Sender<'a> {
     fn seed(&mut self) {
         // What was promised is in none of the records that follow: nobody waits until the partner has the snapshot.
         self.shared.hub.partner_away();
-        self.source = Source::Snapshot(Box::new(Split::new(self.shared.hub.snapshot())));
+        let split = Split::new(self.shared.hub.snapshot());
+        self.replies.said().floor = split.position();
+        self.source = Source::Snapshot(Box::new(split));
         self.shared.progress().state = LinkState::Seeding;
     }
 
@@ -230,5 +232,49 @@ fn sendable(record: &Record) -> Cow<'_, Record> {
     match record {
         Record::Opened(card) if !snapshot::fits(card) => Cow::Owned(Record::Closed(card.connection.clone())),
         record => Cow::Borrowed(record),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use farshore_core::ids::{Epoch, Region, Token};
+    use tokio::io::{AsyncWriteExt as _, duplex};
+
+    use super::super::fence::Fence;
+    use super::super::receiver::Receiver;
+    use super::super::tests::settings;
+    use super::super::wire::halves;
+    use super::*;
+    use crate::handler::Handlers;
+    use crate::live::LiveHub;
+
+    #[tokio::test]
+    async fn a_word_about_records_that_came_before_a_snapshot_makes_nobody_wait_for_it() {
+        let hub = LiveHub::new(settings(1), Handlers::new(), true);
+        let region = |name| Region::parse(name).unwrap();
+        let fence = Fence::new(Token::new(1, Epoch(1)));
+        let shared = Shared::new(Arc::clone(&hub), region("paris"), region("oslo"), fence);
+        let replies = Replies::default();
+        let (near, mut far) = duplex(1024);
+        let (reader, writer) = halves(near);
+        let has = Applied { start: shared.start, position: Position(0) };
+        let mut sender = Sender::new(&shared, &replies, writer, Some(has));
+        hub.with(|hub| hub.fill_log(1));
+        sender.records().unwrap();
+        assert!(hub.is_partner_here());
+        // More than is held: it has to be sent everything.
+        hub.with(|hub| hub.fill_log(300_000));
+        sender.records().unwrap();
+        assert!(matches!(sender.source, Source::Snapshot(_)) && !hub.is_partner_here());
+        let mut late = Vec::new();
+        let frame = Frame { token: Token::new(1, Epoch(1)), message: Message::<Record>::Has(Position(1)) };
+        encode(&frame, &mut late).unwrap();
+        far.write_all(&late).await.unwrap();
+        drop(far);
+        let reason = Receiver::new(&shared, &replies, reader, 7).run().await;
+        assert!(matches!(reason, EndReason::Wire(WireError::Ended)), "{reason}");
+        assert!(!hub.is_partner_here(), "publishers would wait for the whole snapshot");
     }
 }

@@ -205,6 +205,8 @@ pub(super) struct Said {
     pub(super) confirmed: Option<Position>,
     /// The last position that was sent.
     pub(super) sent: Option<Position>,
+    /// What is confirmed below this came before a snapshot that is under way: nobody waits until the partner has that.
+    pub(super) floor: Position,
     /// Since when an answer is missing.
     pub(super) asked: Option<Instant>,
 }

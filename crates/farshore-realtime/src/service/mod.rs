@@ -22,12 +22,14 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
 use crate::connection::admission::Admission;
 use crate::connection::{self, Asking, Certificates, Claims};
+use crate::hub::SILENT_SECONDS_MAX;
 use crate::live::LiveHub;
 use crate::names::{ConnectionId, HubName};
 use crate::negotiate::Course;
 use crate::pair::{Pair, PairContext};
 use crate::query;
 use crate::rest::{self, Broadcast, RestContext};
+use crate::token::TOKEN_LEN_MAX;
 
 pub(crate) use floating::Floating;
 
@@ -37,6 +39,10 @@ const HEAD_DEADLINE: Duration = Duration::from_secs(15);
 const HANDSHAKE_DEADLINE: Duration = Duration::from_secs(10);
 /// Connections at once on all listeners; below what a process may usually open, when it asks for all it can.
 const CONNECTIONS_MAX: usize = 100_000;
+/// A client that takes nothing for so long is gone, whatever it is sent: as long as a silent one is waited for.
+const STALLED_WRITE_MAX: Duration = Duration::from_secs(SILENT_SECONDS_MAX as u64);
+/// The longest head of a request: the longest token, twice.
+const HEAD_LEN_MAX: usize = 2 * TOKEN_LEN_MAX;
 /// After an error of `accept` that will not go away at once: no file descriptors, for example.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
@@ -160,7 +166,7 @@ impl Front {
                 _ = stop.wait_for(|stop| *stop) => return,
             };
             let Some((stream, place)) = accepted else { continue };
-            let _ = stream.set_nodelay(true);
+            prepare(&stream);
             tokio::spawn(Arc::clone(&self).connection(stream, via, place, until.clone()));
         }
     }
@@ -206,6 +212,7 @@ impl Front {
         let served = hyper::server::conn::http1::Builder::new()
             .timer(TokioTimer::new())
             .header_read_timeout(HEAD_DEADLINE)
+            .max_buf_size(HEAD_LEN_MAX)
             .serve_connection(TokioIo::new(stream), answer)
             .with_upgrades();
         let mut served = std::pin::pin!(served);
@@ -300,6 +307,14 @@ impl Front {
     }
 }
 
+/// Small answers at once; and a client that takes nothing is not kept.
+fn prepare(stream: &TcpStream) {
+    // Both only make it better: a socket that refuses them serves all the same.
+    let _ = stream.set_nodelay(true);
+    let millis = u32::try_from(STALLED_WRITE_MAX.as_millis()).unwrap_or(u32::MAX);
+    let _ = rustix::net::sockopt::set_tcp_user_timeout(stream, millis);
+}
+
 async fn accept(
     listener: &TcpListener,
     places: &Arc<Semaphore>,
@@ -370,5 +385,19 @@ impl Claims for Alone {
     async fn claim(&self, _connection: &ConnectionId) {}
     fn may_come(&self) -> bool {
         false
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_connection_whose_client_takes_nothing_is_ended_by_the_system() {
+        let listener = bind("127.0.0.1:0".parse().unwrap()).await.unwrap();
+        let _client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let (stream, _) = listener.accept().await.unwrap();
+        prepare(&stream);
+        assert_eq!(rustix::net::sockopt::tcp_user_timeout(&stream).unwrap(), SILENT_SECONDS_MAX * 1_000);
     }
 }

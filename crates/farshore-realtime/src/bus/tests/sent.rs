@@ -85,3 +85,17 @@ async fn a_clients_message_is_relayed_to_the_other_region_by_the_node_with_the_l
     writer.until("from afar").await;
     assert_eq!(reader.until("from afar").await, ["from the client", "from the application", "from afar"]);
 }
+
+#[tokio::test]
+async fn clients_of_a_node_that_lets_go_of_them_are_still_sent_what_is_for_them() {
+    let nats = Nats::start().await;
+    let [one, two] = nats.two().await;
+    let near = Client::of(&one.hub(), "near", None, &["g"]);
+    let next = Client::of(&two.hub(), "next", None, &["g"]);
+    two.hub().drain();
+    one.send(Scope::Group(group("g")), "to the group").await;
+    near.says("g", "from near");
+    assert_eq!(next.until("from near").await, ["to the group", "from near"]);
+    let exists = Call::Exists(Scope::Connection(connection("next")));
+    assert_eq!(one.ask(exists).await, Answer::Yes);
+}

@@ -96,3 +96,18 @@ async fn events_of_one_client_that_wait_for_a_handler_that_hangs_are_bounded_in_
     let others = node.client("bob", &[]).await.asks(r#"{"type":"ping"}"#).await;
     assert_eq!(others, r#"{"type":"pong"}"#, "nobody else is disturbed");
 }
+
+#[tokio::test]
+async fn a_recovery_is_no_coming_and_no_going() {
+    let (server, handler) = told("connected,disconnected,joined,left").await;
+    let node = Node::start(vec![handler]).await;
+    let ann = node.client("ann", &["g"]).await;
+    drop(ann.socket);
+    let url = node.url.replacen("http", "ws", 1);
+    let url = format!("{url}?awps_connection_id={}&awps_reconnection_token={}", ann.connection, ann.token);
+    let mut again = Talk::connect(&url).await;
+    assert_eq!(again.connection, ann.connection);
+    again.socket.close(1000, "").await.unwrap();
+    let found: Vec<String> = seen(&server, 4).await.iter().map(summary).collect();
+    assert_eq!(found, ["1 connected", "2 joined g", "3 left g", "4 disconnected"]);
+}

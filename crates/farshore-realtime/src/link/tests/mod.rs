@@ -50,7 +50,7 @@ fn token(epoch: u64) -> Token {
     Token::new(1, Epoch(epoch))
 }
 
-fn settings(version: u64) -> Settings {
+pub(super) fn settings(version: u64) -> Settings {
     let key = |byte| AccessKey::of([byte; 32]);
     Settings {
         version,
