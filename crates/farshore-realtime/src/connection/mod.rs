@@ -39,7 +39,7 @@ use crate::permission::Permissions;
 use crate::query;
 use crate::service::Place;
 use crate::token;
-use crate::ws;
+use crate::ws::handshake::{self, NoUpgrade};
 use admission::{Admission, ComeAgain};
 use client::{Client, SimpleMode};
 use task::Socket;
@@ -97,10 +97,10 @@ pub(crate) async fn enter<S>(mut request: Request<Incoming>, asking: Asking) -> 
 where
     S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
 {
-    let Some(key) = upgrade_key(request.headers()) else {
-        return plain(StatusCode::BAD_REQUEST, "this is a WebSocket endpoint: connect with ws:// or wss://");
+    let accept = match handshake::accept(request.headers()) {
+        Ok(accept) => accept,
+        Err(why) => return no_upgrade(why),
     };
-    let accept = ws::handshake::accept_key(key);
     let place = request.extensions_mut().remove::<Place>();
     let wants_back = wants_back(&asking);
     let is_told_so = wants_back.is_some() && is_left(&asking);
@@ -166,21 +166,20 @@ struct Newcomer {
     handled: bool,
 }
 
-fn upgrade_key(headers: &HeaderMap) -> Option<&str> {
-    let says = |name: header::HeaderName, what: &str| {
-        let values = headers.get_all(name).iter().filter_map(|value| value.to_str().ok());
-        values.flat_map(|value| value.split(',')).any(|part| part.trim().eq_ignore_ascii_case(what))
-    };
-    let is_upgrade = says(header::UPGRADE, "websocket")
-        && says(header::CONNECTION, "upgrade")
-        && says(header::SEC_WEBSOCKET_VERSION, "13");
-    headers.get(header::SEC_WEBSOCKET_KEY).filter(|_| is_upgrade)?.to_str().ok()
+fn subprotocols(headers: &HeaderMap) -> Vec<String> {
+    handshake::offered(headers).into_iter().map(str::to_owned).collect()
 }
 
-fn subprotocols(headers: &HeaderMap) -> Vec<String> {
-    let values = headers.get_all(header::SEC_WEBSOCKET_PROTOCOL).iter();
-    let values = values.filter_map(|value| value.to_str().ok());
-    values.flat_map(|value| value.split(',')).map(|name| name.trim().to_owned()).collect()
+fn no_upgrade(why: NoUpgrade) -> Answer {
+    let status = match why {
+        NoUpgrade::Version => StatusCode::UPGRADE_REQUIRED,
+        NoUpgrade::Plain | NoUpgrade::Key => StatusCode::BAD_REQUEST,
+    };
+    let mut answer = plain(status, &why.to_string());
+    if why == NoUpgrade::Version {
+        answer.headers_mut().insert(header::SEC_WEBSOCKET_VERSION, header::HeaderValue::from_static("13"));
+    }
+    answer
 }
 
 fn plain(status: StatusCode, text: &str) -> Answer {
@@ -389,8 +388,8 @@ async fn go_on<S>(asking: Asking, known: Option<ConnectionId>, socket: Socket<S>
 where
     S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
 {
+    let known = known.filter(|_| !is_left(&asking));
     let hub = asking.hub;
-    let known = known.filter(|_| hub.is_serving());
     let found = match &known {
         Some(connection) => find(&hub, connection, &*asking.claims, asking.follows).await,
         None => None,

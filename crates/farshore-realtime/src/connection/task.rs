@@ -31,8 +31,10 @@ const GATHER: usize = 64;
 const GATHERED_LEN_MAX: usize = 32 * 1024;
 /// Reads or writes in a row before others get their turn.
 const TURNS_MAX: u32 = 16;
-/// A client that does not take its close frame is cut off after this.
+/// A client that takes nothing of what goes before its close frame, or not that, is cut off after this.
 const CLOSE_PATIENCE: Duration = Duration::from_secs(5);
+/// And after this in any case: time for all that may wait for it over a slow line.
+const CLOSE_MAX: Duration = Duration::from_secs(60);
 
 thread_local! {
     static READ: RefCell<Vec<u8>> = RefCell::new(vec![0; READ_LEN]);
@@ -110,6 +112,8 @@ struct Unwritten {
 
 struct Closing {
     deadline: Pin<Box<Sleep>>,
+    /// The last of all deadlines.
+    until: tokio::time::Instant,
     stage: Stage,
 }
 
@@ -216,14 +220,16 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         pieces.extend(end.frame.map(Piece::Frame));
         pieces.push_back(Piece::Frame(ws::close_frame(end.code, &end.reason)));
         let deadline = Box::pin(tokio::time::sleep(CLOSE_PATIENCE));
-        self.closing = Some(Box::new(Closing { deadline, stage: Stage::Writing }));
+        let until = tokio::time::Instant::now() + CLOSE_MAX;
+        self.closing = Some(Box::new(Closing { deadline, until, stage: Stage::Writing }));
         self.poll_close(context)
     }
 
     fn poll_close(&mut self, context: &mut Context<'_>) -> Poll<()> {
         let Some(mut closing) = self.closing.take() else { return Poll::Ready(()) };
-        let done = closing.deadline.as_mut().poll(context).is_ready()
-            || self.poll_stages(&mut closing, context).is_ready();
+        // In this order: progress moves the deadline.
+        let done = self.poll_stages(&mut closing, context).is_ready()
+            || closing.deadline.as_mut().poll(context).is_ready();
         if done {
             return Poll::Ready(());
         }
@@ -233,7 +239,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
 
     fn poll_stages(&mut self, closing: &mut Closing, context: &mut Context<'_>) -> Poll<()> {
         if closing.stage == Stage::Writing {
-            if ready!(self.poll_unwritten(context)).is_err() {
+            let before = self.left();
+            let written = self.poll_unwritten(context);
+            if self.left() != before {
+                let next = (tokio::time::Instant::now() + CLOSE_PATIENCE).min(closing.until);
+                closing.deadline.as_mut().reset(next);
+            }
+            if ready!(written).is_err() {
                 return Poll::Ready(());
             }
             closing.stage = Stage::Shutting;
@@ -369,6 +381,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         }
         self.unwritten = unwritten;
         Wrote::Some
+    }
+
+    /// How much is still to be written: pieces, and bytes written of the first.
+    fn left(&self) -> (usize, usize) {
+        self.unwritten.as_ref().map_or((0, 0), |unwritten| (unwritten.pieces.len(), unwritten.offset))
     }
 
     fn poll_unwritten(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {

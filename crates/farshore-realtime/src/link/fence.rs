@@ -1,9 +1,8 @@
 //! The highest token that was seen of an item: what comes with a lower one is refused.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use farshore_core::ids::Token;
-use tokio::sync::watch;
 
 /// Something came under a token that is over.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -16,30 +15,28 @@ pub struct Stale {
 }
 
 /// The highest token that was seen of one item, by its orders and on its links. Shared by the workload, which raises it with
-/// each order and keeps it durably, and by the link, which raises it when the other region knows of a higher one: whoever
-/// serves under a lower token learns it from [`Fence::watch`] and fences itself.
+/// each order and keeps it durably, and by the link, which raises it when the other region knows of a higher one and says it with
+/// each frame. Both regions may serve a hub at once, so nobody has to stop serving for it: it is for orders and links.
 #[derive(Debug)]
 pub struct Fence {
-    highest: watch::Sender<Token>,
+    highest: Mutex<Token>,
 }
 
 impl Fence {
     /// With what is known at the start.
     #[must_use]
     pub fn new(token: Token) -> Arc<Self> {
-        Arc::new(Self { highest: watch::Sender::new(token) })
+        Arc::new(Self { highest: Mutex::new(token) })
     }
 
     /// The highest that was seen.
     #[must_use]
     pub fn highest(&self) -> Token {
-        *self.highest.borrow()
+        *self.known()
     }
 
-    /// Told when it rises.
-    #[must_use]
-    pub fn watch(&self) -> watch::Receiver<Token> {
-        self.highest.subscribe()
+    fn known(&self) -> MutexGuard<'_, Token> {
+        self.highest.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Something came under this token: remembers it when it is higher.
@@ -47,12 +44,9 @@ impl Fence {
     /// # Errors
     /// When it is lower than one that was seen.
     pub fn see(&self, came: Token) -> Result<(), Stale> {
-        self.highest.send_if_modified(|highest| {
-            let rises = came > *highest;
-            *highest = came.max(*highest);
-            rises
-        });
-        let highest = self.highest();
+        let mut known = self.known();
+        *known = came.max(*known);
+        let highest = *known;
         if came < highest { Err(Stale { came, highest }) } else { Ok(()) }
     }
 }

@@ -32,7 +32,7 @@ pub(super) fn look(item: &Item) -> Observation {
         endpoints: if role == Role::Active { endpoints(item) } else { Vec::new() },
         replication: (role != Role::Target).then(|| replication(item)).flatten(),
         points: if offers(item) { vec![point(item)] } else { Vec::new() },
-        drill: item.drill.as_ref().map(|drill| drill.view(&item.card.item)),
+        drill: item.drill.as_ref().map(|drill| drill.view()),
         promotion: item.card.promotion.clone(),
         folding_bytes: 0,
         divergence: None,

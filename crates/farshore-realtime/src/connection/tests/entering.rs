@@ -54,3 +54,31 @@ async fn who_comes_back_to_a_hub_that_serves_nobody_is_told_so_unless_its_addres
     let anew = node.ws();
     assert_eq!(knock(&anew).await.unwrap_err().status(), Some(503), "new ones negotiate again by themselves");
 }
+
+#[tokio::test]
+async fn what_is_no_upgrade_is_told_why() {
+    let node = Node::start(Vec::new()).await;
+    let ask = |headers: &'static str| {
+        let (node, path) = (&node, "/client/hubs/chat?access_token=a.b.c");
+        async move {
+            let mut stream = node.tcp().await;
+            let request =
+                format!("GET {path} HTTP/1.1\r\nHost: a\r\nConnection: close, Upgrade\r\n{headers}\r\n");
+            stream.write_all(request.as_bytes()).await.unwrap();
+            let mut answer = String::new();
+            stream.read_to_string(&mut answer).await.unwrap();
+            answer
+        }
+    };
+    let key = "Upgrade: websocket\r\nSec-WebSocket-Key: c2hvcnQ=\r\nSec-WebSocket-Version: 13\r\n";
+    let version =
+        "Upgrade: websocket\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 8\r\n";
+    for (headers, status, says) in [
+        ("", "HTTP/1.1 400 ", "this is a WebSocket endpoint"),
+        (key, "HTTP/1.1 400 ", "16 bytes in base64"),
+        (version, "HTTP/1.1 426 ", "sec-websocket-version: 13"),
+    ] {
+        let answer = ask(headers).await;
+        assert!(answer.starts_with(status) && answer.contains(says), "{answer}");
+    }
+}

@@ -8,7 +8,7 @@ use super::*;
 use crate::hub::call::{Call, Scope};
 
 impl Node {
-    async fn tcp(&self) -> TcpStream {
+    pub(super) async fn tcp(&self) -> TcpStream {
         let address = self.url.trim_start_matches("http://").split('/').next().unwrap();
         TcpStream::connect(address).await.unwrap()
     }
