@@ -5,12 +5,14 @@
 //! Read in this order: [`names`] (who is meant), [`clock`] (an order of events that agrees with cause and, nearly, with the wall),
 //! [`versions`] (what a region has seen, and which of two changes knew of the other), [`sas`] (who may do what),
 //! [`mqtt`] (devices connect here),
+//! [`amqp`] (services send them messages here),
 //! [`telemetry`] (what devices said),
 //! [`query`] (finding devices by what is known of them).
 //!
 //! Must always hold: the order is the same in every region; merging is commutative, associative and idempotent; an
 //! operation that was seen is never applied twice.
 
+pub mod amqp;
 pub mod clock;
 pub mod mqtt;
 pub mod names;
