@@ -46,15 +46,20 @@ impl Event {
         self.properties.iter().find(|(key, _)| key == name)?.1.as_deref()
     }
 
-    /// The bytes that go into a frame.
-    pub(super) fn encode(&self) -> Result<Vec<u8>, NotKept> {
-        let meta = Meta {
+    /// Everything but the moment and the body.
+    pub(super) fn meta(&self) -> Meta<'_> {
+        Meta {
             device: self.key.device.as_str(),
             module: self.key.module.as_ref().map(ModuleId::as_str),
             generation: &self.generation,
             system: self.system.iter().map(|(key, value)| (key.as_str(), value.as_str())).collect(),
             properties: self.properties.iter().map(|(key, value)| (key.as_str(), value.as_deref())).collect(),
-        };
+        }
+    }
+
+    /// The bytes that go into a frame.
+    pub(super) fn encode(&self) -> Result<Vec<u8>, NotKept> {
+        let meta = self.meta();
         let mut bytes = Vec::with_capacity(128 + self.body.len());
         bytes.push(VERSION);
         let mut bytes = postcard::to_extend(&meta, bytes).expect("text and lists can always be written");
@@ -156,7 +161,8 @@ pub struct Page {
     pub events: Vec<Stored>,
     /// Where to go on. It may be ahead although there are no events: duplicates were passed.
     pub next: Cursor,
-    /// How many events the cursor asked for and are no longer kept, by region. Empty unless retention was faster.
+    /// How many events the cursor asked for and are no longer kept, by region. Empty unless retention was faster than a
+    /// consumer that had begun.
     pub missed: BTreeMap<Region, u64>,
 }
 

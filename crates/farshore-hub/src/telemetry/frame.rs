@@ -52,7 +52,7 @@ pub(super) enum Parsed<'a> {
 }
 
 /// Writes a frame at the end of `out`.
-pub(super) fn write(out: &mut Vec<u8>, offset: u64, epoch: Epoch, enqueued: Moment, payload: &[u8]) {
+pub(super) fn write(out: &mut Vec<u8>, offset: u64, epoch: Epoch, enqueued: Moment, payload: &[u8]) -> Head {
     let len = u32::try_from(payload.len()).expect("payloads are at most FRAME_BYTES_MAX").to_le_bytes();
     let mut rest = [0; HEADER_BYTES - 8];
     rest[..8].copy_from_slice(&offset.to_le_bytes());
@@ -63,6 +63,7 @@ pub(super) fn write(out: &mut Vec<u8>, offset: u64, epoch: Epoch, enqueued: Mome
     out.extend_from_slice(&crc.to_le_bytes());
     out.extend_from_slice(&rest);
     out.extend_from_slice(payload);
+    Head { len: payload.len(), crc, offset, epoch, enqueued }
 }
 
 /// Reads the frame at the start of `bytes`.

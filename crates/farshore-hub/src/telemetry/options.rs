@@ -7,8 +7,8 @@ use super::error::TelemetryError;
 /// Smallest segment: holds the largest batch that is written at once.
 pub const SEGMENT_BYTES_MIN: u64 = 64 * 1024;
 
-/// Largest segment: positions in it fit 32 bits.
-pub const SEGMENT_BYTES_MAX: u64 = 2 << 30;
+/// Largest segment: it is checked as a whole, in memory.
+pub const SEGMENT_BYTES_MAX: u64 = 256 << 20;
 
 /// How a hub's telemetry is kept.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -46,7 +46,7 @@ impl TelemetryOptions {
     pub(super) fn check(&self) -> Result<(), TelemetryError> {
         let bad = |option, why| Err(TelemetryError::Options { option, why });
         if !(SEGMENT_BYTES_MIN..=SEGMENT_BYTES_MAX).contains(&self.segment_bytes) {
-            return bad("segment_bytes", "must be between 64 KiB and 2 GiB");
+            return bad("segment_bytes", "must be between 64 KiB and 256 MiB");
         }
         if self.retention_bytes < 2 * self.segment_bytes {
             return bad("retention_bytes", "must hold at least two segments");
