@@ -5,7 +5,7 @@
 //! (the next state and what must be done). The shells store both in one transaction and then do.
 //!
 //! Read in this order: [`ids`] and [`moment`] (the words), [`lifecycle`] (the life of an item), [`command`] (what
-//! people ask for), [`job`] (how a wish becomes durable steps), [`fencing`] (the arithmetic of waiting),
+//! people ask for), [`job`] (how a wish becomes durable steps), [`fencing`] (the arithmetic of waiting), [`lease`] (an item's right to serve, and its end),
 //! [`reconcile`] (what is mended without being asked), [`directory`] (what names lead to), [`access`] (who may ask for what), [`verdict`] and [`incident`] (how well it all is), [`workload`] (what every kind can
 //! do), [`store`] (what remembers).
 //!
@@ -19,6 +19,7 @@ pub mod fencing;
 pub mod ids;
 pub mod incident;
 pub mod job;
+pub mod lease;
 pub mod lifecycle;
 pub mod moment;
 pub mod reconcile;

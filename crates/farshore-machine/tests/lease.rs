@@ -10,11 +10,12 @@ use std::time::{Duration, Instant};
 
 use farshore_core::fencing::FenceTimings;
 use farshore_core::ids::{Epoch, ItemId, Region, StepKey, Token};
+use farshore_core::lease::Lease;
 use farshore_core::workload::{Action, BootTime, Order, Role, StepError, Watermark, Workload};
 use farshore_machine::disk::{Disk, Extent};
 use farshore_machine::nbd::Client;
 use farshore_machine::raw::RawFile;
-use farshore_machine::source::{Lease, Options, Source, boot_time};
+use farshore_machine::source::{Options, Source, boot_time};
 use farshore_machine::workload::{Machines, MachinesOptions};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::json;

@@ -62,7 +62,7 @@ impl SourceDisk {
 
     /// An error when nothing may be acknowledged now.
     pub fn check_lease(&self) -> io::Result<()> {
-        self.shared.lease.check()
+        super::lease::check(&self.shared.lease)
     }
 
     /// What was done by a right that ended meanwhile is not acknowledged.

@@ -29,6 +29,6 @@ mod source;
 mod tests;
 
 pub use disk::SourceDisk;
-pub use lease::{Clock, Lease, boot_time};
+pub use lease::{boot_time, holding};
 pub use shared::Options;
 pub use source::{Link, Source, SourceError};

@@ -8,11 +8,11 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
 use std::time::Duration;
 
 use farshore_core::ids::{Region, Token};
+use farshore_core::lease::Lease;
 use farshore_core::workload::{ReplicationMode, Watermark};
 
 use super::core::Core;
 use super::extents::Extents;
-use super::lease::Lease;
 use super::{log, map};
 use crate::disk::Disk;
 use crate::tls::ReplicationClient;

@@ -176,7 +176,7 @@ impl Source {
         let gate = Gate { tracking: opened.facts.tracking, ..Gate::default() };
         let shared = Arc::new(Shared {
             dir: dir.to_owned(),
-            lease: options.lease.clone().unwrap_or_default(),
+            lease: options.lease.clone().unwrap_or_else(super::lease::holding),
             options,
             disks: disks.into_iter().map(Tracked::new).collect(),
             gate: RwLock::new(gate),

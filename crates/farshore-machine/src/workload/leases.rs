@@ -5,9 +5,8 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use farshore_core::ids::ItemId;
+use farshore_core::lease::Lease;
 use farshore_core::workload::Leased;
-
-use crate::source::Lease;
 
 /// See the module. Clones share the same rights.
 #[derive(Debug, Clone, Default)]
@@ -22,7 +21,7 @@ impl Leases {
 
     /// The right of `item`, the same for each of its lives.
     pub(super) fn of(&self, item: &ItemId) -> Arc<Lease> {
-        Arc::clone(self.by_item().entry(item.clone()).or_default())
+        Arc::clone(self.by_item().entry(item.clone()).or_insert_with(crate::source::holding))
     }
 
     /// The right of `item`, if it is known here.

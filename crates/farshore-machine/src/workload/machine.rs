@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use farshore_core::fencing::{TokenVerdict, judge};
 use farshore_core::ids::{ItemId, Region, Token};
+use farshore_core::lease::Lease;
 use farshore_core::workload::{
     Action, Loss, Order, PointChoice, PointKind, Promotion, ReplicationMode, Role, StepError, Watermark,
 };
@@ -23,7 +24,7 @@ use crate::disk::Disk;
 use crate::nbd::{DiskExport, Exports, Options as NbdOptions, Server};
 use crate::raw::RawFile;
 use crate::replica::{DivergenceInfo, Drill, Opened, Options as ReplicaOptions, Promoted, Replica, open_any};
-use crate::source::{Lease, Link, Options as SourceOptions, Source};
+use crate::source::{Link, Options as SourceOptions, Source};
 
 /// What every machine of a region shares.
 #[derive(Debug, Clone)]
