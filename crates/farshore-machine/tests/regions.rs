@@ -169,7 +169,14 @@ async fn the_loss_is_counted_and_the_way_home_moves_what_differs() {
     }
     let head = paris.look().await.watermark;
     oslo.wait("all writes at the target", |seen| seen.watermark.seq >= head.seq).await;
-    // From here on oslo refuses what paris sends: three writes that only paris has.
+    // Three writes that only paris has: cut off, so that it cannot learn of its successor and fence itself before them.
+    let nobody = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let cut = Action::Replicate {
+        target: region("oslo"),
+        address: nobody.local_addr().unwrap().to_string(),
+        mode: ReplicationMode::Async,
+    };
+    paris.act(1, cut).await.unwrap();
     oslo.act(2, Action::Promote { point: PointChoice::Latest }).await.unwrap();
     for number in 0..3_u8 {
         clients[0].write(u64::from(number) * 4096, &[0xEE; 4096], false).unwrap();
