@@ -161,3 +161,63 @@ impl Window {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn place(offset: u64) -> Place {
+        Place { log: 0, offset }
+    }
+
+    #[test]
+    fn what_is_older_than_the_horizon_is_forgotten_and_nothing_sooner() {
+        let mut window = Window::new(Duration::from_micros(640), 1000);
+        for at in 0..2000u64 {
+            window.insert(u128::from(at), place(at), Moment(at));
+            for seen in at.saturating_sub(640)..=at {
+                assert_eq!(window.find(u128::from(seen)), Some(place(seen)), "{seen} at {at}");
+            }
+            assert!(window.len() <= 640 + 20, "{}", window.len());
+        }
+        assert_eq!(window.forgotten_early(), 0);
+    }
+
+    proptest! {
+        #[test]
+        fn memory_is_bounded_and_what_is_lost_is_counted(
+            entries in 1..200usize, moments in prop::collection::vec(0..50u64, 1..600)
+        ) {
+            let mut window = Window::new(Duration::from_secs(1), entries);
+            let mut now = 0;
+            for (id, step) in (0u128..).zip(&moments) {
+                now += step;
+                window.insert(id, place(0), Moment(now));
+                prop_assert_eq!(window.find(id), Some(place(0)));
+                prop_assert!(window.len() <= entries);
+            }
+            prop_assert_eq!(window.len() as u64 + window.forgotten_early(), moments.len() as u64);
+        }
+
+        #[test]
+        fn identities_differ_when_any_part_does(
+            parts in prop::collection::hash_set(("[ab]{0,2}", prop::option::of("[ab]{0,2}"), "[ab]{0,2}", "[ab]{0,2}"), 1..60)
+        ) {
+            let identifier = Identifier::new(Vec::new());
+            let ids: HashSet<_> = parts
+                .iter()
+                .map(|(device, module, generation, mid)| {
+                    let system = vec![("$.ct", "x"), ("$.mid", mid.as_str())];
+                    let module = module.as_deref();
+                    identifier.of(&Meta { device, module, generation, system, properties: Vec::new() })
+                })
+                .collect();
+            prop_assert_eq!(ids.len(), parts.len());
+            prop_assert!(!ids.contains(&None));
+        }
+    }
+}

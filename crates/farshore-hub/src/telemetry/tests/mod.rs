@@ -1,8 +1,10 @@
 //! Logs on real files.
 
 mod copies;
+mod crash;
 mod disk;
 mod plain;
+mod resent;
 
 use std::time::Duration;
 
