@@ -23,6 +23,26 @@ pub struct Stamp {
     pub region: Region,
 }
 
+impl Stamp {
+    /// Time and counter in one number, which orders the stamps of one region and never repeats there.
+    #[must_use]
+    pub fn ticks(&self) -> u64 {
+        (self.millis << 16) | u64::from(self.counter)
+    }
+
+    /// The stamp that [`Stamp::ticks`] was taken from.
+    #[must_use]
+    pub fn from_ticks(ticks: u64, region: Region) -> Self {
+        Self { millis: ticks >> 16, counter: (ticks & 0xffff) as u16, region }
+    }
+
+    /// When it was, by the clock of its region.
+    #[must_use]
+    pub fn moment(&self) -> Moment {
+        Moment::from_millis(self.millis)
+    }
+}
+
 impl Ord for Stamp {
     fn cmp(&self, other: &Self) -> Ordering {
         (self.millis, self.counter, &self.region).cmp(&(other.millis, other.counter, &other.region))
@@ -96,6 +116,12 @@ impl Clock {
             self.last.counter = remote.counter;
         }
         Ok(())
+    }
+
+    /// The last stamp that was given or seen.
+    #[must_use]
+    pub fn last(&self) -> &Stamp {
+        &self.last
     }
 
     fn count(&mut self) {

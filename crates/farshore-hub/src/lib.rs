@@ -8,6 +8,7 @@
 //! [`amqp`] (services send them messages here),
 //! [`telemetry`] (what devices said),
 //! [`query`] (finding devices by what is known of them).
+//! [`record`] (what is kept, as values that can be joined), [`registry`] (where it is kept, and how regions exchange it).
 //!
 //! Must always hold: the order is the same in every region; merging is commutative, associative and idempotent; an
 //! operation that was seen is never applied twice.
@@ -18,6 +19,8 @@ pub mod mqtt;
 pub mod names;
 pub mod percent;
 pub mod query;
+pub mod record;
+pub mod registry;
 pub mod sas;
 pub mod telemetry;
 pub mod versions;

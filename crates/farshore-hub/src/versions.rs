@@ -47,6 +47,24 @@ impl VersionVector {
         dot.counter <= self.seen(&dot.region)
     }
 
+    /// Whether the change of `region` that has this count was seen.
+    #[must_use]
+    pub fn covers(&self, region: &Region, counter: u64) -> bool {
+        counter <= self.seen(region)
+    }
+
+    /// From now on everything of `region` up to `counter` counts as seen; never goes back.
+    pub fn raise(&mut self, region: &Region, counter: u64) {
+        if counter > self.seen(region) {
+            self.0.insert(region.clone(), counter);
+        }
+    }
+
+    /// Every region with the highest change that was seen of it.
+    pub fn iter(&self) -> impl Iterator<Item = (&Region, u64)> {
+        self.0.iter().map(|(region, counter)| (region, *counter))
+    }
+
     /// Counts a change made in `region` and names it.
     pub fn change(&mut self, region: &Region, epoch: Epoch) -> Dot {
         let counter = self.seen(region).checked_add(1).expect("u64 counters do not run out");

@@ -1,0 +1,1 @@
+//! What must hold of the join and of its reading.
