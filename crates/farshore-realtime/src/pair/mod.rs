@@ -36,7 +36,7 @@ use crate::live::{LiveHub, now};
 use crate::names::UserId;
 use crate::negotiate::{Choice, Course, Endpoint, RETRY_SPREAD_SECONDS, negotiate};
 use crate::token::ConnectionString;
-use invite::Goal;
+use invite::{Caller, Goal};
 use member::Member;
 use place::Place;
 pub use probe::PROBE_CLAIM;
@@ -128,7 +128,8 @@ pub struct Pair {
     own_url: String,
     primary: watch::Receiver<Region>,
     partner: Option<Arc<Member>>,
-    admission: Admission,
+    /// How fast callers are answered: those whose token was believed, and all others.
+    admission: [Admission; 2],
     noted: Mutex<Noted>,
 }
 
@@ -181,7 +182,7 @@ impl Pair {
             own_url: own_url.trim_end_matches('/').to_owned(),
             primary,
             partner,
-            admission: Admission::default(),
+            admission: Default::default(),
             noted: Mutex::new(noted),
         });
         pair.note();
@@ -216,7 +217,10 @@ impl Pair {
             Ok(caller) => caller,
             Err(refused) => return invite::refusal(&refused),
         };
-        if let Err(again) = self.admission.enter().await {
+        // Strangers wait behind strangers.
+        let [believed, others] = &self.admission;
+        let admission = if matches!(caller, Caller::Anonymous) { others } else { believed };
+        if let Err(again) = admission.enter().await {
             let seconds = again.0.as_secs() + 1 + rand::random::<u64>() % RETRY_SPREAD_SECONDS;
             return invite::later(seconds, "many clients are asking: come again");
         }

@@ -1,5 +1,6 @@
 //! Where clients are sent.
 
+use futures_util::FutureExt as _;
 use http::{HeaderMap, StatusCode};
 use http_body_util::BodyExt as _;
 use serde_json::{Value, json};
@@ -202,4 +203,17 @@ async fn nobody_looks_any_more_when_the_pair_is_gone() {
     until("the pair is gone", async || weak.upgrade().is_none().then_some(())).await;
     until("its probe is gone", async || (oslo.hub.counts().probes == 0).then_some(())).await;
     drop(paris);
+}
+
+#[tokio::test]
+async fn strangers_that_ask_and_ask_again_hold_up_nobody_who_has_a_token() {
+    let (paris, _oslo, pair, _primary) = two().await;
+    let strangers = crate::connection::admission::PER_SECOND * 10;
+    for _ in 0..strangers {
+        // Whoever would have to wait goes, and has had its turn.
+        let _ = ask(&pair, &paris, "hub=chat", None).now_or_never();
+    }
+    assert_eq!(ask(&pair, &paris, "hub=chat", None).await.status, StatusCode::SERVICE_UNAVAILABLE);
+    let token = signed(&paris, &json!({ "aud": format!("http://{HOST}/negotiate?hub=chat") }));
+    assert_eq!(ask(&pair, &paris, "hub=chat&userId=ann", Some(&token)).await.status, StatusCode::OK);
 }
