@@ -54,6 +54,7 @@ use state::Board;
 
 pub use asked::acknowledgement;
 pub use log::Gone;
+pub use presence::Leaving;
 pub(crate) use session::PROBE_STATE;
 pub use session::SessionCard;
 

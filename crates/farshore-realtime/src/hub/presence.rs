@@ -16,6 +16,15 @@ use crate::frames::{self, Downstream, Protocol};
 use crate::names::{ConnectionId, UserId};
 use crate::ws;
 
+/// Which clients are closed that cannot take their sessions with them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Leaving {
+    /// Those that have acknowledged everything.
+    Settled,
+    /// Any.
+    Anybody,
+}
+
 impl Hub {
     /// A new client is here. `hello` is what it is told first.
     pub fn open(&mut self, arrival: Arrival, hello: Option<Bytes>, seen: Seen) -> Attached {
@@ -162,13 +171,16 @@ impl Hub {
     }
 
     /// Closes up to `count` clients that should be elsewhere: reliable ones whose address leads there go on with their
-    /// sessions; of the others, first those that are owed nothing. Returns how many were closed.
-    pub fn shed(&mut self, count: usize) -> (usize, Vec<Ended>) {
+    /// sessions; of the others those that `leaving` says, once what waits for them is written. Returns how many were closed.
+    pub fn shed(&mut self, count: usize, leaving: Leaving) -> (usize, Vec<Ended>) {
         let goes = |session: &&Session| {
             let reliable = session.protocol.is_reliable();
             session.away_since.is_none()
                 && !session.outbox.is_ending()
-                && (!reliable || session.follows || session.outbox.is_settled())
+                && (!reliable
+                    || session.follows
+                    || leaving == Leaving::Anybody
+                    || session.outbox.is_settled())
         };
         let chosen: Vec<_> =
             self.mine.clients().filter(goes).take(count).map(|session| session.connection.clone()).collect();

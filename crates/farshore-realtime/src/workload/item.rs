@@ -12,6 +12,7 @@ use tokio::task::JoinHandle;
 use super::card::{Card, Partner};
 use super::claims::LinkClaims;
 use super::drill::Drill;
+use super::shed::{self, Shedding};
 use super::spec::{HubSpec, unset};
 use super::{Around, look};
 use crate::hub::call::{Call, Scope};
@@ -353,7 +354,7 @@ impl Item {
         let mut kept = self.card.settings.version;
         async move {
             let mut ticks = tokio::time::interval(WATCH_EVERY);
-            let mut was_passive = false;
+            let mut shedding: Option<Shedding> = None;
             loop {
                 ticks.tick().await;
                 if let Some(lost) = &lost {
@@ -371,13 +372,15 @@ impl Item {
                     settings.sharing == crate::negotiate::Sharing::ActivePassive && *primary.borrow() != here;
                 // Clients that came while the primary was away are sent home when it is well and has the word.
                 if passive && is_up(&link) && pair.partner_is_healthy() {
-                    if !was_passive {
+                    if shedding.is_none() {
                         tracing::info!(hub = %hub.name(), "the primary is back: its clients are sent home");
                     }
-                    drain_batch(&hub, DRAIN_BATCH);
+                    shedding.get_or_insert_with(Shedding::begin).step(&hub, DRAIN_BATCH);
                     tokio::time::sleep(DRAIN_EVERY.saturating_sub(WATCH_EVERY)).await;
                 }
-                was_passive = passive;
+                if !passive {
+                    shedding = None;
+                }
             }
         }
     }
@@ -387,14 +390,7 @@ impl Item {
         let hub = Arc::clone(&self.hub);
         let count = hub.counts().attached;
         let every = Duration::from_secs(1) / per_second.max(1);
-        let previous = self.drain.replace(tokio::spawn(async move {
-            for _ in 0..count {
-                if drain_batch(&hub, 1) == 0 {
-                    return;
-                }
-                tokio::time::sleep(every).await;
-            }
-        }));
+        let previous = self.drain.replace(tokio::spawn(shed::shed(hub, count, every)));
         if let Some(previous) = previous {
             previous.abort();
         }
@@ -441,13 +437,6 @@ impl Item {
 
 fn is_up(link: &Link) -> bool {
     !matches!(link.status().state, LinkState::Disconnected { .. })
-}
-
-/// Sends some clients elsewhere: with their sessions, where their address leads there.
-fn drain_batch(hub: &Arc<LiveHub>, count: usize) -> usize {
-    let (closed, ended) = hub.with(|hub| hub.shed(count));
-    hub.tell_ended(&ended);
-    closed
 }
 
 fn new_pair(card: &Card, hub: &Arc<LiveHub>, around: &Around, primary: watch::Receiver<Region>) -> Arc<Pair> {

@@ -1,7 +1,7 @@
 //! Real-time hubs as a [`farshore_core::workload::Workload`]: where listeners, hubs, links and pairs become one thing that
 //! the engine can order about.
 //!
-//! Read in this order: `spec` (what an operator says), `card` (what is remembered), `item` (one hub: every order), `look` (what it
+//! Read in this order: `spec` (what an operator says), `card` (what is remembered), `item` (one hub: every order), `shed` (its clients are sent elsewhere), `look` (what it
 //! tells), `questions` (what its operator asks), `further` (hubs of another node of the region), then this file (all hubs of a region).
 //!
 //! Must always hold: the card with the new token is durable before the order's effect; a hub that wakes up after a restart
@@ -14,6 +14,7 @@ mod further;
 mod item;
 mod look;
 mod questions;
+mod shed;
 mod spec;
 
 use std::collections::BTreeMap;

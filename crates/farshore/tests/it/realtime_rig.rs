@@ -152,10 +152,15 @@ impl Rig {
 
     /// How many clients are connected in paris, and in oslo, where these answer.
     pub(crate) async fn clients(&self) -> [Option<u64>; 2] {
+        self.figures("connections").await
+    }
+
+    /// One of the hub's figures in paris, and in oslo, where these answer.
+    pub(crate) async fn figures(&self, name: &str) -> [Option<u64>; 2] {
         let stats = self.api.get(&format!("realtime/{HUB}/stats")).await.unwrap();
         ["paris", "oslo"].map(|region| {
             let all = stats["regions"].as_array().unwrap().iter();
-            all.filter(|one| one["region"] == region).find_map(|one| one["stats"]["connections"].as_u64())
+            all.filter(|one| one["region"] == region).find_map(|one| one["stats"][name].as_u64())
         })
     }
 }

@@ -9,6 +9,8 @@ use crate::realtime_sdk_failover::application;
 
 const PER_SECOND: u32 = 10;
 const EACH: u64 = 10;
+/// Nothing here takes as long: only a hang does.
+const PATIENCE: Duration = Duration::from_secs(30);
 
 #[tokio::test(flavor = "multi_thread")]
 async fn clients_that_found_shelter_are_drained_and_lose_nothing() {
@@ -37,4 +39,21 @@ async fn clients_that_found_shelter_are_drained_and_lose_nothing() {
     let figures = said.last().unwrap();
     println!("{figures}");
     assert_eq!(figures["began_anew"], 0, "sessions went with their clients: {figures}");
+}
+
+/// In a busy group nobody has ever acknowledged everything.
+#[tokio::test(flavor = "multi_thread")]
+async fn clients_that_are_always_owed_something_are_drained_too() {
+    let rig = Rig::start("active-active").await;
+    let clients = [("oslo", "region"), ("oslo", "region")];
+    let mut chat = application(&rig, "failover.js", clients, json!({"each": EACH})).await;
+    chat.publishes(100).await;
+    rig.clients_are([0, 2 * EACH]).await;
+    rig.farshore(&format!("drain chat --region oslo --per-second {PER_SECOND}")).await;
+    let end = Instant::now() + PATIENCE;
+    while rig.figures("opened").await[1] < Some(4 * EACH) {
+        assert!(Instant::now() < end, "not all were closed in {PATIENCE:?}");
+        chat.publishes(20).await;
+    }
+    rig.clients_are([0, 2 * EACH]).await;
 }

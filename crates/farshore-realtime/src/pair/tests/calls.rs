@@ -1,6 +1,7 @@
 //! Calls to all members, with members that work, lag, lie and die.
 
 use super::site::*;
+use crate::hub::Leaving;
 use crate::hub::call::{Answer, Call, Scope};
 use crate::hub::record::Position;
 use crate::live::AskError;
@@ -231,7 +232,7 @@ async fn what_is_done_to_everybody_is_not_done_to_probes() {
     assert_eq!(found.len(), 1);
     let close = Call::Close { who: Scope::All, exclude: Vec::new(), reason: "bye".to_owned() };
     pair.ask(&paris.hub, close).await.unwrap();
-    assert_eq!(oslo.hub.with(|hub| hub.shed(10).0), 0);
+    assert_eq!(oslo.hub.with(|hub| hub.shed(10, Leaving::Anybody).0), 0);
     assert_eq!((oslo.hub.counts().attached, oslo.hub.counts().probes), (0, 1));
     drop(ann);
 }
