@@ -7,8 +7,9 @@
 //! [`mqtt`] (devices connect here),
 //! [`amqp`] (services send them messages here),
 //! [`telemetry`] (what devices said),
-//! [`query`] (finding devices by what is known of them).
-//! [`record`] (what is kept, as values that can be joined), [`registry`] (where it is kept, and how regions exchange it).
+//! [`query`] (finding devices by what is known of them),
+//! [`record`] (what is kept, as values that can be joined), [`registry`] (where it is kept, and how regions exchange it),
+//! [`rest`] (services ask it over HTTP).
 //!
 //! Must always hold: the order is the same in every region; merging is commutative, associative and idempotent; an
 //! operation that was seen is never applied twice.
@@ -21,6 +22,7 @@ pub mod percent;
 pub mod query;
 pub mod record;
 pub mod registry;
+pub mod rest;
 pub mod sas;
 pub mod telemetry;
 pub mod versions;

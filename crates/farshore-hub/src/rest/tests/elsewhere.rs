@@ -1,0 +1,63 @@
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::Request;
+use http_body_util::Full;
+use serde_json::{Value, json};
+
+use super::fixture::Fixture;
+use crate::rest::{Serving, serve};
+
+#[tokio::test]
+async fn a_hub_that_does_not_serve_reads_and_changes_nothing() {
+    let hub = Fixture::new().await;
+    hub.create("pump").await;
+    for (serving, code) in
+        [(Serving::Standby, "UnsupportedOperationOnReplica"), (Serving::FailingOver, "IotHubFailingOver")]
+    {
+        hub.behind.set(serving);
+        let read = hub.get("/devices/pump").await;
+        assert_eq!(
+            (read.status, read.header("connection")),
+            (200, "close"),
+            "clients look the name up again"
+        );
+        for (line, body) in [
+            ("PUT /devices/new", json!({})),
+            ("DELETE /devices/pump", Value::Null),
+            ("PATCH /twins/pump", json!({})),
+            ("POST /twins/pump/methods", json!({"methodName": "echo"})),
+            ("POST /devices/pump/messages/devicebound", Value::Null),
+            ("POST /messages/events/checkpoint", json!({"group": "a", "cursor": {}})),
+            ("PUT /jobs/v2/a", json!({})),
+        ] {
+            let answered = hub.ask(line, body).await;
+            Fixture::is(&answered, line, 503, code);
+            assert!(!answered.header("retry-after").is_empty());
+            assert_eq!(answered.header("connection"), "close");
+        }
+    }
+    hub.behind.set(Serving::Active);
+    assert_eq!(hub.get("/devices/pump").await.header("connection"), "");
+    assert_eq!(hub.get("/devices/new").await.status, 404);
+}
+
+#[tokio::test]
+async fn a_hub_answers_to_its_names_only() {
+    let hub = Fixture::new().await;
+    hub.create("pump").await;
+    let ask = async |host: &str| {
+        let request = Request::get("/devices/pump")
+            .header("host", host)
+            .header("authorization", hub.token("iothubowner"));
+        serve(&hub.hub, request.body(Full::new(Bytes::new())).unwrap()).await
+    };
+    assert_eq!(ask("contoso.hub").await.status(), 200);
+    assert_eq!(ask("CONTOSO.hub:8443").await.status(), 200);
+    let other = ask("other.hub").await;
+    assert_eq!(
+        (other.status().as_u16(), &other.headers()["iothub-errorcode"]),
+        (404, &http::HeaderValue::from_static("IotHubNotFound"))
+    );
+    assert!(Arc::strong_count(&hub.hub) >= 1);
+}
