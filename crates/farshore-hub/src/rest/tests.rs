@@ -1,5 +1,4 @@
 //! The face as a client sees it: requests in, answers out, with a real registry and a real log behind.
-#![expect(clippy::unwrap_used, reason = "what fails here fails the test")]
 
 mod fixture;
 
