@@ -6,7 +6,7 @@
 //! [`versions`] (what a region has seen, and which of two changes knew of the other), [`sas`] (who may do what),
 //! [`mqtt`] (devices connect here),
 //! [`amqp`] (services send them messages here),
-//! [`telemetry`] (what devices said),
+//! [`telemetry`] (what devices said), [`sink`] (where it goes on),
 //! [`query`] (finding devices by what is known of them),
 //! [`record`] (what is kept, as values that can be joined), [`registry`] (where it is kept, and how regions exchange it),
 //! [`rest`] (services ask it over HTTP).
@@ -24,5 +24,6 @@ pub mod record;
 pub mod registry;
 pub mod rest;
 pub mod sas;
+pub mod sink;
 pub mod telemetry;
 pub mod versions;

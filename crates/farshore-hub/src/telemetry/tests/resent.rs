@@ -148,7 +148,7 @@ impl World {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(60))]
+    #![proptest_config(ProptestConfig::with_cases(32))]
     #[test]
     fn every_event_is_read_exactly_once(steps in prop::collection::vec(any_step(), 1..60)) {
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
