@@ -9,13 +9,15 @@
 //! [`telemetry`] (what devices said), [`sink`] (where it goes on),
 //! [`query`] (finding devices by what is known of them),
 //! [`record`] (what is kept, as values that can be joined), [`registry`] (where it is kept, and how regions exchange it),
-//! [`rest`] (services ask it over HTTP).
+//! [`rest`] (services ask it over HTTP),
+//! [`link`] (what the two regions of a hub ask each other).
 //!
 //! Must always hold: the order is the same in every region; merging is commutative, associative and idempotent; an
 //! operation that was seen is never applied twice.
 
 pub mod amqp;
 pub mod clock;
+pub mod link;
 pub mod mqtt;
 pub mod names;
 pub mod percent;

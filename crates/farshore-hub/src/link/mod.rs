@@ -1,0 +1,412 @@
+//! The link between the two regions of a hub: each asks the other for what it lacks, and joins it to what it has.
+//!
+//! Read in this order: [`duty`](Duties) (who may serve, and who may not any more), `wire` (question and answer), `follow` (asking,
+//! and joining what comes), this file (answering, and how far both are).
+//!
+//! A question says what is durable at the asker, so it confirms what was given before. Asking again is harmless: a join
+//! changes nothing that is there already.
+//!
+//! Must always hold: nothing is given or taken under a token that is over; nobody is told of progress that is not durable; a region
+//! that serves takes nothing from one that was fenced unless the operator asked for the merge, or it follows again.
+
+mod duty;
+mod follow;
+mod wire;
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use farshore_core::ids::{Epoch, ItemId, Region};
+use farshore_core::moment::Moment;
+use farshore_core::workload::{Pull, ReplicationState, Role, StepError};
+use tokio::sync::Notify;
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, timeout};
+
+pub use duty::{Duties, Duty, Stale};
+pub use follow::{Merged, Taken};
+pub use wire::Position;
+
+use crate::registry::Registry;
+use crate::telemetry::{Cursor, RawBatch, Telemetry, TelemetryError};
+use wire::{Answer, Question, decode, encode};
+
+/// A region that has not asked for this long is away: it asks again as soon as it is answered, at the latest after [`WAIT`].
+const SILENCE: Duration = Duration::from_secs(3);
+/// An answer waits so long for something to tell.
+const WAIT: Duration = Duration::from_secs(1);
+/// Changes that nobody announces are found within this.
+const LOOK_EVERY: Duration = Duration::from_millis(50);
+/// Bytes of changes, and bytes of telemetry, in one answer: a fraction of a second on a slow line.
+const PIECE: usize = 2 << 20;
+
+/// What a link stands on.
+#[derive(Debug, Clone)]
+pub struct LinkOptions {
+    /// The hub.
+    pub item: ItemId,
+    /// This region.
+    pub here: Region,
+    /// The other one.
+    pub partner: Region,
+    /// What is known of devices here.
+    pub registry: Registry,
+    /// What devices said.
+    pub telemetry: Telemetry,
+    /// The way to the other region.
+    pub far: Arc<dyn Pull>,
+    /// What this region is to the hub.
+    pub duties: Arc<Duties>,
+    /// With [`Role::Target`]: the newest of its own changes from the time before it followed. Only those are for the region that
+    /// serves; what was joined since then came from there.
+    pub before: u64,
+    /// The right under which what is here was last written.
+    pub epoch: Epoch,
+}
+
+/// The link of one hub to its other region. Ends when it is dropped.
+#[derive(Debug)]
+pub struct Link {
+    shared: Arc<Shared>,
+    follower: JoinHandle<()>,
+}
+
+impl Drop for Link {
+    fn drop(&mut self) {
+        self.follower.abort();
+    }
+}
+
+/// How a link stands.
+#[derive(Debug, Clone, Default)]
+pub struct LinkStatus {
+    /// What the other region is to the hub, when it was last heard.
+    pub role: Option<Role>,
+    /// When it was last heard, on this clock.
+    pub heard: Option<Moment>,
+    /// Whether it is heard now.
+    pub is_up: bool,
+    /// How far the other region is.
+    pub theirs: Option<Position>,
+    /// When everything that it then had was here, on its clock.
+    pub complete_at: Option<Moment>,
+    /// Bytes that were given to it.
+    pub moved_bytes: u64,
+    /// Why it is not heard, in words.
+    pub note: Option<String>,
+}
+
+/// What the other region still lacks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Behind {
+    /// Changes of devices, messages, groups and policies.
+    pub changes: u64,
+    /// Telemetry.
+    pub events: u64,
+    /// Bytes of that telemetry.
+    pub bytes: u64,
+    /// When the oldest of it came in.
+    pub oldest: Option<Moment>,
+}
+
+impl Behind {
+    /// All of it, in records.
+    #[must_use]
+    pub fn records(&self) -> u64 {
+        self.changes + self.events
+    }
+}
+
+#[derive(Debug)]
+struct Shared {
+    options: LinkOptions,
+    state: Mutex<State>,
+    /// Told when the other region has confirmed more.
+    confirmed: Notify,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    status: LinkStatus,
+    heard: Option<Instant>,
+    /// It had everything once since it was away.
+    streams: bool,
+    /// It came with nothing.
+    seeds: bool,
+    /// What it has is asked for from the beginning.
+    from_start: bool,
+}
+
+impl Link {
+    /// Begins to ask the other region for what it has.
+    #[must_use]
+    pub fn spawn(options: LinkOptions) -> Self {
+        let shared = Arc::new(Shared { options, state: Mutex::default(), confirmed: Notify::new() });
+        let follower = tokio::spawn(follow::run(Arc::clone(&shared)));
+        Self { shared, follower }
+    }
+
+    /// Answers the other region.
+    ///
+    /// # Errors
+    /// When somebody else asks, under a token that is over, or cannot be understood.
+    pub async fn answer(&self, by: &Region, question: &[u8]) -> Result<Vec<u8>, StepError> {
+        self.shared.answer(by, question).await
+    }
+
+    /// How it stands.
+    #[must_use]
+    pub fn status(&self) -> LinkStatus {
+        let state = self.shared.state();
+        LinkStatus { is_up: state.is_up(), ..state.status.clone() }
+    }
+
+    /// What it is doing.
+    #[must_use]
+    pub fn phase(&self) -> ReplicationState {
+        let state = self.shared.state();
+        match (state.is_up(), state.streams, state.seeds) {
+            (false, ..) => ReplicationState::Disconnected,
+            (true, true, _) => ReplicationState::Streaming,
+            (true, false, true) => ReplicationState::Seeding,
+            (true, false, false) => ReplicationState::CatchingUp,
+        }
+    }
+
+    /// Until when what this region serves was surely complete: everything that the other one had when it was last heard is here.
+    #[must_use]
+    pub fn is_complete(&self) -> bool {
+        let theirs = self.shared.state().status.theirs.clone();
+        theirs.is_some_and(|theirs| self.shared.position().has_all_of(&theirs))
+    }
+
+    /// How far this region is.
+    #[must_use]
+    pub fn position(&self) -> Position {
+        self.shared.position()
+    }
+
+    /// What the other region still lacks of what is here.
+    #[must_use]
+    pub fn behind(&self) -> Behind {
+        let theirs = self.shared.state().status.theirs.clone().unwrap_or_default();
+        self.shared.behind(&theirs)
+    }
+
+    /// Returns once the other region has confirmed everything that is here now.
+    ///
+    /// # Errors
+    /// It has not within the time; says how much it lacks.
+    pub async fn drained(&self, within: Duration) -> Result<(), Behind> {
+        let all = self.shared.position();
+        let wait = async {
+            loop {
+                let confirmed = self.shared.confirmed.notified();
+                tokio::pin!(confirmed);
+                confirmed.as_mut().enable();
+                if self.shared.confirmed(&all) {
+                    return;
+                }
+                confirmed.await;
+            }
+        };
+        timeout(within, wait).await.map_err(|_| self.behind())
+    }
+
+    /// What a merge with the other region would do (`plan`), or has done: everything that it has and that is not here. Asked for by
+    /// a person, on the side that serves.
+    ///
+    /// # Errors
+    /// When the other region does not answer, or serves.
+    pub async fn merge(&self, plan: bool) -> Result<Merged, StepError> {
+        follow::merge(&self.shared, plan).await
+    }
+}
+
+impl State {
+    fn is_up(&self) -> bool {
+        self.heard.is_some_and(|heard| heard.elapsed() < SILENCE)
+    }
+
+    fn hear(&mut self, role: Role, theirs: &Position) {
+        if !self.is_up() {
+            self.streams = false;
+            self.seeds = *theirs == Position::default();
+        }
+        self.heard = Some(Instant::now());
+        self.status.heard = Some(now());
+        self.status.role = Some(role);
+        self.status.theirs = Some(theirs.clone());
+        self.status.note = None;
+    }
+}
+
+impl Shared {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn position(&self) -> Position {
+        let LinkOptions { registry, telemetry, partner, duties, epoch, .. } = &self.options;
+        let duty = duties.now();
+        let epoch = match duty.role {
+            Role::Active => duty.token.epoch,
+            Role::Target => self.state().status.theirs.as_ref().map_or(*epoch, |theirs| theirs.epoch),
+            Role::Fenced | Role::Unconfirmed => *epoch,
+        };
+        Position {
+            epoch,
+            own: registry.own(),
+            seen: registry.seen(partner),
+            telemetry: Cursor(telemetry.ends()),
+        }
+    }
+
+    fn behind(&self, theirs: &Position) -> Behind {
+        let LinkOptions { registry, telemetry, .. } = &self.options;
+        let mut behind = Behind { changes: registry.own().saturating_sub(theirs.seen), ..Behind::default() };
+        for origin in telemetry.ends().into_keys() {
+            let lag = telemetry.lag(&origin, theirs.telemetry.next(&origin)).unwrap_or_default();
+            behind.events += lag.events;
+            behind.bytes += lag.bytes;
+            behind.oldest = behind.oldest.into_iter().chain(lag.oldest).min();
+        }
+        behind
+    }
+
+    /// Whether the other region has confirmed everything of this one at `position`.
+    fn confirmed(&self, position: &Position) -> bool {
+        let theirs = self.state().status.theirs.clone();
+        theirs.is_some_and(|theirs| theirs.has_all_of(position))
+    }
+
+    async fn answer(&self, by: &Region, question: &[u8]) -> Result<Vec<u8>, StepError> {
+        let LinkOptions { partner, item, duties, .. } = &self.options;
+        if by != partner {
+            return Err(StepError::Fatal {
+                what: format!("{item} is shared with {partner} here, not with {by}"),
+            });
+        }
+        let question: Question = decode(question).map_err(|what| StepError::Fatal { what })?;
+        duties.see(question.token).map_err(|stale| StepError::Fenced { current: stale.highest })?;
+        self.hear(question.role, &question.has);
+        let wait = Duration::from_millis(question.wait_millis.into()).min(WAIT);
+        let mut changes = duties.changes();
+        let news = async {
+            match self.gives(&question) {
+                true => self.grown(question.since, &question.cursor).await,
+                false => std::future::pending().await,
+            }
+        };
+        let _ = timeout(wait, async {
+            tokio::select! {
+                () = news => {}
+                _ = changes.changed() => {}
+            }
+        })
+        .await;
+        let answer = self.gather(&question).await?;
+        let bytes = encode(&answer);
+        self.state().status.moved_bytes += bytes.len() as u64;
+        Ok(bytes)
+    }
+
+    /// The other region has told what it is and what is durable there.
+    fn hear(&self, role: Role, theirs: &Position) {
+        self.state().hear(role, theirs);
+        if self.confirmed(&self.position()) {
+            self.state().streams = true;
+        }
+        for (origin, next) in &theirs.telemetry.0 {
+            self.options.telemetry.pulled(&self.options.partner, origin, *next);
+        }
+        self.confirmed.notify_waiters();
+    }
+
+    /// Whether the asker may have what is here.
+    fn gives(&self, question: &Question) -> bool {
+        match (self.options.duties.now().role, question.role) {
+            // Whoever serves, or served last, gives to whoever follows.
+            (Role::Active | Role::Unconfirmed | Role::Fenced, Role::Target) => true,
+            // Whoever follows gives what it has from its own time: the merge.
+            (Role::Target, Role::Active) => {
+                let telemetry = &self.options.telemetry;
+                question.since < self.options.before
+                    || telemetry.ends().iter().any(|(origin, end)| question.cursor.next(origin) < *end)
+            }
+            (Role::Fenced, Role::Active) => question.merge,
+            _ => false,
+        }
+    }
+
+    /// Returns when there is something that the asker lacks.
+    async fn grown(&self, since: u64, cursor: &Cursor) {
+        let LinkOptions { registry, telemetry, .. } = &self.options;
+        tokio::select! {
+            () = changed_after(registry, since) => {}
+            () = telemetry.grown(cursor) => {}
+        }
+    }
+
+    async fn gather(&self, question: &Question) -> Result<Answer, StepError> {
+        let LinkOptions { registry, telemetry, duties, .. } = &self.options;
+        let duty = duties.now();
+        let gives = self.gives(question);
+        let mut answer = Answer {
+            token: duty.token,
+            role: duty.role,
+            has: self.position(),
+            at: now(),
+            withheld: !gives,
+            batch: None,
+            starts: Cursor::default(),
+            telemetry: Vec::new(),
+        };
+        if gives {
+            let (registry, telemetry) = (registry.clone(), telemetry.clone());
+            let (since, cursor) = (question.since, question.cursor.clone());
+            let read = tokio::task::spawn_blocking(move || {
+                let batch = registry.since(since, PIECE).map_err(|error| error.to_string())?;
+                let starts = Cursor(telemetry.starts());
+                let events = lacking(&telemetry, &cursor, &starts).map_err(|error| error.to_string())?;
+                Ok::<_, String>((batch, starts, events))
+            });
+            let read = read.await.map_err(|error| StepError::Retry { what: error.to_string() })?;
+            let (batch, starts, events) = read.map_err(|what| StepError::Retry { what })?;
+            (answer.batch, answer.starts, answer.telemetry) = (Some(batch), starts, events);
+        }
+        Ok(answer)
+    }
+}
+
+/// Returns when the registry has a change after `since`. Not every change is announced: the number is looked at, too.
+async fn changed_after(registry: &Registry, since: u64) {
+    let mut changes = registry.changed();
+    while registry.own() <= since {
+        let _ = timeout(LOOK_EVERY, changes.recv()).await;
+    }
+}
+
+/// Telemetry after `cursor`, of every region's log, a piece of it.
+fn lacking(telemetry: &Telemetry, cursor: &Cursor, starts: &Cursor) -> Result<Vec<RawBatch>, TelemetryError> {
+    let mut left = PIECE;
+    let mut parts = Vec::new();
+    for (origin, end) in telemetry.ends() {
+        let from = cursor.next(&origin).max(starts.next(&origin));
+        if from >= end || left == 0 {
+            continue;
+        }
+        let part = telemetry.raw(&origin, from, left)?;
+        left = left.saturating_sub(part.frames.len());
+        parts.push(part);
+    }
+    Ok(parts)
+}
+
+#[cfg(test)]
+mod tests;
+
+fn now() -> Moment {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    Moment(u64::try_from(since.as_micros()).unwrap_or(u64::MAX))
+}
