@@ -10,6 +10,7 @@
 //! [`query`] (finding devices by what is known of them),
 //! [`record`] (what is kept, as values that can be joined), [`registry`] (where it is kept, and how regions exchange it),
 //! [`rest`] (services ask it over HTTP),
+//! [`fleet`] (one hub in one region, alive: who comes in, what may be acknowledged),
 //! [`link`] (what the two regions of a hub ask each other).
 //!
 //! Must always hold: the order is the same in every region; merging is commutative, associative and idempotent; an
@@ -17,6 +18,7 @@
 
 pub mod amqp;
 pub mod clock;
+pub mod fleet;
 pub mod link;
 pub mod mqtt;
 pub mod names;

@@ -1,0 +1,88 @@
+//! What changes in the registry, told to those who are connected: new desired properties, and that they have to go.
+
+use std::sync::{Arc, Weak};
+
+use bytes::Bytes;
+use tokio::sync::broadcast::Receiver;
+use tokio::sync::broadcast::error::RecvError;
+
+use super::connection::with_version;
+use super::{Fleet, Inner};
+use crate::mqtt::behind::Closing;
+use crate::names::Key;
+use crate::registry::{Change, Device};
+
+/// Runs until the hub or its registry is gone.
+pub(super) async fn follow(hub: Weak<Inner>, mut changes: Receiver<Arc<Change>>) {
+    loop {
+        let change = changes.recv().await;
+        let Some(inner) = hub.upgrade() else { return };
+        let fleet = Fleet(inner);
+        match change {
+            Ok(change) => fleet.tell(&change),
+            Err(RecvError::Lagged(missed)) => {
+                tracing::warn!(
+                    missed,
+                    "changes came faster than they could be told: looking at every connection"
+                );
+                fleet.look_at_all();
+            }
+            Err(RecvError::Closed) => return,
+        }
+    }
+}
+
+impl Fleet {
+    fn tell(&self, change: &Change) {
+        let was = change.before.as_deref();
+        if change.messages {
+            self.0.news.send_replace(());
+            if let Some(live) = self.sessions().get(&change.key) {
+                live.look_for_messages();
+            }
+            return;
+        }
+        if let Some(live) = self.sessions().get(&change.key) {
+            match &change.after {
+                Some(after) if live.is_let_in(after) => {
+                    if let Some(patch) = &change.desired_patch {
+                        let body = with_version(patch, after.desired.version).to_string();
+                        live.push_desired(after.desired.version, Bytes::from(body));
+                    }
+                }
+                _ => live.close(Closing::Revoked),
+            }
+        }
+        let is_off = |device: Option<&Device>| device.is_none_or(|device| !device.enabled);
+        if change.key.module.is_none() && is_off(change.after.as_deref()) && !is_off(was) {
+            self.close_modules(&change.key);
+        }
+    }
+
+    /// A module does not outlive its device.
+    fn close_modules(&self, device: &Key) {
+        for live in self.sessions().all() {
+            if live.key.module.is_some() && live.key.device == device.device {
+                live.close(Closing::Revoked);
+            }
+        }
+    }
+
+    /// What was missed is not known: who should not be here goes, and so does whoever misses desired properties, because a device
+    /// reads its whole twin when it is back.
+    pub(super) fn look_at_all(&self) {
+        for live in self.sessions().all() {
+            match self.registry().get(&live.key) {
+                Ok(Some(device)) if live.is_let_in(&device) => {
+                    if live.misses_desired(device.desired.version) {
+                        live.close(Closing::Leaving);
+                    }
+                    live.look_for_messages();
+                }
+                Ok(_) => live.close(Closing::Revoked),
+                // The next change looks again.
+                Err(error) => tracing::warn!(device = %live.key, %error, "could not look at a connection"),
+            }
+        }
+    }
+}

@@ -1,0 +1,197 @@
+//! Who is let in, who is held, and who is refused.
+
+use super::*;
+use crate::mqtt::behind::Closing;
+use crate::record::NewDevice;
+
+#[tokio::test]
+async fn a_hub_that_does_not_serve_refuses_nobody_for_good() {
+    let hub = closed("oslo");
+    let stranger = || hello("stranger", &new_key());
+    assert!(matches!(hub.admit(stranger()).await, Verdict::Unavailable), "closed");
+    hub.fleet.stand_by();
+    assert!(matches!(hub.admit(stranger()).await, Verdict::Unavailable), "standing by");
+    hub.fleet.open_to_devices(Epoch(1), Standing::Behind);
+    assert!(matches!(hub.admit(stranger()).await, Verdict::Unavailable), "the registry may lack it");
+    let sas = hub.register("pump").await;
+    assert!(matches!(hub.admit(hello("pump", &new_key())).await, Verdict::Unavailable), "its key may be old");
+    hub.connect("pump", &sas).await;
+    hub.edit("pump", vec![Edit::Status { enabled: false, reason: String::new() }]).await;
+    assert!(matches!(hub.admit(hello("pump", &sas)).await, Verdict::Unavailable), "it may be enabled there");
+    hub.fleet.open_to_devices(Epoch(1), Standing::Current);
+    assert!(matches!(hub.admit(stranger()).await, Verdict::Unauthorized));
+    assert!(matches!(hub.admit(hello("pump", &sas)).await, Verdict::Unauthorized));
+    hub.fleet.fence().await;
+    assert!(matches!(hub.admit(stranger()).await, Verdict::Unavailable), "fenced");
+    assert_eq!(hub.fleet.stats().held, 0);
+}
+
+#[tokio::test]
+async fn a_device_that_waits_comes_in_when_the_hub_opens_or_learns_of_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut options = options("oslo", &dir);
+    options.admission.hold_max = PATIENCE;
+    let hub = Hub { fleet: Fleet::open(options).unwrap(), dir };
+    let sas = hub.register("pump").await;
+    hub.fleet.stand_by();
+    let fleet = hub.fleet.clone();
+    let early = tokio::spawn(async move { fleet.admit(hello("pump", &sas)).await });
+    within(async {
+        while hub.fleet.stats().held == 0 {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    assert!(!early.is_finished());
+    hub.fleet.open_to_devices(Epoch(1), Standing::Behind);
+    opened(within(early).await.unwrap());
+
+    let (fleet, primary) = (hub.fleet.clone(), new_key());
+    let unknown = hello("valve", &primary);
+    let unknown = tokio::spawn(async move { fleet.admit(unknown).await });
+    let auth = Auth::Sas { primary, secondary: new_key() };
+    hub.edit("valve", vec![Edit::Create(NewDevice::with(auth))]).await;
+    opened(within(unknown).await.unwrap());
+}
+
+#[tokio::test]
+async fn whoever_goes_away_while_they_wait_is_forgotten() {
+    let hub = closed("oslo");
+    let waits = hub.fleet.admit(hello("pump", &new_key()));
+    assert!(timeout(Duration::from_millis(10), waits).await.is_err());
+    assert_eq!(hub.fleet.stats().held, 0);
+}
+
+#[tokio::test]
+async fn what_a_device_shows_is_held_against_its_registration() {
+    let hub = open("oslo");
+    let sas = hub.register("pump").await;
+    hub.register("valve").await;
+    type Spoil = fn(&mut Hello);
+    let cases: [(&str, Spoil); 6] = [
+        ("another key", |hello| hello.password = super::hello("pump", &new_key()).password),
+        ("another device's token", |hello| hello.key = key("valve")),
+        ("another host", |hello| hello.host = "fabrikam.hub".to_owned()),
+        ("nothing", |hello| hello.password = None),
+        ("rubbish", |hello| hello.password = Some("SharedAccessSignature sr".to_owned())),
+        ("an unknown module", |hello| hello.key = key("pump/unknown")),
+    ];
+    for (what, spoil) in cases {
+        let mut hello = hello("pump", &sas);
+        spoil(&mut hello);
+        assert!(matches!(hub.admit(hello).await, Verdict::Unauthorized), "{what}");
+    }
+    let mut expired = hello("pump", &sas);
+    let resource = format!("{HOST}/devices/pump");
+    expired.password = Some(Token::make(&resource, &sas, None, farshore_core::moment::Moment(1)).unwrap());
+    assert!(matches!(hub.admit(expired).await, Verdict::Unauthorized), "an expired token");
+    let session = hub.connect("pump", &sas).await;
+    assert!(session.expires().unwrap() > now().after(Duration::from_secs(3600)));
+}
+
+#[tokio::test]
+async fn a_policy_of_the_hub_connects_devices_if_it_may() {
+    let hub = open("oslo");
+    hub.register("pump").await;
+    hub.fleet.make_policies().await.unwrap();
+    for policy in hub.fleet.registry().policies().unwrap() {
+        let until = now().after(PATIENCE);
+        let token =
+            Token::make(&format!("{HOST}/devices/pump"), &policy.secondary, Some(&policy.name), until);
+        let mut hello = hello("pump", &policy.primary);
+        hello.password = Some(token.unwrap());
+        let is_open = matches!(hub.admit(hello).await, Verdict::Open(_));
+        assert_eq!(is_open, ["device", "iothubowner"].contains(&&*policy.name), "{}", policy.name);
+    }
+}
+
+#[tokio::test]
+async fn a_certificate_connects_by_its_thumbprint() {
+    let hub = open("oslo");
+    let pair = rcgen::KeyPair::generate().unwrap();
+    let mut params = rcgen::CertificateParams::new(Vec::new()).unwrap();
+    params.distinguished_name.push(rcgen::DnType::CommonName, "pump");
+    let certificate = params.self_signed(&pair).unwrap().der().clone();
+    let thumbprint = crate::sas::certificate::thumbprint(&certificate);
+    let auth = Auth::SelfSigned { primary_thumbprint: None, secondary_thumbprint: Some(thumbprint) };
+    hub.edit("pump", vec![Edit::Create(NewDevice::with(auth))]).await;
+    let shown = |certificates| Hello { password: None, certificates, ..hello("pump", &new_key()) };
+    opened(hub.admit(shown(vec![certificate])).await);
+    assert!(matches!(hub.admit(shown(Vec::new())).await, Verdict::Unauthorized));
+}
+
+#[tokio::test]
+async fn a_newer_connection_takes_the_place_of_the_older() {
+    let hub = open("oslo");
+    let sas = hub.register("pump").await;
+    let older = hub.connect("pump", &sas).await;
+    let newer = hub.connect("pump", &sas).await;
+    assert_eq!(next(&older).await, Outgoing::Close(Closing::Replaced));
+    older.closed(None).await;
+    drop(older);
+    assert_eq!(hub.fleet.connected(), 1, "the end of the older leaves the newer alone");
+    assert!(hub.fleet.connection_of(&key("pump")).is_some());
+    newer.closed(None).await;
+    assert_eq!(hub.fleet.connected(), 0);
+    assert!(hub.fleet.connection_of(&key("pump")).is_none());
+}
+
+#[tokio::test]
+async fn a_device_that_is_disabled_deleted_or_given_other_keys_is_disconnected_at_once() {
+    let hub = open("oslo");
+    let other = Auth::Sas { primary: new_key(), secondary: new_key() };
+    let edits =
+        [Edit::Status { enabled: false, reason: "stolen".to_owned() }, Edit::Delete, Edit::Auth(other)];
+    for (number, edit) in edits.into_iter().enumerate() {
+        let id = format!("pump-{number}");
+        let sas = hub.register(&id).await;
+        let session = hub.connect(&id, &sas).await;
+        hub.edit(&id, vec![edit]).await;
+        assert_eq!(next(&session).await, Outgoing::Close(Closing::Revoked));
+        assert!(matches!(hub.admit(hello(&id, &sas)).await, Verdict::Unauthorized));
+    }
+}
+
+#[tokio::test]
+async fn a_module_goes_with_its_device() {
+    let hub = open("oslo");
+    hub.register("pump").await;
+    let sas = hub.register("pump/valve").await;
+    let session = hub.connect("pump/valve", &sas).await;
+    hub.edit("pump", vec![Edit::Status { enabled: false, reason: String::new() }]).await;
+    assert_eq!(next(&session).await, Outgoing::Close(Closing::Revoked));
+    assert!(matches!(hub.admit(hello("pump/valve", &sas)).await, Verdict::Unauthorized));
+}
+
+#[tokio::test]
+async fn other_changes_leave_a_connection_alone() {
+    let hub = open("oslo");
+    let sas = hub.register("pump").await;
+    let session = hub.connect("pump", &sas).await;
+    hub.edit("pump", vec![Edit::Tags { patch: json!({ "floor": 3 }), replace: false }]).await;
+    hub.edit("pump", vec![desired(json!({ "speed": 1 }))]).await;
+    assert!(is_quiet(&session).await, "it is not subscribed to desired properties");
+}
+
+#[tokio::test]
+async fn when_changes_were_missed_every_connection_is_looked_at() {
+    let hub = open("oslo");
+    let mut sessions = Vec::new();
+    for id in ["disabled", "rekeyed", "behind", "same"] {
+        let sas = hub.register(id).await;
+        let session = hub.connect(id, &sas).await;
+        session.subscribe(ALL).await.unwrap();
+        sessions.push(session);
+    }
+    hub.fleet.0.stop_following();
+    hub.edit("disabled", vec![Edit::Status { enabled: false, reason: String::new() }]).await;
+    let auth = Auth::Sas { primary: new_key(), secondary: new_key() };
+    hub.edit("rekeyed", vec![Edit::Auth(auth)]).await;
+    hub.edit("behind", vec![desired(json!({ "speed": 1 }))]).await;
+    hub.edit("same", vec![Edit::Tags { patch: json!({ "floor": 1 }), replace: false }]).await;
+    hub.fleet.look_at_all();
+    for (session, why) in sessions.iter().zip([Closing::Revoked, Closing::Revoked, Closing::Leaving]) {
+        assert_eq!(next(session).await, Outgoing::Close(why));
+    }
+    assert!(is_quiet(&sessions[3]).await);
+}

@@ -1,0 +1,100 @@
+"""A device by the official Python SDK, told what to do line by line.
+
+The first line on stdin is JSON: `connection` (a device's connection string), `ca` (PEM text), `listen` (any of "messages",
+"methods", "desired": what to subscribe to at the start), `keep_alive` in seconds. Each further line is an order:
+{"do": "send", "id": any, "body": any, "mid": text, "properties": {}} -> {"event": "sent" or "unsent", "id"}
+{"do": "twin", "id"} -> {"event": "twin", "id", "twin"}; {"do": "report", "id", "patch": {}} -> {"event": "reported", "id"}
+{"do": "end"}. What failed says {"event": "failed", "id", "why"}. By themselves come "ready", "connected", "disconnected",
+"message", "method" and "desired". A method is answered with status 200 and what it was called with.
+"""
+
+import json
+import os
+import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+from azure.iot.device import IoTHubDeviceClient, IoTHubModuleClient, Message, MethodResponse
+
+_print = threading.Lock()
+
+
+def say(event, **more):
+    with _print:
+        print(json.dumps({"event": event, **more}), flush=True)
+
+
+def text(data):
+    return data.decode(errors="replace") if isinstance(data, bytes) else data
+
+
+def client(given):
+    kind = IoTHubModuleClient if "ModuleId=" in given["connection"] else IoTHubDeviceClient
+    options = {"server_verification_cert": given["ca"], "keep_alive": given.get("keep_alive", 60)}
+    return kind.create_from_connection_string(given["connection"], **options)
+
+
+def listen(device, to):
+    """Sets the handlers; the SDK subscribes by itself once it is connected."""
+    device.on_connection_state_change = lambda: say("connected" if device.connected else "disconnected")
+
+    def method(request):
+        say("method", name=request.name, payload=request.payload)
+        answer = {"method": request.name, "payload": request.payload}
+        device.send_method_response(MethodResponse.create_from_method_request(request, 200, answer))
+
+    if "messages" in to:
+        device.on_message_received = lambda message: say(
+            "message", body=text(message.data), mid=message.message_id, properties=message.custom_properties
+        )
+    if "methods" in to:
+        device.on_method_request_received = method
+    if "desired" in to:
+        device.on_twin_desired_properties_patch_received = lambda patch: say("desired", patch=patch)
+
+
+def send(device, order):
+    message = Message(json.dumps(order["body"]), message_id=order.get("mid"))
+    message.content_type, message.content_encoding = "application/json", "utf-8"
+    message.custom_properties.update(order.get("properties") or {})
+    try:
+        device.send_message(message)
+        say("sent", id=order["id"])
+    except Exception as error:  # The SDK gives up: the application's message is lost, as it would be for a user.
+        say("unsent", id=order["id"], why=repr(error))
+
+
+def perform(device, order):
+    try:
+        if order["do"] == "send":
+            send(device, order)
+        elif order["do"] == "twin":
+            say("twin", id=order["id"], twin=device.get_twin())
+        elif order["do"] == "report":
+            device.patch_twin_reported_properties(order["patch"])
+            say("reported", id=order["id"])
+        else:
+            raise ValueError(f"unknown order {order!r}")
+    except Exception as error:
+        say("failed", id=order.get("id"), why=repr(error))
+
+
+def main():
+    given = json.loads(sys.stdin.readline())
+    device = client(given)
+    listen(device, given.get("listen", []))
+    device.connect()
+    say("ready")
+    with ThreadPoolExecutor(max_workers=16) as workers:
+        for line in sys.stdin:
+            order = json.loads(line)
+            if order["do"] == "end":
+                break
+            workers.submit(perform, device, order)
+    device.shutdown()
+    say("ended")
+    sys.stdout.flush()
+    os._exit(0)  # The SDK's threads would hold the program back.
+
+
+main()
