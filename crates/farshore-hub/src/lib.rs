@@ -6,6 +6,7 @@
 //! [`versions`] (what a region has seen, and which of two changes knew of the other), [`sas`] (who may do what),
 //! [`mqtt`] (devices connect here),
 //! [`amqp`] (services send them messages here),
+//! [`provision`] (devices ask here which hub is theirs now),
 //! [`telemetry`] (what devices said), [`sink`] (where it goes on),
 //! [`query`] (finding devices by what is known of them),
 //! [`record`] (what is kept, as values that can be joined), [`registry`] (where it is kept, and how regions exchange it),
@@ -23,6 +24,7 @@ pub mod link;
 pub mod mqtt;
 pub mod names;
 pub mod percent;
+pub mod provision;
 pub mod query;
 pub mod record;
 pub mod registry;

@@ -90,4 +90,6 @@ async function main() {
 }
 
 process.on('unhandledRejection', (error) => check('nothing fails unseen', () => Promise.reject(error)));
-check('the program runs to its end', main).then(() => process.exit(failed === 0 ? 0 : 1));
+main()
+  .catch((error) => check('the program runs', () => Promise.reject(error)))
+  .then(() => process.exit(failed === 0 ? 0 : 1));

@@ -1,0 +1,58 @@
+"""Devices ask where they belong, by the official provisioning client: MQTT over TLS 1.2, on port 8883 of the host.
+
+The environment variable RIG says in JSON: `host`, `scope`, `ca` (a file), `hub` (which is to be told), `devices` (each with `id`
+and `key`, or `cert` and `certkey`, which are files) and `liar` (one whose key is wrong). Every check prints one line of JSON;
+one that failed makes the program fail.
+"""
+
+import json
+import os
+import sys
+import traceback
+
+from azure.iot.device import X509, ProvisioningDeviceClient
+
+GIVEN = json.loads(os.environ["RIG"])
+_failed = []
+
+
+def check(name, body):
+    try:
+        line = {"name": name, "ok": True, "detail": body() or ""}
+    except Exception:  # Whatever went wrong is this check's result.
+        _failed.append(name)
+        line = {"name": name, "ok": False, "detail": traceback.format_exc()}
+    print(json.dumps(line), flush=True)
+
+
+def client(device):
+    where = {"provisioning_host": GIVEN["host"], "registration_id": device["id"], "id_scope": GIVEN["scope"]}
+    with open(GIVEN["ca"]) as file:
+        where["server_verification_cert"] = file.read()
+    if "key" in device:
+        return ProvisioningDeviceClient.create_from_symmetric_key(symmetric_key=device["key"], **where)
+    return ProvisioningDeviceClient.create_from_x509_certificate(x509=X509(device["cert"], device["certkey"]), **where)
+
+
+def told(device):
+    one = client(device)
+    one.provisioning_payload = {"model": "x"}
+    result = one.register()
+    state = result.registration_state
+    assert (result.status, state.assigned_hub, state.device_id) == ("assigned", GIVEN["hub"], device["id"]), str(result)
+    return str(result)
+
+
+def refused():
+    try:
+        result = client(GIVEN["liar"]).register()
+    except Exception as error:
+        return type(error).__name__
+    raise AssertionError(f"registered: {result}")
+
+
+for one in GIVEN["devices"]:
+    check(f"{one['id']} is told the active hub", lambda one=one: told(one))
+check("a wrong key is told nothing", refused)
+sys.stdout.flush()
+os._exit(1 if _failed else 0)  # The SDK's threads would hold the program back.
