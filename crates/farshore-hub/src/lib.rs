@@ -19,8 +19,12 @@
 
 pub mod amqp;
 pub mod clock;
+<<<<<<< HEAD
 pub mod fleet;
 pub mod link;
+=======
+pub mod import;
+>>>>>>> 497b209 (Identities as lines of a file: all import modes, broken lines by number, etags and generations kept)
 pub mod mqtt;
 pub mod names;
 pub mod percent;

@@ -234,6 +234,20 @@ impl Registry {
         self.range(&start, &end, usize::MAX)
     }
 
+    /// Every device and module as of one moment, by their keys, until `more` says no.
+    ///
+    /// # Errors
+    /// [`RegistryError`]
+    pub fn walk(&self, mut more: impl FnMut(Device) -> bool) -> Result<(), RegistryError> {
+        let rules = &self.store.state().rules;
+        self.store.read()?.each(b"d", b"e", |key, entry| match (key, entry) {
+            (EntryKey::Device(key), Entry::Device(record)) => {
+                record.device(&key, rules).is_none_or(&mut more)
+            }
+            _ => true,
+        })
+    }
+
     fn range(&self, start: &[u8], end: &[u8], limit: usize) -> Result<Vec<Arc<Device>>, RegistryError> {
         let rules = &self.store.state().rules;
         let mut found = Vec::new();

@@ -1,0 +1,173 @@
+//! Files in and out, on real registries.
+
+use std::io::Cursor;
+
+use farshore_core::ids::{Epoch, Region};
+use serde_json::{Value, json};
+
+use super::*;
+use crate::names::Key;
+use crate::registry::Registry;
+
+struct Hub {
+    registry: Registry,
+    _dir: tempfile::TempDir,
+}
+
+impl Hub {
+    fn new(region: &str) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        Self { registry: Registry::open(dir.path(), Region::parse(region).unwrap()).unwrap(), _dir: dir }
+    }
+
+    async fn import(&self, text: impl Into<Vec<u8>>) -> (Imported, Vec<Value>) {
+        let mut errors = Vec::new();
+        let imported = import(&self.registry, Cursor::new(text.into()), &mut errors).await.unwrap();
+        let errors = errors.split(|byte| *byte == b'\n').filter(|line| !line.is_empty());
+        (imported, errors.map(|line| serde_json::from_slice(line).unwrap()).collect())
+    }
+
+    fn export(&self, keys: Keys) -> String {
+        let mut out = Vec::new();
+        export(&self.registry, &mut out, keys).unwrap();
+        String::from_utf8(out).unwrap()
+    }
+
+    fn get(&self, key: &str) -> std::sync::Arc<crate::record::Device> {
+        self.registry.get(&Key::parse(key).unwrap()).unwrap().unwrap()
+    }
+}
+
+#[tokio::test]
+async fn bad_lines_are_reported_by_number_and_the_rest_is_imported() {
+    let hub = Hub::new("oslo");
+    let long = format!("{{\"id\":\"long\",\"tags\":{{\"a\":\"{}\"}}}}", "x".repeat(LINE_BYTES_MAX));
+    let mut text = b"\xef\xbb\xbf{\"id\":\"first\"}\r\n\n{\"id\":\"a b\"}\n{\"id\":\n".to_vec();
+    text.extend_from_slice(b"{\"id\":\"\xff\"}\n{\"id\":\"m\",\"importMode\":\"upsert\"}\n");
+    text.extend_from_slice(long.as_bytes());
+    text.extend_from_slice(
+        b"\n{\"id\":\"gone\",\"importMode\":\"DELETE\"}\n{\"id\":\"x\",\"moduleId\":\"y\"}\n",
+    );
+    text.extend_from_slice(
+        b"{\"id\":\"k\",\"authentication\":{\"type\":\"sas\",\"symmetricKey\":{\"primaryKey\":\"?\"}}}\n",
+    );
+    text.extend_from_slice(b"{\"id\":\"t\",\"tags\":{\"a.b\":1}}\n{\"id\":\"last\"}");
+    let (imported, errors) = hub.import(text).await;
+    assert_eq!((imported.lines, imported.created, imported.failed), (11, 2, 9));
+    let numbers: Vec<_> = errors.iter().map(|error| error["line"].as_u64().unwrap()).collect();
+    assert_eq!(numbers, [3, 4, 5, 6, 7, 8, 9, 10, 11]);
+    assert_eq!(errors[5]["errorCode"], "DeviceNotFound");
+    assert_eq!(errors[5]["id"], "gone");
+    assert!(errors[3]["errorMessage"].as_str().unwrap().contains("\"upsert\" is no import mode"));
+    assert!(hub.get("last").enabled && hub.get("first").enabled);
+}
+
+#[tokio::test]
+async fn an_export_imported_elsewhere_is_the_same() {
+    let (oslo, paris) = (Hub::new("oslo"), Hub::new("paris"));
+    oslo.registry.activate(Epoch(7));
+    let lines = [
+        json!({"id": "edge", "capabilities": {"iotEdge": true}, "parentScopes": ["a", "b"], "deviceScope": "c",
+            "tags": {"site": {"floor": 3, "empty": {}}}, "properties": {"desired": {"rate": [1, null], "$version": 9}, "reported": {"fw": "1.2"}}}),
+        json!({"id": "edge", "moduleId": "$edgeAgent", "properties": {"desired": {"schemaVersion": "1.1"}}}),
+        json!({"id": "edge", "moduleId": "$edgeHub"}),
+        json!({"id": "cert", "status": "disabled", "statusReason": "lost", "authentication":
+            {"type": "selfSigned", "x509Thumbprint": {"primaryThumbprint": "A".repeat(40)}}}),
+    ];
+    let text: String = lines.iter().map(|line| format!("{line}\n")).collect();
+    assert_eq!(oslo.import(text).await.0.created, 4);
+    let exported = oslo.export(Keys::Included);
+    let (imported, errors) = paris.import(exported.clone()).await;
+    assert_eq!((imported.created, errors), (4, vec![]));
+    assert_eq!(without_times(&paris.export(Keys::Included)), without_times(&exported));
+    let (edge, there) = (oslo.get("edge"), paris.get("edge"));
+    assert_eq!(
+        (&edge.generation, &edge.etag, &edge.twin_etag),
+        (&there.generation, &there.etag, &there.twin_etag)
+    );
+    assert_eq!((edge.desired.version, edge.auth.clone()), (there.desired.version, there.auth.clone()));
+    let (again, _) = paris.import(exported).await;
+    assert_eq!((again.unchanged, again.failed), (4, 0), "importing the same file again changes nothing");
+    let without = oslo.export(Keys::Excluded);
+    assert!(!without.contains(&match &edge.auth {
+        crate::record::Auth::Sas { primary, .. } => primary.clone(),
+        other => panic!("{other:?}"),
+    }));
+    assert_eq!(paris.import(without).await.0.unchanged, 4, "missing keys stay as they are");
+}
+
+#[tokio::test]
+async fn etags_of_other_hubs_are_kept_until_something_changes() {
+    let hub = Hub::new("oslo");
+    hub.registry.activate(Epoch(2));
+    let line = json!({"id": "a", "eTag": "MTIz", "twinETag": "AAA=", "generationId": "6377", "properties": {"desired": {"x": 1, "$version": 4}}});
+    hub.import(line.to_string()).await;
+    let device = hub.get("a");
+    assert_eq!(
+        (device.etag.as_str(), device.twin_etag.as_str(), device.generation.as_ref()),
+        ("MTIz", "AAA=", "6377")
+    );
+    hub.import(json!({"id": "a", "status": "disabled"}).to_string()).await;
+    let device = hub.get("a");
+    assert_ne!(device.etag, "MTIz");
+    assert_eq!(device.twin_etag, "AAA=");
+}
+
+#[tokio::test]
+async fn every_import_mode_does_what_its_name_says() {
+    let hub = Hub::new("oslo");
+    hub.import(json!({"id": "old"}).to_string()).await;
+    let (etag, twin) = (hub.get("old").etag.clone(), hub.get("old").twin_etag.clone());
+    for (id, mode, etag, twin_etag, wanted) in [
+        ("old", "create", "", "", "DeviceAlreadyExists"),
+        ("new", "CREATE", "", "", "created"),
+        ("none", "Update", "", "", "DeviceNotFound"),
+        ("none", "updateifmatchetag", "*", "", "DeviceNotFound"),
+        ("old", "updateIfMatchETag", "no", "", "PreconditionFailed"),
+        ("old", "updateIfMatchETag", &etag, "", "updated"),
+        ("old", "createOrUpdateIfMatchETag", &etag, "", "PreconditionFailed"),
+        ("third", "createOrUpdateIfMatchETag", "any", "", "created"),
+        ("old", "updateTwinIfMatchETag", "", "no", "PreconditionFailed"),
+        ("none", "updateTwin", "", "", "DeviceNotFound"),
+        ("old", "updateTwinIfMatchETag", "", &twin, "updated"),
+        ("old", "updateTwin", "", "", "unchanged"),
+        ("old", "deleteIfMatchETag", "no", "", "PreconditionFailed"),
+        ("old", "deleteIfMatchETag", "\"*\"", "", "deleted"),
+        ("new", "delete", "", "", "deleted"),
+        ("new", "", "", "", "created"),
+    ] {
+        let mut line = json!({"id": id, "importMode": mode, "statusReason": mode, "tags": {"a": 1}});
+        if !etag.is_empty() {
+            line["eTag"] = json!(etag);
+        }
+        if !twin_etag.is_empty() {
+            line["twinETag"] = json!(twin_etag);
+        }
+        if mode == "updateIfMatchETag" {
+            line["tags"] = json!({});
+        }
+        let (imported, errors) = hub.import(line.to_string()).await;
+        let found = match imported {
+            Imported { created: 1, .. } => "created",
+            Imported { updated: 1, .. } => "updated",
+            Imported { deleted: 1, .. } => "deleted",
+            Imported { unchanged: 1, .. } => "unchanged",
+            _ => errors[0]["errorCode"].as_str().unwrap(),
+        };
+        assert_eq!(found, wanted, "{line}");
+    }
+    let (_, errors) = hub.import(json!({"id": "new", "importMode": "deleteIfMatchETag"}).to_string()).await;
+    assert_eq!(errors[0]["errorCode"], "ArgumentInvalid", "no etag was given");
+}
+
+/// Metadata says when this hub learned of a value.
+fn without_times(export: &str) -> Vec<Value> {
+    let lines = export.lines().map(|line| {
+        let mut line: Value = serde_json::from_str(line).unwrap();
+        for section in ["desired", "reported"] {
+            line["properties"][section].as_object_mut().unwrap().remove("$metadata");
+        }
+        line
+    });
+    lines.collect()
+}
