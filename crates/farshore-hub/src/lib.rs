@@ -10,7 +10,7 @@
 //! [`telemetry`] (what devices said), [`sink`] (where it goes on),
 //! [`query`] (finding devices by what is known of them),
 //! [`record`] (what is kept, as values that can be joined), [`registry`] (where it is kept, and how regions exchange it),
-//! [`rest`] (services ask it over HTTP),
+//! [`import`] (identities as lines of a file), [`rest`] (services ask it over HTTP),
 //! [`fleet`] (one hub in one region, alive: who comes in, what may be acknowledged),
 //! [`link`] (what the two regions of a hub ask each other).
 //!
@@ -19,12 +19,9 @@
 
 pub mod amqp;
 pub mod clock;
-<<<<<<< HEAD
 pub mod fleet;
-pub mod link;
-=======
 pub mod import;
->>>>>>> 497b209 (Identities as lines of a file: all import modes, broken lines by number, etags and generations kept)
+pub mod link;
 pub mod mqtt;
 pub mod names;
 pub mod percent;
