@@ -6,11 +6,11 @@ use serde_json::{Value, json};
 use super::answer::{self, Body};
 use super::error::RestError;
 use super::hub::{Hub, broken};
-use super::identity::{IdentityBody, view};
+use super::identity::{self, view};
 use super::request::{self, IfMatch};
 use super::serve::Asked;
 use crate::names::{DeviceId, Key};
-use crate::record::Edit;
+use crate::record::{Device, Edit};
 
 /// Most identities in one list; from the contract of the official SDKs.
 const LIST_LEN_MAX: usize = 1000;
@@ -36,8 +36,7 @@ pub(super) async fn list(hub: &Hub, asked: &Asked) -> Result<Response<Body>, Res
 
 /// `GET /devices/{id}`
 pub(super) fn get(hub: &Hub, key: &Key) -> Result<Response<Body>, RestError> {
-    let device = hub.device(key)?;
-    Ok(answer::tagged(&view(&device, hub.live(key)?), &device.etag))
+    shown(hub, &*hub.device(key)?)
 }
 
 /// `GET /devices/{id}/modules`
@@ -50,22 +49,23 @@ pub(super) fn modules(hub: &Hub, device: &DeviceId) -> Result<Response<Body>, Re
 
 /// `PUT /devices/{id}`: creates without `If-Match`, changes with it.
 pub(super) async fn put(hub: &Hub, key: Key, asked: &Asked) -> Result<Response<Body>, RestError> {
-    let body: IdentityBody = request::json(&asked.body)?;
-    body.check(&key)?;
+    let decide = identity::decide(&key, request::json(&asked.body)?, &IfMatch::of(&asked.parts))?;
     if key.module.is_some() {
         hub.device(&Key::device(key.device.clone()))?;
     }
-    let if_match = IfMatch::of(&asked.parts);
-    let of = key.clone();
-    hub.change(key.clone(), move |current| body.edits(&of, current, &if_match)).await?;
-    get(hub, &key)
+    let device = hub.change(key, move |current| decide(current).map_err(|error| identity::refused(&error))).await?;
+    shown(hub, &device)
+}
+
+fn shown(hub: &Hub, device: &Device) -> Result<Response<Body>, RestError> {
+    Ok(answer::tagged(&view(device, hub.live(&device.key)?), &device.etag))
 }
 
 /// `DELETE /devices/{id}`
 pub(super) async fn delete(hub: &Hub, key: Key, asked: &Asked) -> Result<Response<Body>, RestError> {
     let if_match = IfMatch::of(&asked.parts);
     let of = key.clone();
-    hub.change(key, move |current| match current {
+    hub.edit(key, move |current| match current {
         None => Err(RestError::no_device(&of)),
         Some(device) if !if_match.allows(&device.etag) => Err(RestError::precondition(&of)),
         Some(_) => Ok(vec![Edit::Delete]),

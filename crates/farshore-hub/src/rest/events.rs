@@ -85,7 +85,7 @@ fn cursor(hub: &Hub, asked: &Asked) -> Result<Cursor, RestError> {
 async fn next_page(hub: &Hub, mut cursor: Cursor, max: usize, deadline: Instant) -> Result<Page, RestError> {
     let mut is_woken = false;
     loop {
-        let page = read_page(hub, &cursor, max)?;
+        let page = read_page(hub, &cursor, max).await?;
         let is_further = page.next != cursor;
         // Woken for nothing: the log is closed.
         if !page.events.is_empty() || !page.missed.is_empty() || (is_woken && !is_further) {
@@ -100,8 +100,11 @@ async fn next_page(hub: &Hub, mut cursor: Cursor, max: usize, deadline: Instant)
     }
 }
 
-fn read_page(hub: &Hub, cursor: &Cursor, max: usize) -> Result<Page, RestError> {
-    hub.telemetry().read(cursor, max).map_err(|error| {
+async fn read_page(hub: &Hub, cursor: &Cursor, max: usize) -> Result<Page, RestError> {
+    let (telemetry, cursor) = (hub.telemetry().clone(), cursor.clone());
+    let reading = tokio::task::spawn_blocking(move || telemetry.read(&cursor, max));
+    let page = reading.await.map_err(|error| RestError::server(format!("reading the telemetry log broke off: {error}")))?;
+    page.map_err(|error| {
         tracing::error!(%error, "the telemetry log failed");
         RestError::server(format!("the telemetry log cannot be read: {error}"))
     })

@@ -2,13 +2,14 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::behind::{Behind, Serving};
 use super::error::RestError;
 use super::feedback::Locks;
 use super::identity::Live;
+use super::job::Jobs;
 use super::scheduled::Scheduled;
 use crate::names::Key;
 use crate::record::{Device, Edit, Invalid, Message};
@@ -35,6 +36,7 @@ pub struct Hub {
     behind: Arc<dyn Behind>,
     scheduled: Scheduled,
     locks: Locks,
+    jobs: Jobs,
 }
 
 impl Hub {
@@ -46,8 +48,8 @@ impl Hub {
         telemetry: Telemetry,
         behind: Arc<dyn Behind>,
     ) -> Arc<Self> {
-        let (scheduled, locks) = (Scheduled::default(), Locks::default());
-        Arc::new(Self { options, registry, telemetry, behind, scheduled, locks })
+        let (scheduled, locks, jobs) = (Scheduled::default(), Locks::default(), Jobs::default());
+        Arc::new(Self { options, registry, telemetry, behind, scheduled, locks, jobs })
     }
 
     /// Whether it is called so; with a port or without.
@@ -88,19 +90,38 @@ impl Hub {
         &self.locks
     }
 
+    pub(super) fn jobs(&self) -> &Jobs {
+        &self.jobs
+    }
+
+    /// Where jobs may read and write.
+    pub(super) fn files(&self) -> Option<&Path> {
+        self.options.files.as_deref()
+    }
+
     /// Who may come.
     pub(super) fn policies(&self) -> Result<Vec<sas::Policy>, RestError> {
         self.registry.policies().map_err(broken)
     }
 
-    /// Changes an identity or twin; `decide` sees what is there, in the transaction that changes it.
+    /// Changes an identity or twin; `decide` sees what is there, in the transaction that changes it. The device as it is then.
     pub(super) async fn change(
         &self,
         key: Key,
         decide: impl FnOnce(Option<&Device>) -> Result<Vec<Edit>, RestError> + Send + 'static,
-    ) -> Result<(), RestError> {
+    ) -> Result<Arc<Device>, RestError> {
+        let missing = RestError::no_device(&key);
+        self.edit(key, decide).await?.ok_or(missing)
+    }
+
+    /// The same, where it may be gone afterwards.
+    pub(super) async fn edit(
+        &self,
+        key: Key,
+        decide: impl FnOnce(Option<&Device>) -> Result<Vec<Edit>, RestError> + Send + 'static,
+    ) -> Result<Option<Arc<Device>>, RestError> {
         match self.registry.change(key, decide).await {
-            Ok(_) => Ok(()),
+            Ok(changed) => Ok(changed.after),
             Err(ChangeError::Refused(error)) => Err(error),
             Err(ChangeError::Invalid(error)) => Err(invalid(&error)),
             Err(ChangeError::Registry(error)) => Err(broken(error)),

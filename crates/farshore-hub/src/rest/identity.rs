@@ -1,16 +1,15 @@
 //! Identities as the SDKs read and write them.
 
 use farshore_core::moment::Moment;
-use serde::Deserialize;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use super::error::RestError;
+use super::hub::broken;
 use super::request::IfMatch;
+use crate::import::{ImportMode, Line, LineError};
 use crate::names::Key;
-use crate::record::{Auth, Device, Edit, NewDevice, Scope};
-use crate::sas::certificate::is_thumbprint;
-use crate::sas::new_key;
-use crate::sas::token::check_key;
+use crate::record::{Auth, Device};
+use crate::registry::Decide;
 
 /// What the SDKs take for “never”.
 pub(super) const NEVER: &str = "0001-01-01T00:00:00Z";
@@ -90,186 +89,53 @@ fn auth_view(auth: &Auth) -> Value {
     })
 }
 
-/// An identity as it comes. What is missing keeps its value, or gets the usual one.
-#[derive(Debug, Clone, Default, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
-pub(super) struct IdentityBody {
-    device_id: Option<String>,
-    module_id: Option<String>,
-    status: Option<String>,
-    status_reason: Option<String>,
-    authentication: Option<AuthBody>,
-    capabilities: Option<Capabilities>,
-    device_scope: Option<String>,
-    parent_scopes: Option<Vec<String>>,
-}
-
-#[derive(Debug, Clone, Default, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
-struct Capabilities {
-    iot_edge: Option<bool>,
-}
-
-/// Credentials as they come.
-#[derive(Clone, Default, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
-struct AuthBody {
-    #[serde(rename = "type")]
-    kind: Option<String>,
-    symmetric_key: Option<Keys>,
-    x509_thumbprint: Option<Thumbprints>,
-}
-
-impl std::fmt::Debug for AuthBody {
-    /// Without the keys: this ends in logs.
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("AuthBody").field("kind", &self.kind).finish_non_exhaustive()
-    }
-}
-
-#[derive(Clone, Default, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
-struct Keys {
-    primary_key: Option<String>,
-    secondary_key: Option<String>,
-}
-
-#[derive(Clone, Default, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
-struct Thumbprints {
-    primary_thumbprint: Option<String>,
-    secondary_thumbprint: Option<String>,
-}
-
-impl IdentityBody {
-    /// Whether it is about the identity that the path names.
-    pub(super) fn check(&self, key: &Key) -> Result<(), RestError> {
-        let device = self.device_id.as_deref().unwrap_or(key.device.as_str());
-        let named = key.module.as_ref().map(|module| module.as_str());
-        let module = self.module_id.as_deref().or(named);
-        if device != key.device.as_str() || module != named {
-            return Err(RestError::argument(format!("the body is about {device:?}, the path about {key}")));
-        }
-        Ok(())
-    }
-
-    /// What is to be done to create or change the identity that is there now.
-    pub(super) fn edits(
-        &self,
-        key: &Key,
-        current: Option<&Device>,
-        if_match: &IfMatch,
-    ) -> Result<Vec<Edit>, RestError> {
-        match (current, if_match) {
-            (None, IfMatch::Absent) => Ok(vec![Edit::Create(self.create()?)]),
-            (None, _) => Err(RestError::no_device(key)),
-            (Some(_), IfMatch::Absent) => Err(RestError::exists(key)),
-            (Some(device), _) if !if_match.allows(&device.etag) => Err(RestError::precondition(key)),
-            (Some(device), _) => self.update(device),
-        }
-    }
-
-    fn create(&self) -> Result<NewDevice, RestError> {
-        let mut new = NewDevice::with(self.auth(None)?);
-        new.enabled = self.enabled()?.unwrap_or(true);
-        new.reason = self.status_reason.clone().unwrap_or_default();
-        new.scope = self.scope(&Scope::default());
-        Ok(new)
-    }
-
-    fn update(&self, device: &Device) -> Result<Vec<Edit>, RestError> {
-        let mut edits = Vec::new();
-        let enabled = self.enabled()?.unwrap_or(device.enabled);
-        let is_said = self.status.is_some() || self.status_reason.is_some();
-        let reason =
-            if is_said { self.status_reason.clone().unwrap_or_default() } else { device.reason.clone() };
-        if enabled != device.enabled || reason != device.reason {
-            edits.push(Edit::Status { enabled, reason });
-        }
-        if self.authentication.is_some() {
-            let auth = self.auth(Some(&device.auth))?;
-            if auth != device.auth {
-                edits.push(Edit::Auth(auth));
-            }
-        }
-        let scope = self.scope(&device.scope);
-        if scope != device.scope {
-            edits.push(Edit::Scope(scope));
-        }
-        Ok(edits)
-    }
-
-    fn enabled(&self) -> Result<Option<bool>, RestError> {
-        match self.status.as_deref() {
-            None => Ok(None),
-            Some(word) if word.eq_ignore_ascii_case("enabled") => Ok(Some(true)),
-            Some(word) if word.eq_ignore_ascii_case("disabled") => Ok(Some(false)),
-            Some(word) => Err(RestError::argument(format!("status is {word:?}: choose enabled or disabled"))),
-        }
-    }
-
-    fn scope(&self, current: &Scope) -> Scope {
-        let edge = self.capabilities.as_ref().and_then(|capabilities| capabilities.iot_edge);
-        let empty = |text: &String| !text.is_empty();
-        Scope {
-            edge: edge.unwrap_or(current.edge),
-            device: self.device_scope.clone().filter(empty).or_else(|| current.device.clone()),
-            parents: self.parent_scopes.clone().unwrap_or_else(|| current.parents.clone()),
-        }
-    }
-
-    fn auth(&self, current: Option<&Auth>) -> Result<Auth, RestError> {
-        let body = self.authentication.clone().unwrap_or_default();
-        let prints = body.x509_thumbprint.unwrap_or_default();
-        let has_prints = filled(&prints.primary_thumbprint) || filled(&prints.secondary_thumbprint);
-        let inferred = if has_prints { "selfSigned" } else { "sas" };
-        match body.kind.as_deref().unwrap_or(inferred).to_ascii_lowercase().as_str() {
-            "sas" => sas(body.symmetric_key.unwrap_or_default(), current),
-            "selfsigned" => self_signed(prints),
-            "certificateauthority" => Ok(Auth::Authority),
-            "none" => Ok(Auth::None),
-            other => Err(RestError::argument(format!(
-                "authentication.type is {other:?}: choose sas, selfSigned, certificateAuthority or none"
-            ))),
-        }
-    }
-}
-
-fn filled(text: &Option<String>) -> bool {
-    text.as_ref().is_some_and(|text| !text.is_empty())
-}
-
-/// Keys that are missing keep their value or are made.
-fn sas(keys: Keys, current: Option<&Auth>) -> Result<Auth, RestError> {
-    let (old_primary, old_secondary) = match current {
-        Some(Auth::Sas { primary, secondary }) => (Some(primary.clone()), Some(secondary.clone())),
-        _ => (None, None),
+/// What is to be done so that the identity at `key` becomes what the body of a request says. What is missing keeps its value, or
+/// gets the usual one; what is not for services to change is not looked at.
+pub(super) fn decide(
+    key: &Key,
+    mut body: Map<String, Value>,
+    if_match: &IfMatch,
+) -> Result<Decide<LineError>, RestError> {
+    let named = key.module.as_ref().map(|module| module.as_str());
+    check_name(&mut body, "deviceId", Some(key.device.as_str()))?;
+    check_name(&mut body, "moduleId", named)?;
+    body.insert("id".to_owned(), key.device.as_str().into());
+    let body: Line = serde_json::from_value(Value::Object(body))
+        .map_err(|error| RestError::argument(format!("the body is not as expected: {error}")))?;
+    let (mode, etag) = match if_match {
+        IfMatch::Absent => (ImportMode::Create, None),
+        IfMatch::Any => (ImportMode::Update, None),
+        IfMatch::Etag(etag) => (ImportMode::UpdateIfMatchEtag, Some(etag.clone())),
     };
-    let choose =
-        |given: Option<String>, old: Option<String>, what: &str| match given.filter(|key| !key.is_empty()) {
-            Some(key) => check_key(&key)
-                .map(|()| key)
-                .map_err(|error| RestError::argument(format!("authentication.symmetricKey.{what}: {error}"))),
-            None => Ok(old.filter(|key| !key.is_empty()).unwrap_or_else(new_key)),
-        };
-    Ok(Auth::Sas {
-        primary: choose(keys.primary_key, old_primary, "primaryKey")?,
-        secondary: choose(keys.secondary_key, old_secondary, "secondaryKey")?,
-    })
+    let line = Line {
+        module_id: named.map(str::to_owned),
+        import_mode: Some(mode.as_str().to_owned()),
+        etag,
+        generation_id: None,
+        twin_etag: None,
+        tags: None,
+        properties: None,
+        ..body
+    };
+    line.decide().map(|(_, decide)| decide).map_err(|error| refused(&error))
 }
 
-fn self_signed(prints: Thumbprints) -> Result<Auth, RestError> {
-    if !filled(&prints.primary_thumbprint) && !filled(&prints.secondary_thumbprint) {
-        return Err(RestError::argument("authentication.x509Thumbprint: selfSigned needs a thumbprint"));
+/// Takes a name out of the body: it says the same as the path, or nothing.
+fn check_name(body: &mut Map<String, Value>, field: &str, named: Option<&str>) -> Result<(), RestError> {
+    match body.remove(field) {
+        None | Some(Value::Null) => Ok(()),
+        Some(Value::String(name)) if Some(name.as_str()) == named => Ok(()),
+        Some(other) => Err(RestError::argument(format!("{field} is {other}, the path says {named:?}"))),
     }
-    let check = |print: Option<String>| match print.filter(|print| !print.is_empty()) {
-        Some(print) if !is_thumbprint(&print) => Err(RestError::argument(
-            "authentication.x509Thumbprint: a thumbprint is 40 or 64 hexadecimal digits (SHA-1 or SHA-256)",
-        )),
-        other => Ok(other),
-    };
-    Ok(Auth::SelfSigned {
-        primary_thumbprint: check(prints.primary_thumbprint)?,
-        secondary_thumbprint: check(prints.secondary_thumbprint)?,
-    })
+}
+
+/// Why an identity is not created or changed.
+pub(super) fn refused(error: &LineError) -> RestError {
+    match error {
+        LineError::Exists(key) => RestError::exists(key),
+        LineError::Missing(key) => RestError::no_device(key),
+        LineError::Etag(key) => RestError::precondition(key),
+        LineError::Malformed(_) | LineError::Invalid(_) => RestError::argument(error.to_string()),
+        LineError::Registry(what) => broken(what),
+    }
 }

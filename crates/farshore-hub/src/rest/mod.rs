@@ -4,7 +4,7 @@
 //! Read in this order: [`behind`] (what is asked of the living hub), [`hub`] (one hub's face), `route` (the table of operations),
 //! `request` (what came, read), [`serve`] (from the request to the answer), `answer` and [`error`] (what goes out); then one
 //! file for each kind of operation: `devices` and `identity`, `twin`, `bulk`, `find`, `method`, `message`, `feedback`, `events`,
-//! [`job`], `scheduled`.
+//! `job` with `container` and `files`, `scheduled`.
 //!
 //! Must always hold: nothing is asked of the registry before the token was verified; a hub that does not serve changes
 //! nothing and says so with a code of its own; no body is read without a bound and a deadline; a change and the check of its
@@ -12,13 +12,17 @@
 
 mod answer;
 pub mod behind;
+mod bulk;
+mod container;
 mod devices;
 pub mod error;
 mod events;
 mod feedback;
+mod files;
 mod find;
 pub mod hub;
 mod identity;
+mod job;
 mod message;
 mod method;
 mod request;

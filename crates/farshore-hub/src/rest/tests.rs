@@ -5,6 +5,7 @@ mod fixture;
 mod devices;
 mod elsewhere;
 mod events;
+mod jobs;
 mod messages;
 mod scheduled;
 mod twins;

@@ -119,8 +119,11 @@ fn without_system(mut section: Value) -> Value {
 
 /// `GET /twins/{id}`
 pub(super) fn get(hub: &Hub, key: &Key) -> Result<Response<Body>, RestError> {
-    let device = hub.device(key)?;
-    Ok(answer::tagged(&view(&device, hub.live(key)?), &device.twin_etag))
+    shown(hub, &*hub.device(key)?)
+}
+
+fn shown(hub: &Hub, device: &Device) -> Result<Response<Body>, RestError> {
+    Ok(answer::tagged(&view(device, hub.live(&device.key)?), &device.twin_etag))
 }
 
 /// `PATCH` and `PUT /twins/{id}`
@@ -133,6 +136,6 @@ pub(super) async fn change(
     let body: TwinBody = request::json(&asked.body)?;
     let if_match = IfMatch::of(&asked.parts);
     let of = key.clone();
-    hub.change(key.clone(), move |current| body.edits(&of, current, &if_match, manner)).await?;
-    get(hub, &key)
+    let device = hub.change(key, move |current| body.edits(&of, current, &if_match, manner)).await?;
+    shown(hub, &device)
 }

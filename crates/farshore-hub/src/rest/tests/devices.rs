@@ -51,7 +51,6 @@ async fn what_cannot_be_done_is_refused_with_the_codes_of_the_sdks() {
         ("PUT /devices/new", &[], json!({"status": "asleep"}), 400, "ArgumentInvalid"),
         ("PUT /devices/new", &[], json!({"statusReason": "x".repeat(200)}), 400, "ArgumentInvalid"),
         ("PUT /devices/new", &[], json!({"authentication": {"type": "magic"}}), 400, "ArgumentInvalid"),
-        ("PUT /devices/new", &[], json!({"authentication": {"type": "selfSigned"}}), 400, "ArgumentInvalid"),
         (
             "PUT /devices/new",
             &[],

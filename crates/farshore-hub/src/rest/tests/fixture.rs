@@ -1,5 +1,6 @@
 //! One hub and a client of it.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 
@@ -62,7 +63,7 @@ pub(super) struct Fixture {
     pub(super) behind: Arc<Pretended>,
     pub(super) telemetry: Telemetry,
     pub(super) registry: Registry,
-    _directory: TempDir,
+    directory: TempDir,
     policies: Vec<Policy>,
 }
 
@@ -106,7 +107,17 @@ impl Fixture {
         std::fs::create_dir(&files).unwrap();
         let options = HubOptions { names: vec![HOST.to_owned()], files: Some(files) };
         let hub = Hub::new(options, registry.clone(), telemetry.clone(), Arc::<Pretended>::clone(&behind));
-        Self { hub, behind, telemetry, registry, _directory: directory, policies }
+        Self { hub, behind, telemetry, registry, directory, policies }
+    }
+
+    /// A directory that jobs may use.
+    pub(super) fn path(&self, name: &str) -> PathBuf {
+        self.directory.path().canonicalize().unwrap().join("files").join(name)
+    }
+
+    /// Its address.
+    pub(super) fn uri(&self, name: &str) -> String {
+        format!("file://{}", self.path(name).display())
     }
 
     /// A token of a policy.
