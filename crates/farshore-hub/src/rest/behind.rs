@@ -59,11 +59,32 @@ pub enum NotInvoked {
     Failed(String),
 }
 
+/// The right to change something, as long as it is held: a hub that stops serving waits until nobody holds it.
+pub trait Held: Send + Sync {
+    /// Whether what was changed may be answered as done. Asked when it is durable, immediately before the answer.
+    fn may_answer(&self) -> bool;
+}
+
+/// Of a hub that nobody fences.
+struct Unfenced;
+
+impl Held for Unfenced {
+    fn may_answer(&self) -> bool {
+        true
+    }
+}
+
 /// The hub behind the REST face.
 #[async_trait]
 pub trait Behind: Send + Sync + fmt::Debug {
     /// Whether it serves.
     fn serving(&self) -> Serving;
+    /// Held by whoever changes something, while they do; `None`: this hub may not change anything now. A hub that somebody can
+    /// fence has a say of its own in this.
+    fn hold(&self) -> Option<Box<dyn Held>> {
+        let held: Box<dyn Held> = Box::new(Unfenced);
+        (self.serving() == Serving::Active).then_some(held)
+    }
     /// How many devices are connected.
     fn connected(&self) -> u64;
     /// Since when this one is; `None`: it is not.

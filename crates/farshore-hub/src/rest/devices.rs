@@ -53,7 +53,8 @@ pub(super) async fn put(hub: &Hub, key: Key, asked: &Asked) -> Result<Response<B
     if key.module.is_some() {
         hub.device(&Key::device(key.device.clone()))?;
     }
-    let device = hub.change(key, move |current| decide(current).map_err(|error| identity::refused(&error))).await?;
+    let device =
+        hub.change(key, move |current| decide(current).map_err(|error| identity::refused(&error))).await?;
     shown(hub, &device)
 }
 

@@ -103,7 +103,9 @@ async fn next_page(hub: &Hub, mut cursor: Cursor, max: usize, deadline: Instant)
 async fn read_page(hub: &Hub, cursor: &Cursor, max: usize) -> Result<Page, RestError> {
     let (telemetry, cursor) = (hub.telemetry().clone(), cursor.clone());
     let reading = tokio::task::spawn_blocking(move || telemetry.read(&cursor, max));
-    let page = reading.await.map_err(|error| RestError::server(format!("reading the telemetry log broke off: {error}")))?;
+    let page = reading
+        .await
+        .map_err(|error| RestError::server(format!("reading the telemetry log broke off: {error}")))?;
     page.map_err(|error| {
         tracing::error!(%error, "the telemetry log failed");
         RestError::server(format!("the telemetry log cannot be read: {error}"))

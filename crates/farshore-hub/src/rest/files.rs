@@ -8,9 +8,13 @@ use std::sync::Arc;
 
 use serde_json::json;
 
+use super::behind::Held;
 use super::hub::Hub;
 use super::job::{Job, Stopped};
 use crate::import::{self, Keys};
+
+/// What is said of an import that another region will not have as a whole.
+const MOVED: &str = "the hub moved to another region meanwhile: import the file again there";
 
 /// Everything into a file, which appears when it is whole.
 pub(super) async fn export(hub: &Hub, job: &Arc<Job>, to: &Path, with_keys: bool) -> Result<(), Stopped> {
@@ -20,7 +24,8 @@ pub(super) async fn export(hub: &Hub, job: &Arc<Job>, to: &Path, with_keys: bool
     let writing = tokio::task::spawn_blocking(move || {
         let part = part_of(&to);
         let file = BufWriter::new(private(&part)?);
-        let mut out = Measured { inner: file, job: measured, done: 0, of: counts.devices + counts.modules };
+        let of = counts.devices + counts.modules;
+        let mut out = Measured { inner: file, job: measured, held: None, done: 0, of };
         let written = import::export(&registry, &mut out, keys).and_then(|count| {
             out.inner.get_ref().sync_all()?;
             fs::rename(&part, &to)?;
@@ -42,12 +47,13 @@ pub(super) async fn import(hub: &Hub, job: &Arc<Job>, from: &Path, errors: &Path
     let failed = |what: &Path, error: io::Error| Stopped::Failed(format!("{}: {error}", what.display()));
     let file = File::open(from).map_err(|error| failed(from, error))?;
     let of = file.metadata().map_err(|error| failed(from, error))?.len();
-    let lines = BufReader::new(Measured { inner: file, job: Arc::clone(job), done: 0, of });
+    let held: Arc<dyn Held> = hub.hold().map_err(|error| Stopped::Failed(error.message))?.into();
+    let lines = Measured { inner: file, job: Arc::clone(job), held: Some(Arc::clone(&held)), done: 0, of };
     let mut log = BufWriter::new(private(errors).map_err(|error| failed(errors, error))?);
-    let imported = import::import(hub.registry(), lines, &mut log).await;
+    let imported = import::import(hub.registry(), BufReader::new(lines), &mut log).await;
     let imported = stopped(imported.map_err(io::Error::other), job)?;
     job.tell(json!(imported));
-    Ok(())
+    if held.may_answer() { Ok(()) } else { Err(Stopped::Failed(MOVED.to_owned())) }
 }
 
 /// A failure after somebody cancelled the job is the cancellation.
@@ -69,10 +75,12 @@ fn private(path: &Path) -> io::Result<File> {
     OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path)
 }
 
-/// A reader or writer that tells its job how far it is, and ends when the job is cancelled.
+/// A reader or writer that tells its job how far it is, and ends when the job is cancelled or the hub serves no more.
 struct Measured<T> {
     inner: T,
     job: Arc<Job>,
+    /// The right to change something, where something is changed.
+    held: Option<Arc<dyn Held>>,
     done: u64,
     of: u64,
 }
@@ -80,6 +88,9 @@ struct Measured<T> {
 impl<T> Measured<T> {
     fn advance(&mut self, by: u64) -> io::Result<()> {
         self.done += by;
+        if self.held.as_ref().is_some_and(|held| !held.may_answer()) {
+            return Err(io::Error::other(MOVED));
+        }
         self.job.advance(self.done, self.of).map_err(|stopped| io::Error::other(stopped.to_string()))
     }
 }

@@ -5,12 +5,13 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::behind::{Behind, Serving};
+use super::behind::{Behind, Held, Serving};
 use super::error::RestError;
 use super::feedback::Locks;
 use super::identity::Live;
 use super::job::Jobs;
 use super::scheduled::Scheduled;
+use super::serve::refuse_elsewhere;
 use crate::names::Key;
 use crate::record::{Device, Edit, Invalid, Message};
 use crate::registry::{ChangeError, PushError, Registry};
@@ -74,6 +75,15 @@ impl Hub {
 
     pub(super) fn behind(&self) -> &dyn Behind {
         &*self.behind
+    }
+
+    /// The right to change something; or where it is to be changed instead.
+    pub(super) fn hold(&self) -> Result<Box<dyn Held>, RestError> {
+        self.behind.hold().ok_or_else(|| match refuse_elsewhere(self.behind.serving()) {
+            Err(error) => error,
+            // It serves again since.
+            Ok(()) => RestError::unavailable("IotHubFailingOver", "the hub has just moved: try again"),
+        })
     }
 
     /// What only the living hub knows of a device.

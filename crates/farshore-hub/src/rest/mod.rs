@@ -34,7 +34,7 @@ mod twin;
 use farshore_core::moment::Moment;
 
 pub use answer::Body;
-pub use behind::{Behind, Call, NotInvoked, Serving};
+pub use behind::{Behind, Call, Held, NotInvoked, Serving};
 pub use error::RestError;
 pub use hub::{Hub, HubOptions};
 pub use serve::{Hubs, Service, serve};

@@ -16,7 +16,7 @@ use serde_json::{Value, json};
 use tokio::task::JoinSet;
 
 use super::answer::{self, Body};
-use super::behind::{Call, Serving};
+use super::behind::Call;
 use super::error::RestError;
 use super::hub::Hub;
 use super::method::MethodBody;
@@ -328,15 +328,13 @@ async fn work_through(hub: &Hub, job: &Job) -> Result<(), RestError> {
 
 /// Does it for one device; whether it worked.
 async fn apply(hub: &Hub, key: &Key, work: &Work) -> bool {
-    if hub.behind().serving() != Serving::Active {
-        return false;
-    }
     match work {
         Work::Twin(body) => {
+            let Ok(held) = hub.hold() else { return false };
             let (of, body) = (key.clone(), body.clone());
-            hub.change(key.clone(), move |current| body.edits(&of, current, &IfMatch::Any, Manner::Merge))
-                .await
-                .is_ok()
+            let change = hub
+                .change(key.clone(), move |current| body.edits(&of, current, &IfMatch::Any, Manner::Merge));
+            change.await.is_ok() && held.may_answer()
         }
         Work::Method(call) => hub.behind().invoke(key, call.clone()).await.is_ok(),
     }

@@ -114,17 +114,22 @@ where
         return perform(hub, operation, Asked { parts, body, now, until }).await;
     }
     refuse_elsewhere(hub.behind().serving())?;
-    let body = read(body).await?;
-    refuse_elsewhere(hub.behind().serving())?;
-    let answer = perform(hub, operation, Asked { parts, body, now, until }).await;
-    match hub.behind().serving() {
-        Serving::Active => answer,
-        // The other region may serve by now and not have it: nobody is told that it is kept.
-        Serving::Standby | Serving::FailingOver => Err(RestError::unavailable(
-            "IotHubFailingOver",
-            "the hub moved to another region meanwhile, with this change or without it: read again there",
-        )),
+    let asked = Asked { body: read(body).await?, parts, now, until };
+    if let Operation::Invoke(key) = &operation {
+        // Nothing is kept, and a device may take its time: nobody who fences the hub waits for it.
+        return method::invoke(hub, key, &asked).await;
     }
+    let held = hub.hold()?;
+    let answer = perform(hub, operation, asked).await;
+    if held.may_answer() { answer } else { Err(moved()) }
+}
+
+/// The other region may serve by now and not have the change: nobody is told that it is kept.
+fn moved() -> RestError {
+    RestError::unavailable(
+        "IotHubFailingOver",
+        "the hub moved to another region meanwhile, with this change or without it: read again there",
+    )
 }
 
 /// The rights of whoever asks, and until when.
@@ -150,7 +155,7 @@ fn admitted(hub: &Hub, parts: &Parts, path: &[String], now: Moment) -> Result<(R
 }
 
 /// A hub that does not serve changes nothing.
-fn refuse_elsewhere(serving: Serving) -> Result<(), RestError> {
+pub(super) fn refuse_elsewhere(serving: Serving) -> Result<(), RestError> {
     match serving {
         Serving::Active => Ok(()),
         Serving::Standby => Err(RestError::unavailable(
