@@ -89,6 +89,8 @@ pub trait Behind: Send + Sync + fmt::Debug {
     fn connected(&self) -> u64;
     /// Since when this one is; `None`: it is not.
     fn connected_since(&self, key: &Key) -> Option<Moment>;
+    /// The messages that wait for this one were purged: what its connection has not sent yet is not to be sent.
+    fn forget_messages(&self, _key: &Key) {}
     /// Calls a method, once: it is never repeated. Returns the device's status and payload.
     async fn invoke(&self, key: &Key, call: Call) -> Result<(i32, Value), NotInvoked>;
 }

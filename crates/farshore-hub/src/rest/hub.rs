@@ -150,6 +150,7 @@ impl Hub {
 
     /// Empties a device's queue; how many there were.
     pub(super) async fn purge(&self, key: &Key) -> Result<usize, RestError> {
+        self.behind.forget_messages(key);
         self.registry.purge_messages(key).await.map_err(broken)
     }
 

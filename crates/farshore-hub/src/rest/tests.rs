@@ -2,6 +2,7 @@
 
 mod fixture;
 
+mod anything;
 mod devices;
 mod elsewhere;
 mod events;

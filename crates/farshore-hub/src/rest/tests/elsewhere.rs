@@ -1,5 +1,3 @@
-use std::sync::Arc;
-
 use bytes::Bytes;
 use http::Request;
 use http_body_util::Full;
@@ -59,5 +57,25 @@ async fn a_hub_answers_to_its_names_only() {
         (other.status().as_u16(), &other.headers()["iothub-errorcode"]),
         (404, &http::HeaderValue::from_static("IotHubNotFound"))
     );
-    assert!(Arc::strong_count(&hub.hub) >= 1);
+}
+
+#[tokio::test]
+async fn what_was_changed_while_the_hub_moved_is_not_acknowledged() {
+    let hub = Fixture::new().await;
+    hub.create("pump").await;
+    hub.create("online").await;
+    hub.behind.fence_meanwhile();
+    for (line, body) in [
+        ("PUT /devices/new", json!({})),
+        ("PATCH /twins/pump", json!({"tags": {"a": 1}})),
+        ("POST /devices", json!([{"id": "bulk"}])),
+        ("POST /devices/pump/messages/devicebound", Value::Null),
+        ("POST /messages/events/checkpoint", json!({"group": "a", "cursor": {}})),
+        ("DELETE /devices/pump", Value::Null),
+    ] {
+        Fixture::is(&hub.ask(line, body).await, line, 503, "IotHubFailingOver");
+    }
+    let called = hub.ask("POST /twins/online/methods", json!({"methodName": "echo", "payload": 1})).await;
+    assert_eq!(called.status, 200, "a method keeps nothing");
+    assert_eq!(hub.get("/devices/online").await.status, 200, "nor does reading");
 }

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -15,7 +15,7 @@ use tempfile::TempDir;
 
 use crate::names::Key;
 use crate::registry::Registry;
-use crate::rest::{Behind, Body, Call, Hub, HubOptions, NotInvoked, Serving, now, serve};
+use crate::rest::{Behind, Body, Call, Held, Hub, HubOptions, NotInvoked, Serving, now, serve};
 use crate::sas::{Policy, Token};
 use crate::telemetry::{Event, Telemetry, TelemetryOptions};
 
@@ -24,11 +24,28 @@ pub(super) const HOST: &str = "contoso.hub";
 
 /// A hub that serves or not, and one device that is there.
 #[derive(Debug, Default)]
-pub(super) struct Pretended(AtomicU8);
+pub(super) struct Pretended {
+    serving: AtomicU8,
+    /// Whoever holds the right to change something has lost it by the time they ask.
+    is_fenced: Arc<AtomicBool>,
+}
 
 impl Pretended {
     pub(super) fn set(&self, serving: Serving) {
-        self.0.store(serving as u8, Ordering::Relaxed);
+        self.serving.store(serving as u8, Ordering::Relaxed);
+    }
+
+    /// From now on whoever changes something may not say so.
+    pub(super) fn fence_meanwhile(&self) {
+        self.is_fenced.store(true, Ordering::Relaxed);
+    }
+}
+
+struct Fenced(Arc<AtomicBool>);
+
+impl Held for Fenced {
+    fn may_answer(&self) -> bool {
+        !self.0.load(Ordering::Relaxed)
     }
 }
 
@@ -36,7 +53,12 @@ impl Pretended {
 impl Behind for Pretended {
     fn serving(&self) -> Serving {
         let all = [Serving::Active, Serving::Standby, Serving::FailingOver];
-        all.into_iter().find(|one| *one as u8 == self.0.load(Ordering::Relaxed)).unwrap()
+        all.into_iter().find(|one| *one as u8 == self.serving.load(Ordering::Relaxed)).unwrap()
+    }
+
+    fn hold(&self) -> Option<Box<dyn Held>> {
+        let held: Box<dyn Held> = Box::new(Fenced(Arc::clone(&self.is_fenced)));
+        (self.serving() == Serving::Active).then_some(held)
     }
 
     fn connected(&self) -> u64 {

@@ -133,3 +133,16 @@ async fn wrong_jobs_are_refused_and_jobs_can_be_cancelled() {
     assert_eq!(ended(&hub, &job).await["status"], "cancelled");
     assert!(!hub.path("x").join("devices.txt").exists() && !hub.path("x").join("devices.txt.part").exists());
 }
+
+#[tokio::test]
+async fn an_import_ends_when_the_hub_serves_no_more() {
+    let hub = Fixture::new().await;
+    std::fs::create_dir_all(hub.path("in")).unwrap();
+    std::fs::write(hub.path("in").join("devices.txt"), "{\"id\":\"a\"}\n".repeat(10)).unwrap();
+    let import = json!({"type": "import", "inputBlobContainerUri": hub.uri("in"), "outputBlobContainerUri": hub.uri("in")});
+    let job = hub.ask("POST /jobs/create", import).await;
+    hub.behind.fence_meanwhile();
+    let job = ended(&hub, &job).await;
+    assert_eq!(job["status"], "failed");
+    assert!(job["failureReason"].as_str().unwrap().contains("moved to another region"), "{job}");
+}
