@@ -18,7 +18,7 @@ use tokio::time::Instant;
 
 use super::answer::{self, Body};
 use super::error::RestError;
-use super::hub::Hub;
+use super::hub::{Hub, broken};
 use super::now;
 use super::request;
 use super::serve::Asked;
@@ -246,6 +246,16 @@ pub(super) fn groups(hub: &Hub) -> Result<Response<Body>, RestError> {
     let groups: Vec<Value> =
         hub.groups()?.into_iter().map(|(name, cursor)| json!({ "group": name, "cursor": cursor })).collect();
     Ok(answer::json(&groups))
+}
+
+/// `DELETE /messages/events/groups/{name}`
+pub(super) async fn forget(hub: &Hub, name: &str) -> Result<Response<Body>, RestError> {
+    check_group(name)?;
+    if hub.group(name)?.is_none() {
+        return Err(RestError::not_found("GroupNotFound", format!("there is no consumer group {name:?}")));
+    }
+    hub.registry().delete_group(name).await.map_err(broken)?;
+    Ok(answer::empty(StatusCode::NO_CONTENT))
 }
 
 fn check_group(name: &str) -> Result<(), RestError> {

@@ -42,6 +42,7 @@ pub(super) enum Operation {
     ReadEvents,
     Checkpoint,
     ListGroups,
+    DeleteGroup(String),
     ListConfigurations,
     GetConfiguration(String),
     ChangeConfiguration,
@@ -212,6 +213,9 @@ fn messages(method: &Method, rest: &[&str]) -> Found {
         ["events"] => only(method, &Method::GET, Operation::ReadEvents),
         ["events", "checkpoint"] => only(method, &Method::POST, Operation::Checkpoint),
         ["events", "groups"] => only(method, &Method::GET, Operation::ListGroups),
+        ["events", "groups", name] => {
+            only(method, &Method::DELETE, Operation::DeleteGroup((*name).to_owned()))
+        }
         _ => Found::Nothing,
     }
 }

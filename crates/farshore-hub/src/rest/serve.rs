@@ -188,6 +188,7 @@ async fn perform(hub: &Arc<Hub>, operation: Operation, asked: Asked) -> Result<R
         Operation::ReadEvents => events::read(hub, &asked).await,
         Operation::Checkpoint => events::checkpoint(hub, &asked).await,
         Operation::ListGroups => events::groups(hub),
+        Operation::DeleteGroup(name) => events::forget(hub, &name).await,
         Operation::NextFeedback => feedback::next(hub),
         Operation::CompleteFeedback(lock) => feedback::complete(hub, &lock).await,
         Operation::AbandonFeedback(lock) => feedback::abandon(hub, &lock),

@@ -59,6 +59,9 @@ async fn a_group_goes_on_where_it_stood() {
         hub.get("/messages/events/groups").await.json(),
         json!([{"group": "billing", "cursor": {"paris": 2}}])
     );
+    assert_eq!(hub.ask("DELETE /messages/events/groups/billing", Value::Null).await.status, 204);
+    let again = hub.ask("DELETE /messages/events/groups/billing", Value::Null).await;
+    Fixture::is(&again, "forgotten", 404, "GroupNotFound");
     for (line, body) in [
         ("GET /messages/events?group=a%20b", Value::Null),
         ("GET /messages/events?cursor=5", Value::Null),
