@@ -10,7 +10,7 @@ use farshore_core::moment::Moment;
 use rustix::fs::{FallocateFlags, fallocate};
 use rustix::io::Errno;
 
-use super::error::TelemetryError;
+use super::error::{Damage, TelemetryError};
 use super::frame::Head;
 use super::marks::Ranges;
 use super::segment::{ENDING, HEAD_BYTES, Mark, Piece, Segment};
@@ -129,6 +129,11 @@ impl Log {
         }
     }
 
+    /// Damaged places that were met so far.
+    pub(super) fn damages(&self) -> Vec<Damage> {
+        self.segments().iter().flat_map(|segment| segment.damages()).collect()
+    }
+
     /// Deletes the oldest segment.
     pub(super) fn drop_first(&self) -> Result<(), TelemetryError> {
         let mut segments = self.segments.write().unwrap_or_else(PoisonError::into_inner);
@@ -193,7 +198,10 @@ impl Pen {
     ) -> Result<(Self, Vec<String>), TelemetryError> {
         let disk = |error| TelemetryError::disk("open", dir)(error);
         std::fs::create_dir_all(dir).map_err(disk)?;
-        File::open(dir).and_then(|dir| dir.sync_all()).map_err(disk)?;
+        // The name of the directory must be as durable as what will be in it.
+        if let Some(above) = dir.parent() {
+            File::open(above).and_then(|above| above.sync_all()).map_err(disk)?;
+        }
         let mut segments = Vec::new();
         let mut following = None;
         for (first, path) in segment_files(dir)?.into_iter().rev() {

@@ -193,6 +193,22 @@ impl Telemetry {
         self.ask(|done| Task::Extend(checked, done)).await
     }
 
+    /// Damaged places that were met so far, in every log. Files are checked as they are first read.
+    #[must_use]
+    pub fn damages(&self) -> Vec<Damage> {
+        self.open.shared.logs().iter().flat_map(|log| log.damages()).collect()
+    }
+
+    /// Mends damaged places of a log with a piece of the partner's copy that begins where one of them does, or before.
+    /// Durable on return; returns what is still damaged in that log. Where nothing is damaged it changes nothing.
+    ///
+    /// # Errors
+    /// [`TelemetryError::BadBatch`] and [`TelemetryError::Disk`].
+    pub async fn mend(&self, batch: RawBatch) -> Result<Vec<Damage>, TelemetryError> {
+        let checked = replica::check(batch, &self.open.shared.identifier)?;
+        self.ask(|done| Task::Mend(checked, done)).await
+    }
+
     /// Lets the copy of a log go on at `to`, because the events before it are nowhere any more. Readers are told how many
     /// they missed. Durable on return; a copy that is longer is left as it is.
     ///
@@ -230,6 +246,7 @@ impl Telemetry {
         let shared = &self.open.shared;
         let mut stats = shared.stats().clone();
         stats.bytes_of = shared.logs().iter().map(|log| (log.region.clone(), log.bytes())).collect();
+        stats.damaged.extend(self.damages().iter().map(ToString::to_string));
         stats.bytes = stats.bytes_of.values().sum();
         stats
     }

@@ -29,6 +29,9 @@ pub(super) fn open(
 ) -> Result<(Arc<Shared>, Writer, Lock), TelemetryError> {
     options.check()?;
     std::fs::create_dir_all(dir).map_err(TelemetryError::disk("create", dir))?;
+    if let Some(above) = dir.parent().filter(|above| !above.as_os_str().is_empty()) {
+        File::open(above).and_then(|above| above.sync_all()).map_err(TelemetryError::disk("sync", above))?;
+    }
     let lock = lock(dir)?;
     let identifier = Identifier::new(options.dedupe_properties.clone());
     let shared = Arc::new(Shared::new(own.clone(), identifier));
@@ -48,7 +51,7 @@ pub(super) fn open(
     {
         lines.push(writer.open_desk(&origin)?);
     }
-    writer.read_links(&lines);
+    writer.read_links(&lines)?;
     writer.remember()?;
     for desk in 0..writer.desks.len() {
         writer.retain(desk, None);
@@ -106,9 +109,14 @@ impl Writer {
         let number = u16::try_from(self.desks.len()).expect("there are not so many regions");
         let dir = self.dir.join(origin.as_str());
         let (pen, torn) = Pen::open(&dir, origin, number, self.options.segment_bytes)?;
-        let (late, late_lines) = Sidecar::open(&self.dir.join(format!("{origin}.late")))?;
+        let (mut late, late_lines) = Sidecar::open(&self.dir.join(format!("{origin}.late")))?;
         let (duplicates, twin_lines) = Sidecar::open(&self.dir.join(format!("{origin}.duplicates")))?;
-        *pen.log.late.write().unwrap_or_else(PoisonError::into_inner) = Ranges::read(&late_lines.lines);
+        let mut ranges = Ranges::read(&late_lines.lines);
+        ranges.forget_before(pen.log.start());
+        if ranges.lines().len() < late_lines.lines.len() / 2 {
+            late.rewrite(&ranges.lines())?;
+        }
+        *pen.log.late.write().unwrap_or_else(PoisonError::into_inner) = ranges;
         for torn in &torn {
             tracing::warn!("{torn}");
         }
@@ -126,18 +134,25 @@ impl Writer {
     }
 
     /// The links between logs, from the side files; what names deleted events is left out.
-    fn read_links(&mut self, lines: &[Vec<String>]) {
+    fn read_links(&mut self, lines: &[Vec<String>]) -> Result<(), TelemetryError> {
         let logs = self.shared.logs();
         let mut twins = self.shared.twins.write().unwrap_or_else(PoisonError::into_inner);
         for (log, lines) in logs.iter().zip(lines) {
-            for (offset, region, first) in lines.iter().filter_map(|line| read_twin(line)) {
+            let mut kept = Vec::new();
+            for line in lines {
+                let Some((offset, region, first)) = read_twin(line) else { continue };
                 let Some(other) = logs.iter().find(|log| log.region == region) else { continue };
                 if offset >= log.start() && first >= other.start() {
                     let first = Place { log: other.number, offset: first };
                     twins.link(Place { log: log.number, offset }, first);
+                    kept.push(line.clone());
                 }
             }
+            if kept.len() < lines.len() / 2 {
+                self.desks[usize::from(log.number)].duplicates.rewrite(&kept)?;
+            }
         }
+        Ok(())
     }
 
     /// Fills the window from the newest segments of every log, as far as the horizon and the number of entries go.
@@ -170,7 +185,7 @@ impl Writer {
         let before = known.len();
         for segment in log.segments().iter().rev() {
             let mut first = None;
-            let damage = segment.scan(&mut |head, payload| {
+            let damages = segment.scan(&mut |head, payload| {
                 log.see_epoch(head.epoch);
                 first.get_or_insert(head.enqueued);
                 if head.enqueued < oldest {
@@ -185,7 +200,9 @@ impl Writer {
                     });
                 }
             })?;
-            self.report(damage.iter().map(ToString::to_string).collect());
+            for damage in damages {
+                tracing::error!("{damage}");
+            }
             let is_enough = known.len() - before >= self.options.dedupe_entries;
             if is_enough || first.is_some_and(|first| first < oldest) {
                 break;

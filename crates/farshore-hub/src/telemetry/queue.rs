@@ -6,7 +6,7 @@ use farshore_core::ids::{Epoch, Region};
 use farshore_core::moment::Moment;
 use tokio::sync::oneshot;
 
-use super::error::{NotKept, TelemetryError};
+use super::error::{Damage, NotKept, TelemetryError};
 use super::event::{Extended, Kept};
 use super::replica::Checked;
 use super::window::Id;
@@ -32,6 +32,7 @@ pub(super) struct Arrival {
 pub(super) enum Task {
     Append(Arrival),
     Extend(Checked, oneshot::Sender<Result<Extended, TelemetryError>>),
+    Mend(Checked, oneshot::Sender<Result<Vec<Damage>, TelemetryError>>),
     Skip(Region, u64, oneshot::Sender<Result<(), TelemetryError>>),
     Tidy(Moment, oneshot::Sender<Result<(), TelemetryError>>),
 }

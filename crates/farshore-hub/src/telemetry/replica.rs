@@ -2,7 +2,7 @@
 
 use farshore_core::ids::Region;
 
-use super::error::TelemetryError;
+use super::error::{Damage, TelemetryError};
 use super::event::{Meta, RawBatch};
 use super::frame::{self, Head, Parsed};
 use super::log::{Found, Log};
@@ -20,6 +20,16 @@ pub(super) struct Checked {
     pub(super) next: u64,
     pub(super) bytes: Vec<u8>,
     pub(super) frames: Vec<(usize, Head, Option<Id>)>,
+}
+
+impl Checked {
+    /// The bytes of the frames that begin where a damaged place does, up to its end or this piece's.
+    pub(super) fn covering(&self, damage: &Damage) -> Option<&[u8]> {
+        let place = |offset: u64| self.frames.binary_search_by_key(&offset, |(_, head, _)| head.offset).ok();
+        let start = self.frames[place(damage.offset)?].0;
+        let end = place(damage.next).map_or(self.bytes.len(), |after| self.frames[after].0);
+        Some(&self.bytes[start..end])
+    }
 }
 
 /// Reads every frame of a piece. Nothing of it is taken unless all of it is as it was written.

@@ -223,11 +223,8 @@ impl Segment {
                 Ok(piece) => return Ok(piece),
                 Err(Unread::Longer(need)) => want = need,
                 Err(Unread::Damaged(at, why)) => {
-                    return Err(TelemetryError::Damaged(self.damage(
-                        at,
-                        self.trusted_after(at, end).offset,
-                        why,
-                    )));
+                    let damage = self.damage(at, self.trusted_after(at, end).offset, why);
+                    return Err(TelemetryError::Damaged(self.met(damage)));
                 }
             }
         }
@@ -273,6 +270,31 @@ impl Segment {
     pub(super) fn newest(&self) -> Result<Moment, TelemetryError> {
         self.ensure_scanned()?;
         Ok(self.known.read().unwrap_or_else(PoisonError::into_inner).newest)
+    }
+
+    /// Damaged places that were met so far.
+    pub(super) fn damages(&self) -> Vec<Damage> {
+        self.known.read().unwrap_or_else(PoisonError::into_inner).damage.clone()
+    }
+
+    /// Remembers a damaged place.
+    fn met(&self, damage: Damage) -> Damage {
+        let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
+        if !known.damage.iter().any(|other| other.offset == damage.offset) {
+            tracing::error!("{damage}");
+            known.damage.push(damage.clone());
+        }
+        damage
+    }
+
+    /// Writes frames over a damaged place, and looks at the file again. Frames are the same in every copy, so they fit.
+    pub(super) fn mend(&self, at: u64, frames: &[u8]) -> Result<Vec<Damage>, TelemetryError> {
+        let room = self.end().at.saturating_sub(at);
+        if frames.len() as u64 <= room {
+            let written = self.file.write_all_at(frames, at).and_then(|()| self.file.sync_data());
+            written.map_err(TelemetryError::disk("mend", &self.path))?;
+        }
+        self.scan(&mut |_, _| {})
     }
 
     fn ensure_scanned(&self) -> Result<(), TelemetryError> {

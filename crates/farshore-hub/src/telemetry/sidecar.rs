@@ -37,6 +37,7 @@ impl Sidecar {
         let bytes = std::fs::read(path).map_err(disk)?;
         let whole = bytes.iter().rposition(|byte| *byte == b'\n').map_or(0, |last| last + 1);
         file.set_len(whole as u64).map_err(disk)?;
+        sync_name(path)?;
         let mut loaded = Loaded::default();
         for (number, line) in String::from_utf8_lossy(&bytes[..whole]).lines().enumerate() {
             match line.rsplit_once(' ') {
@@ -47,15 +48,26 @@ impl Sidecar {
         Ok((Self { path: path.to_owned(), file, end: whole as u64 }, loaded))
     }
 
+    /// Replaces all lines, so that a crash leaves either the old ones or the new.
+    pub(super) fn rewrite(&mut self, lines: &[String]) -> Result<(), TelemetryError> {
+        let unready = self.path.with_extension("new");
+        let disk = |error| TelemetryError::disk("write", &unready)(error);
+        let file = OpenOptions::new().read(true).write(true).create(true).truncate(true).open(&unready);
+        let file = file.map_err(disk)?;
+        let text = text(lines);
+        file.write_all_at(text.as_bytes(), 0).and_then(|()| file.sync_all()).map_err(disk)?;
+        std::fs::rename(&unready, &self.path).map_err(disk)?;
+        self.file = file;
+        self.end = text.len() as u64;
+        sync_name(&self.path)
+    }
+
     /// Adds lines; they are durable on return. After an error none of them is there.
     pub(super) fn append(&mut self, lines: &[String]) -> Result<(), TelemetryError> {
         if lines.is_empty() {
             return Ok(());
         }
-        let mut text = String::new();
-        for line in lines {
-            writeln!(text, "{line} {}", checksum(line)).expect("a String takes everything");
-        }
+        let text = text(lines);
         let written = self.file.write_all_at(text.as_bytes(), self.end).and_then(|()| self.file.sync_data());
         if let Err(error) = written {
             // What is left of it would be cut at the next start, or be overwritten by the next line.
@@ -65,6 +77,20 @@ impl Sidecar {
         self.end += text.len() as u64;
         Ok(())
     }
+}
+
+fn text(lines: &[String]) -> String {
+    let mut text = String::new();
+    for line in lines {
+        writeln!(text, "{line} {}", checksum(line)).expect("a String takes everything");
+    }
+    text
+}
+
+/// Makes the name of a file durable.
+fn sync_name(path: &Path) -> Result<(), TelemetryError> {
+    let Some(dir) = path.parent() else { return Ok(()) };
+    File::open(dir).and_then(|dir| dir.sync_all()).map_err(TelemetryError::disk("sync", dir))
 }
 
 fn checksum(text: &str) -> String {
@@ -91,5 +117,8 @@ mod tests {
         assert!(loaded.damaged[0].starts_with("line 2 of "), "{:?}", loaded.damaged);
         sidecar.append(&["9 9".into()]).unwrap();
         assert_eq!(Sidecar::open(&path).unwrap().1.lines, ["1 2", "5 6", "9 9"]);
+        sidecar.rewrite(&["9 9".into()]).unwrap();
+        sidecar.append(&["11 12".into()]).unwrap();
+        assert_eq!(Sidecar::open(&path).unwrap().1.lines, ["9 9", "11 12"]);
     }
 }

@@ -10,7 +10,7 @@ use farshore_core::ids::{Epoch, Region};
 use farshore_core::moment::Moment;
 use tokio::sync::oneshot;
 
-use super::error::{NotKept, TelemetryError};
+use super::error::{Damage, NotKept, TelemetryError};
 use super::event::{Extended, Kept};
 use super::frame::{self, HEADER_BYTES};
 use super::log::{Batch, Log, Pen};
@@ -87,6 +87,7 @@ impl Writer {
         match task {
             Task::Append(_) => unreachable!("handled above"),
             Task::Extend(checked, done) => drop(done.send(self.extend(checked))),
+            Task::Mend(checked, done) => drop(done.send(self.mend(&checked))),
             Task::Skip(origin, to, done) => drop(done.send(self.skip(&origin, to))),
             Task::Tidy(now, done) => drop(done.send(self.tidy(now))),
         }
@@ -274,6 +275,29 @@ impl Writer {
             rest = later;
         }
         Ok(extended)
+    }
+
+    /// Writes what is given over what is damaged. Returns what still is.
+    fn mend(&mut self, checked: &Checked) -> Result<Vec<Damage>, TelemetryError> {
+        let desk = self.desk(&checked.origin)?;
+        let log = Arc::clone(&self.desks[desk].pen.log);
+        for segment in log.segments() {
+            if segment.next() <= checked.from || segment.first() >= checked.next {
+                continue;
+            }
+            let mut damages = segment.scan(&mut |_, _| {})?;
+            // Each turn mends one place or is the last.
+            while let Some((damage, frames)) =
+                damages.iter().find_map(|damage| Some((damage.clone(), checked.covering(damage)?)))
+            {
+                damages = segment.mend(damage.at, frames)?;
+                if damages.iter().any(|left| left.offset == damage.offset) {
+                    break;
+                }
+            }
+        }
+        self.shared.tell();
+        Ok(log.damages())
     }
 
     /// How many of these frames go into the segment and into one batch; at least one.

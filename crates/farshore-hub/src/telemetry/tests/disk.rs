@@ -1,5 +1,9 @@
 //! Torn ends, damaged middles.
 
+use std::os::unix::fs::FileExt as _;
+
+use proptest::prelude::*;
+
 use super::*;
 
 fn change(path: &Path, at: usize, byte: u8) {
@@ -82,6 +86,7 @@ async fn a_damaged_middle_is_named_and_never_passed_by_itself() {
     assert!(damages[0].to_string().contains("is damaged in "), "{}", damages[0]);
     fill(&telemetry, 1, 10, 1000).await;
     assert_eq!(telemetry.read(&cursor, 64).unwrap().events.len(), 10);
+    assert_eq!(telemetry.stats().damaged.len(), 2, "each is told once");
     let raw = telemetry.raw(&oslo, damages[0].offset, 1 << 20).unwrap_err();
     assert!(matches!(raw, TelemetryError::Damaged(_)), "{raw}");
 }
@@ -92,7 +97,6 @@ async fn damage_that_happens_while_it_is_open_is_met_by_who_reads() {
     let telemetry = open(&dir, "oslo");
     fill(&telemetry, 1, 400, 0).await;
     let path = files(&dir, "oslo").remove(0);
-    use std::os::unix::fs::FileExt as _;
     let file = std::fs::OpenOptions::new().write(true).open(&path).unwrap();
     file.write_all_at(&[0xff], 30_000).unwrap();
     let oslo = region("oslo");
@@ -103,4 +107,72 @@ async fn damage_that_happens_while_it_is_open_is_met_by_who_reads() {
     assert!(damage.next - damage.offset < 80, "one step of the index is lost: {damage}");
     let after = Cursor(BTreeMap::from([(oslo, damage.next)]));
     assert_eq!(telemetry.read(&after, 1).unwrap().events[0].offset, damage.next);
+}
+
+#[tokio::test]
+async fn what_is_damaged_is_mended_from_the_other_copy() {
+    let (home, far) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let (oslo, paris) = (open(&home, "oslo"), open(&far, "paris"));
+    fill(&oslo, 1, 700, 0).await;
+    ship(&oslo, &paris, "oslo", 1 << 20).await;
+    let (whole, _) = all(&oslo, &Cursor::default(), 100);
+    drop(oslo);
+    let paths = files(&home, "oslo");
+    for (path, at) in [(&paths[0], 5000), (&paths[1], 30_000), (&paths[1], 50_000), (&paths[3], 4100)] {
+        change(path, at, 0x10);
+    }
+    let oslo = open(&home, "oslo");
+    let name = region("oslo");
+    assert_eq!(oslo.damages().len(), 3, "one in a file hides what comes after it");
+    for bytes in [1, 1, 70_000, 70_000, 70_000, 70_000] {
+        let Some(damage) = oslo.damages().into_iter().next() else { break };
+        let piece = paris.raw(&name, damage.offset, bytes).unwrap();
+        let mut broken = piece.clone();
+        broken.frames[40] ^= 1;
+        assert!(oslo.mend(broken).await.is_err());
+        let left = oslo.mend(piece).await.unwrap();
+        assert_eq!(left, oslo.damages());
+    }
+    assert_eq!(oslo.damages(), []);
+    assert_eq!(all(&oslo, &Cursor::default(), 100).0, whole);
+    fill(&oslo, 1, 5, 1000).await;
+    drop(oslo);
+    let oslo = open(&home, "oslo");
+    assert_eq!(oslo.stats().damaged, Vec::<String>::new());
+    assert_eq!(all(&oslo, &Cursor::default(), 100).0[..700], whole);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(24))]
+    /// Power fails while a batch is written: any of its sectors may be on the disk, and the mark is the one before.
+    #[test]
+    fn a_batch_that_is_half_on_the_disk_costs_nothing_that_was_acknowledged(
+        first in 1..20u64, second in 1..20u64, sectors in prop::collection::vec(any::<bool>(), 200)
+    ) {
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        runtime.block_on(async {
+            let dir = tempfile::tempdir().unwrap();
+            let telemetry = open(&dir, "oslo");
+            let path = files(&dir, "oslo").remove(0);
+            fill(&telemetry, 1, first, 0).await;
+            let mut disk = std::fs::read(&path).unwrap();
+            fill(&telemetry, 1, second, 100).await;
+            let after = std::fs::read(&path).unwrap();
+            drop(telemetry);
+            let frames = disk.chunks_mut(512).zip(after.chunks(512)).skip(8);
+            for ((sector, written), is_on_disk) in frames.zip(&sectors) {
+                if *is_on_disk {
+                    sector.copy_from_slice(written);
+                }
+            }
+            std::fs::write(&path, &disk).unwrap();
+            let telemetry = open(&dir, "oslo");
+            assert_eq!(telemetry.stats().damaged, Vec::<String>::new());
+            let (events, _) = all(&telemetry, &Cursor::default(), 100);
+            assert!((first..=first + second).contains(&(events.len() as u64)));
+            for (stored, at) in events.iter().zip((0..first).chain(100..)) {
+                assert_eq!(stored.event, event("pump", "", at));
+            }
+        });
+    }
 }
