@@ -2,6 +2,9 @@
 //!
 //! What is spoken over it is decided by [`Serve`]: the hub's MQTT, or provisioning.
 
+#[cfg(test)]
+mod tests;
+
 use std::fmt;
 use std::net::SocketAddr;
 use std::sync::Arc;
