@@ -11,6 +11,7 @@ use farshore_core::moment::Moment;
 use http::header::CONNECTION;
 use http::request::Parts;
 use http::{HeaderValue, Request, Response, Version};
+use http_body_util::BodyExt as _;
 
 use super::answer::{Body, refusal};
 use super::behind::Serving;
@@ -19,6 +20,8 @@ use super::hub::Hub;
 use super::request::{authorization, host, read};
 use super::route::{Operation, route, segments};
 use super::{bulk, devices, events, feedback, find, job, message, method, now, scheduled, twin};
+use crate::mqtt::listener::{Door, Origin};
+use crate::mqtt::websocket;
 use crate::sas::policy::authorize;
 use crate::sas::{Refused, Rights, Token};
 
@@ -49,13 +52,23 @@ pub(super) struct Asked {
 
 /// The service for hyper. Cheap to clone: one for all connections.
 #[derive(Debug, Clone)]
-pub struct Service(Arc<dyn Hubs>);
+pub struct Service {
+    hubs: Arc<dyn Hubs>,
+    devices: Option<(Door, Origin)>,
+}
 
 impl Service {
     /// Serves these hubs.
     #[must_use]
     pub fn new(hubs: Arc<dyn Hubs>) -> Self {
-        Self(hubs)
+        Self { hubs, devices: None }
+    }
+
+    /// The same for one connection, from `origin`, on whose port devices come by WebSocket, too: SDKs know no other port than
+    /// 443 for either. The connection must be served with upgrades.
+    #[must_use]
+    pub fn with_devices(&self, door: Door, origin: Origin) -> Self {
+        Self { devices: Some((door, origin)), ..self.clone() }
     }
 }
 
@@ -70,7 +83,13 @@ where
     type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Infallible>> + Send>>;
 
     fn call(&self, request: Request<B>) -> Self::Future {
-        let hubs = Arc::clone(&self.0);
+        if let Some((door, origin)) = &self.devices
+            && request.uri().path() == websocket::PATH
+        {
+            let answer = websocket::upgrade(request, origin.clone(), door);
+            return Box::pin(async move { Ok(answer.map(|body| body.boxed_unsync())) });
+        }
+        let hubs = Arc::clone(&self.hubs);
         Box::pin(async move { Ok(serve(&*hubs, request).await) })
     }
 }

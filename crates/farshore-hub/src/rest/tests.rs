@@ -8,5 +8,6 @@ mod elsewhere;
 mod events;
 mod jobs;
 mod messages;
+mod one_port;
 mod scheduled;
 mod twins;
