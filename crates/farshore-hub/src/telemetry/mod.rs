@@ -65,7 +65,7 @@ struct Open {
 
 impl Telemetry {
     /// Opens the logs in a directory of their own, or begins them. Takes as long as reading what the window of duplicates
-    /// needs: at most `dedupe_entries` events of each region, and the last file.
+    /// needs: at most four times `dedupe_entries` events of each region, and the last file.
     ///
     /// # Errors
     /// [`TelemetryError`]: the disk, another process, or options that cannot be meant. Damage is no error here: it is told

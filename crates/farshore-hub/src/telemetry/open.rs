@@ -17,6 +17,9 @@ use super::sidecar::Sidecar;
 use super::window::{Id, Identifier, Window};
 use super::writer::{Desk, Staged, Writer};
 
+/// Events that are looked at for each identity that may be remembered: where few have one, a start does not read everything.
+const VISITED_PER_ENTRY: usize = 4;
+
 /// Kept open and locked as long as the logs are open.
 #[derive(Debug)]
 pub(super) struct Lock(#[expect(dead_code, reason = "holding the file holds the lock")] File);
@@ -182,11 +185,13 @@ impl Writer {
 
     fn collect(&self, number: u16, oldest: Moment, known: &mut Vec<Known>) -> Result<(), TelemetryError> {
         let log = &self.desks[usize::from(number)].pen.log;
+        let (most, mut visited) = (self.options.dedupe_entries.saturating_mul(VISITED_PER_ENTRY), 0);
         let before = known.len();
         for segment in log.segments().iter().rev() {
             let mut first = None;
             let damages = segment.scan(&mut |head, payload| {
                 log.see_epoch(head.epoch);
+                visited += 1;
                 first.get_or_insert(head.enqueued);
                 if head.enqueued < oldest {
                     return;
@@ -203,7 +208,7 @@ impl Writer {
             for damage in damages {
                 tracing::error!("{damage}");
             }
-            let is_enough = known.len() - before >= self.options.dedupe_entries;
+            let is_enough = known.len() - before >= self.options.dedupe_entries || visited >= most;
             if is_enough || first.is_some_and(|first| first < oldest) {
                 break;
             }

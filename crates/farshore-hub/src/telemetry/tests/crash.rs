@@ -143,6 +143,14 @@ async fn fills_a_small_disk() {
         kept.push((offset, id));
     }
     assert_eq!(telemetry.stats().failing, None);
+    let origin = region("paris");
+    let copy = RawBatch { origin: origin.clone(), ..telemetry.raw(&region("oslo"), 0, usize::MAX).unwrap() };
+    // The same frames under another name: a copy that does not fit.
+    let refused = telemetry.extend(copy.clone()).await.unwrap_err();
+    assert!(matches!(refused, TelemetryError::Disk { .. }), "{refused}");
+    let part = telemetry.ends()[&origin];
+    assert!(part < copy.next, "{part}");
+    assert_eq!(telemetry.raw(&origin, 0, usize::MAX).unwrap().next, part, "a first part of it is there");
     drop(telemetry);
     let telemetry = Telemetry::open(&log, region("oslo"), small()).unwrap();
     let (events, _) = all(&telemetry, &Cursor::default(), 100);
