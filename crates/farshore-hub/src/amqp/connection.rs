@@ -10,6 +10,7 @@ use futures_util::future::BoxFuture;
 use futures_util::stream::FuturesUnordered;
 use futures_util::{FutureExt, StreamExt};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until, timeout};
 
 use super::engine::{Answer, Effect, Engine, IDLE, Question, Ticket};
@@ -24,7 +25,7 @@ const READ_BYTES: usize = 16 * 1024;
 const WRITE_WAIT: Duration = Duration::from_secs(30);
 /// How long the hub may take for one answer; then the peer is told to try again.
 const ANSWER_WAIT: Duration = Duration::from_secs(30);
-/// How long a peer has to close its side after this side did.
+/// How long a peer has to go after it was told to, or to close its side after this side did.
 const FAREWELL: Duration = Duration::from_secs(2);
 /// A peer that wants signs of life more often than this does not get them more often.
 const BEAT_MIN: Duration = Duration::from_millis(250);
@@ -40,17 +41,26 @@ enum Event {
     Settled,
     Beat,
     Late,
+    Stop,
 }
 
-/// Serves one peer until one of the two has enough. `now` tells the wall-clock time, for tokens.
-pub(super) async fn serve<S>(stream: S, behind: Arc<dyn Behind>, now: fn() -> Moment)
-where
+/// Serves one peer until one of the two has enough, or `stop` says so. `now` tells the wall-clock time, for tokens.
+pub(super) async fn serve<S>(
+    stream: S,
+    behind: Arc<dyn Behind>,
+    now: fn() -> Moment,
+    mut stop: watch::Receiver<bool>,
+) where
     S: AsyncRead + AsyncWrite + Unpin + Send,
 {
     let (mut reader, writer) = tokio::io::split(stream);
     let mut peer = Peer::new(writer, behind, now);
     loop {
-        match peer.wait(&mut reader).await {
+        let event = tokio::select! {
+            event = peer.wait(&mut reader) => event,
+            _ = stop.wait_for(|stop| *stop), if !peer.engine.is_leaving() => Event::Stop,
+        };
+        match event {
             Event::Read(Ok(0) | Err(_)) => break,
             Event::Read(Ok(_)) => peer.parse(),
             Event::Answered((ticket, key, answer)) => peer.answered(ticket, key.as_ref(), answer),
@@ -58,6 +68,7 @@ where
             Event::Settled => {}
             Event::Beat => peer.out.extend_from_slice(&wire::EMPTY),
             Event::Late => peer.late(),
+            Event::Stop => peer.engine.send_away(),
         }
         let open = peer.perform();
         if peer.flush().await.is_err() {
@@ -213,8 +224,11 @@ impl<W: AsyncWrite + Unpin> Peer<W> {
         self.settling.push(async move { behind.settle(&hub, &lock, settled).await }.boxed());
     }
 
-    /// When waiting ends because the peer is silent, or has no token any more.
+    /// When waiting ends because the peer is silent, has no token any more, or was sent away and does not go.
     fn late_at(&self) -> Instant {
+        if self.engine.is_leaving() {
+            return self.spoke + FAREWELL;
+        }
         let silent = self.heard + 2 * IDLE;
         let token = match self.engine.granted() {
             Some(granted) => Instant::now() + granted.expires.since((self.now)()),
@@ -224,6 +238,9 @@ impl<W: AsyncWrite + Unpin> Peer<W> {
     }
 
     fn late(&mut self) {
+        if self.engine.is_leaving() {
+            return self.engine.cut();
+        }
         let expired = self.engine.granted().is_none_or(|granted| granted.expires <= (self.now)());
         if expired {
             self.engine.expel("no token was put in time, or it expired: put a new one before");

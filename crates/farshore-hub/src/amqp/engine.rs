@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use fe2o3_amqp_types::definitions::{self, AmqpError, ConnectionError, ErrorCondition};
+use fe2o3_amqp_types::definitions::{self, AmqpError, ConnectionError, ErrorCondition, LinkError};
 use fe2o3_amqp_types::messaging::{Accepted, DeliveryState, MessageId, Rejected};
 use fe2o3_amqp_types::performatives::{Attach, Begin, Close, Disposition, End, Flow, Open, Performative};
 use fe2o3_amqp_types::primitives::Symbol;
@@ -86,6 +86,7 @@ pub(super) struct Engine {
     serials: u64,
     frame_max: usize,
     peer_idle: Option<Duration>,
+    leaving: bool,
     effects: Vec<Effect>,
 }
 
@@ -99,6 +100,7 @@ impl Engine {
             serials: 0,
             frame_max: wire::FRAME_BYTES_MAX,
             peer_idle: None,
+            leaving: false,
             effects: Vec::new(),
         }
     }
@@ -183,6 +185,34 @@ impl Engine {
         self.fail(AmqpError::UnauthorizedAccess, why.to_owned());
     }
 
+    /// The peer is to connect again, perhaps elsewhere: only a new connection asks for the hub's address again.
+    ///
+    /// Its links are detached and the connection is left to the peer: the official SDK for Node connects anew then and sends
+    /// again what was refused, but is stuck for good when the connection is closed first.
+    pub(super) fn send_away(&mut self) {
+        self.leaving = true;
+        let error = || {
+            let why = "the hub is not served here now: connect again".to_owned();
+            definitions::Error::new(LinkError::DetachForced, why, None)
+        };
+        for channel in self.sessions.keys().copied().collect::<Vec<_>>() {
+            let handles = self.sessions.get(&channel).map(Session::data_links).unwrap_or_default();
+            for handle in handles {
+                self.detach(channel, handle, error());
+            }
+        }
+    }
+
+    /// Whether the peer was sent away.
+    pub(super) fn is_leaving(&self) -> bool {
+        self.leaving
+    }
+
+    /// Ends the connection without a word.
+    pub(super) fn cut(&mut self) {
+        self.close();
+    }
+
     /// Nothing was heard of the peer for too long.
     pub(super) fn silent(&mut self) {
         self.fail(AmqpError::ResourceLimitExceeded, format!("nothing was heard for {:?}", 2 * IDLE));
@@ -200,7 +230,13 @@ impl Engine {
         let Some(asked) = self.asked.remove(&ticket) else { return };
         match answer {
             Answer::Authorized(answer) => self.authorized(asked, answer),
-            Answer::Sent(answer) => self.settle(&asked, answer.map_err(|refused| message::error(&refused))),
+            Answer::Sent(answer) => {
+                let gone = matches!(answer, Err(Refused::Unavailable(_)));
+                self.settle(&asked, answer.map_err(|refused| message::error(&refused)));
+                if gone {
+                    self.send_away();
+                }
+            }
         }
     }
 

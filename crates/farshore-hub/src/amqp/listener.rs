@@ -14,6 +14,8 @@ use super::{Behind, connection};
 
 /// How long a TLS handshake may take.
 const HANDSHAKE_WAIT: Duration = Duration::from_secs(20);
+/// What peers have, when the listener ends, for their last answers to come and be read.
+const FAREWELL: Duration = Duration::from_secs(5);
 /// Pause after a connection could not be accepted: usually too many files are open, and one must end first.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
@@ -29,7 +31,8 @@ pub struct Options {
     pub now: fn() -> Moment,
 }
 
-/// Serves until `stop` turns true or its sender is gone; then every connection is cut and nothing of it runs any more.
+/// Serves until `stop` turns true or its sender is gone. Then peers are told to connect again, what the hub has been asked is
+/// waited for, and after five seconds whatever is left is cut: on return nothing of it runs any more.
 ///
 /// Must be polled to the end by who spawned it.
 pub async fn serve(
@@ -54,10 +57,10 @@ pub async fn serve(
         };
         match accepted {
             Ok((socket, _)) => {
-                let (behind, options) = (Arc::clone(&behind), options.clone());
+                let (behind, options, stop) = (Arc::clone(&behind), options.clone(), stop.clone());
                 peers.spawn(async move {
                     let _place = place;
-                    one(socket, behind, options).await;
+                    one(socket, behind, options, stop).await;
                 });
             }
             Err(why) => {
@@ -66,16 +69,17 @@ pub async fn serve(
             }
         }
     }
+    let _ = timeout(FAREWELL, async { while peers.join_next().await.is_some() {} }).await;
     peers.shutdown().await;
 }
 
-async fn one(socket: TcpStream, behind: Arc<dyn Behind>, options: Options) {
+async fn one(socket: TcpStream, behind: Arc<dyn Behind>, options: Options, stop: watch::Receiver<bool>) {
     // Frames are short and wait for each other's answers.
     let _ = socket.set_nodelay(true);
     match options.tls {
-        None => connection::serve(socket, behind, options.now).await,
+        None => connection::serve(socket, behind, options.now, stop).await,
         Some(config) => match timeout(HANDSHAKE_WAIT, TlsAcceptor::from(config).accept(socket)).await {
-            Ok(Ok(stream)) => connection::serve(stream, behind, options.now).await,
+            Ok(Ok(stream)) => connection::serve(stream, behind, options.now, stop).await,
             Ok(Err(why)) => tracing::debug!(%why, "a TLS handshake failed"),
             Err(_) => tracing::debug!("a TLS handshake took too long"),
         },

@@ -148,6 +148,16 @@ impl Session {
         })
     }
 
+    /// The links that messages or feedback go over.
+    pub(super) fn data_links(&self) -> Vec<u32> {
+        let is_data = |link: &Link| match link {
+            Link::Incoming(link) => link.inbox == Inbox::Devicebound,
+            Link::Outgoing(link) => link.outbox != Outbox::Tokens,
+            Link::Detached => false,
+        };
+        self.links.iter().filter(|(_, link)| is_data(link)).map(|(handle, _)| *handle).collect()
+    }
+
     /// How many leases the peer holds.
     pub(super) fn leases(&self) -> usize {
         self.locks().count()

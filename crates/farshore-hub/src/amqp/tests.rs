@@ -18,6 +18,7 @@ use fe2o3_amqp::{Connection, Receiver, Sender, Session};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Notify, watch};
+use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
 use super::{
@@ -99,7 +100,8 @@ impl Behind for Remembers {
 struct Served {
     hub: Arc<Remembers>,
     at: std::net::SocketAddr,
-    _stop: watch::Sender<bool>,
+    stop: watch::Sender<bool>,
+    ended: JoinHandle<()>,
 }
 
 async fn served() -> Served {
@@ -108,8 +110,8 @@ async fn served() -> Served {
     let hub = Arc::new(Remembers::default());
     let (stop, stopped) = watch::channel(false);
     let options = Options { tls: None, connections_max: 8, now: || NOW };
-    tokio::spawn(serve(listener, Arc::clone(&hub) as _, options, stopped));
-    Served { hub, at, _stop: stop }
+    let ended = tokio::spawn(serve(listener, Arc::clone(&hub) as _, options, stopped));
+    Served { hub, at, stop, ended }
 }
 
 impl Served {
@@ -240,10 +242,9 @@ async fn what_is_not_kept_is_rejected_and_says_why() {
     let (_connection, mut session) = served.connect(None).await;
     assert_eq!(put_token(&mut session, "good hub").await, 200);
     let mut sender = Sender::attach(&mut session, "c2d", "/messages/devicebound").await.unwrap();
-    let rows: [(&str, usize, &str); 7] = [
+    let rows: [(&str, usize, &str); 6] = [
         ("/devices/nobody/messages/devicebound", 1, "amqp:not-found"),
         ("/devices/full/messages/devicebound", 1, "amqp:resource-limit-exceeded"),
-        ("/devices/away/messages/devicebound", 1, "com.microsoft:timeout"),
         ("/devices/a b/messages/devicebound", 1, "com.microsoft:argument-error"),
         ("/devices/pump/messages/events", 1, "com.microsoft:argument-error"),
         ("/devices/pump/messages/devicebound", 64 * 1024 + 1, "amqp:link:message-size-exceeded"),
@@ -297,6 +298,33 @@ async fn a_connection_ends_with_its_token() {
     let _ = to.send(request("old hub")).await;
     let end = timeout(PATIENCE, connection.on_close()).await.unwrap();
     assert!(format!("{end:?}").contains("UnauthorizedAccess"), "{end:?}");
+}
+
+#[tokio::test]
+async fn a_peer_of_a_hub_that_is_elsewhere_now_is_sent_away_to_find_it() {
+    let served = served().await;
+    let (mut connection, mut session) = served.connect(None).await;
+    put_token(&mut session, "good hub").await;
+    let mut sender = Sender::attach(&mut session, "c2d", "/messages/devicebound").await.unwrap();
+    let refused = sender.send(message("/devices/away/messages/devicebound", b"x")).await;
+    assert_eq!(condition(refused), "com.microsoft:timeout");
+    let end = timeout(PATIENCE, sender.on_detach()).await.unwrap();
+    assert!(format!("{end:?}").contains("DetachForced"), "{end:?}");
+    // It stays nevertheless: the connection is cut.
+    let _ = timeout(PATIENCE, connection.on_close()).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_listener_that_ends_sends_everybody_away() {
+    let served = served().await;
+    let (mut connection, mut session) = served.connect(None).await;
+    put_token(&mut session, "good hub").await;
+    let mut sender = Sender::attach(&mut session, "c2d", "/messages/devicebound").await.unwrap();
+    served.stop.send_replace(true);
+    let end = timeout(PATIENCE, sender.on_detach()).await.unwrap();
+    assert!(format!("{end:?}").contains("DetachForced"), "{end:?}");
+    let _ = timeout(PATIENCE, connection.on_close()).await.unwrap();
+    served.ended.await.unwrap();
 }
 
 #[tokio::test]
