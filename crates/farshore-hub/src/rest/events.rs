@@ -14,6 +14,7 @@ use http_body_util::{BodyExt, StreamBody};
 use hyper::body::Frame;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
+use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::Instant;
 
 use super::answer::{self, Body};
@@ -33,6 +34,9 @@ const WAIT_SECONDS_MAX: usize = 60;
 /// A stream without events says that it is alive this often: what proxies bear.
 const STREAM_ALIVE: Duration = Duration::from_secs(15);
 
+/// Readers that wait or stream at once. Consumers are few; this bounds what a mistake in one of them costs.
+pub(super) const READERS_MAX: usize = 256;
+
 /// Longest name of a consumer group.
 const GROUP_LEN_MAX: usize = 64;
 
@@ -49,13 +53,21 @@ pub(super) async fn read(hub: &Arc<Hub>, asked: &Asked) -> Result<Response<Body>
     let max = request::parameter(&asked.parts, "max")?;
     let max = request::number(max.as_deref(), "max", PAGE_LEN.0, PAGE_LEN.1)?;
     let accepts = asked.parts.headers.get(ACCEPT).and_then(|accept| accept.to_str().ok()).unwrap_or_default();
+    let place = hub.reader().ok_or_else(|| {
+        RestError::throttled(
+            "ThrottlingException",
+            "256 readers wait for events already: end some, or ask without waiting",
+        )
+    });
     if accepts.contains("text/event-stream") {
-        return Ok(stream(Arc::clone(hub), cursor, max, asked.until));
+        return Ok(stream(Arc::clone(hub), place?, cursor, max, asked.until));
     }
     let wait = match request::parameter(&asked.parts, "wait")?.as_deref() {
         None | Some("0") => 0,
         Some(wait) => request::number(Some(wait), "wait", 0, WAIT_SECONDS_MAX)?,
     };
+    // Whoever does not wait needs no place.
+    let _place = if wait > 0 { Some(place?) } else { None };
     let deadline = Instant::now() + Duration::from_secs(wait as u64);
     Ok(lines(&next_page(hub, cursor, max, deadline).await?))
 }
@@ -171,6 +183,7 @@ fn view(stored: &Stored) -> Value {
 /// A stream that is being read.
 struct Streaming {
     hub: Arc<Hub>,
+    _place: OwnedSemaphorePermit,
     cursor: Cursor,
     max: usize,
     until: Moment,
@@ -178,9 +191,15 @@ struct Streaming {
 }
 
 /// Server-sent events until the token's time is over or the client goes.
-fn stream(hub: Arc<Hub>, cursor: Cursor, max: usize, until: Moment) -> Response<Body> {
+fn stream(
+    hub: Arc<Hub>,
+    place: OwnedSemaphorePermit,
+    cursor: Cursor,
+    max: usize,
+    until: Moment,
+) -> Response<Body> {
     let waiting = VecDeque::from([Bytes::from_static(b": farshore\n\n")]);
-    let streaming = Streaming { hub, cursor, max, until, waiting };
+    let streaming = Streaming { hub, _place: place, cursor, max, until, waiting };
     let frames = stream::unfold(streaming, |mut streaming| async move {
         let bytes = streaming.next().await?;
         Some((Ok::<_, Infallible>(Frame::data(bytes)), streaming))

@@ -5,8 +5,11 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
 use super::behind::{Behind, Held, Serving};
 use super::error::RestError;
+use super::events::READERS_MAX;
 use super::feedback::Locks;
 use super::identity::Live;
 use super::job::Jobs;
@@ -38,6 +41,7 @@ pub struct Hub {
     scheduled: Scheduled,
     locks: Locks,
     jobs: Jobs,
+    readers: Arc<Semaphore>,
 }
 
 impl Hub {
@@ -49,8 +53,9 @@ impl Hub {
         telemetry: Telemetry,
         behind: Arc<dyn Behind>,
     ) -> Arc<Self> {
+        let readers = Arc::new(Semaphore::new(READERS_MAX));
         let (scheduled, locks, jobs) = (Scheduled::default(), Locks::default(), Jobs::default());
-        Arc::new(Self { options, registry, telemetry, behind, scheduled, locks, jobs })
+        Arc::new(Self { options, registry, telemetry, behind, scheduled, locks, jobs, readers })
     }
 
     /// Whether it is called so; with a port or without.
@@ -102,6 +107,11 @@ impl Hub {
 
     pub(super) fn jobs(&self) -> &Jobs {
         &self.jobs
+    }
+
+    /// A place among those who wait for events; `None`: there is none left.
+    pub(super) fn reader(&self) -> Option<OwnedSemaphorePermit> {
+        Arc::clone(&self.readers).try_acquire_owned().ok()
     }
 
     /// Where jobs may read and write.

@@ -154,6 +154,12 @@ impl Job {
         self.end.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
+    /// Ends it once: what ended first stays.
+    fn end(&self, status: &'static str, failure: Option<String>) {
+        let mut end = self.end.lock().unwrap_or_else(PoisonError::into_inner);
+        end.get_or_insert(End { at: now(), status, failure });
+    }
+
     /// Says what came of it.
     pub(super) fn tell(&self, result: Value) {
         *self.result.lock().unwrap_or_else(PoisonError::into_inner) = result;
@@ -229,7 +235,17 @@ fn view(job: &Job) -> Value {
     view
 }
 
+/// Ends a job whatever becomes of its task: a job that never ended would keep all others out.
+struct Ending(Arc<Job>);
+
+impl Drop for Ending {
+    fn drop(&mut self) {
+        self.0.end("failed", Some("it broke off: see the hub's log".to_owned()));
+    }
+}
+
 async fn run(hub: Arc<Hub>, job: Arc<Job>) {
+    let _ending = Ending(Arc::clone(&job));
     let result = match &job.work {
         Work::Export { to, with_keys } => super::files::export(&hub, &job, to, *with_keys).await,
         Work::Import { from, errors } => super::files::import(&hub, &job, from, errors).await,
@@ -242,5 +258,5 @@ async fn run(hub: Arc<Hub>, job: Arc<Job>) {
         Err(Stopped::Cancelled) => ("cancelled", None),
         Err(Stopped::Failed(why)) => ("failed", Some(why)),
     };
-    *job.end.lock().unwrap_or_else(PoisonError::into_inner) = Some(End { at: now(), status, failure });
+    job.end(status, failure);
 }

@@ -293,8 +293,18 @@ fn view(job: &Job) -> Value {
     view
 }
 
+/// Ends a job whatever becomes of its task.
+struct Ending(Arc<Job>);
+
+impl Drop for Ending {
+    fn drop(&mut self) {
+        self.0.end(Phase::Failed, Some("it broke off: see the hub's log".to_owned()));
+    }
+}
+
 /// Waits for its time without keeping the hub alive, then works through the devices.
 async fn run(hub: Weak<Hub>, job: Arc<Job>) {
+    let _ending = Ending(Arc::clone(&job));
     tokio::time::sleep(job.start.since(now())).await;
     let Some(hub) = hub.upgrade() else { return };
     if !job.begin() {

@@ -105,3 +105,19 @@ async fn a_stream_sends_each_event_with_its_cursor() {
     let event = resumed.frame().await.unwrap().unwrap().into_data().unwrap();
     assert!(std::str::from_utf8(&event).unwrap().contains("\"two\""));
 }
+
+#[tokio::test]
+async fn readers_that_wait_are_counted() {
+    let hub = Fixture::new().await;
+    let accept = [("accept", "text/event-stream")];
+    let mut streams = Vec::new();
+    for _ in 0..crate::rest::events::READERS_MAX {
+        streams.push(hub.raw("GET /messages/events", &accept, b"").await);
+    }
+    assert!(streams.iter().all(|stream| stream.status() == 200));
+    let more = hub.bytes("GET /messages/events", &accept, b"").await;
+    Fixture::is(&more, "one more", 429, "ThrottlingException");
+    assert_eq!(hub.get("/messages/events").await.status, 200, "who does not wait is answered");
+    streams.pop();
+    assert_eq!(hub.raw("GET /messages/events", &accept, b"").await.status(), 200);
+}
