@@ -85,6 +85,9 @@ pub enum Life {
         generation: Arc<str>,
         /// When.
         created: Moment,
+        /// A hash of the credentials that it was made with: devices that were made at once, in two regions, with the same
+        /// credentials are one.
+        credentials: u64,
     },
     /// The device of this generation was deleted.
     Deleted {

@@ -212,7 +212,14 @@ impl Record {
             None => own_generation(mark),
         };
         self.empty();
-        self.life.set(mark, Life::Alive { generation: Arc::clone(&generation), created: mark.moment() });
+        self.life.set(
+            mark,
+            Life::Alive {
+                generation: Arc::clone(&generation),
+                created: mark.moment(),
+                credentials: credentials(&new.auth),
+            },
+        );
         self.set_status(new.enabled, &new.reason, mark, Arc::clone(&generation))?;
         self.auth.set(mark, Of { generation: Arc::clone(&generation), value: new.auth.clone() });
         if new.scope != Scope::default() {
@@ -315,6 +322,13 @@ impl Record {
             self.kept.set(mark, Of { generation, value });
         }
     }
+}
+
+/// Tells credentials apart.
+fn credentials(auth: &Auth) -> u64 {
+    let bytes = postcard::to_allocvec(auth).unwrap_or_default();
+    let hash = ring::digest::digest(&ring::digest::SHA256, &bytes);
+    hash.as_ref().first_chunk().map_or(0, |first| u64::from_le_bytes(*first))
 }
 
 fn change(patch: &Value, replace: bool) -> Change<'_> {

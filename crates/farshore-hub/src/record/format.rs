@@ -63,8 +63,8 @@ type PackedLeaves<'a> = Vec<(&'a str, Many<(Gen, Option<&'a str>)>)>;
 
 #[derive(Serialize, Deserialize)]
 struct PackedRecord<'a> {
-    /// Generation, and when it was made; `None`: deleted.
-    life: Many<(Gen, Option<Moment>)>,
+    /// Generation, when it was made and with what; `None`: deleted.
+    life: Many<(Gen, Option<(Moment, u64)>)>,
     #[serde(borrow)]
     status: Many<(Gen, bool, &'a str, Moment)>,
     auth: Many<(Gen, Auth)>,
@@ -161,7 +161,9 @@ impl<'a> Tables<'a> {
     fn record(&mut self, record: &'a Record) -> PackedRecord<'a> {
         PackedRecord {
             life: self.many(&record.life, |tables, life| match life {
-                Life::Alive { generation, created } => (tables.generation(generation), Some(*created)),
+                Life::Alive { generation, created, credentials } => {
+                    (tables.generation(generation), Some((*created, *credentials)))
+                }
                 Life::Deleted { generation } => (tables.generation(generation), None),
             }),
             status: self.many(&record.status, |tables, of| {
@@ -294,7 +296,7 @@ impl Looked {
             life: self.register(packed.life, |(generation, created)| {
                 let generation = self.generation(generation)?;
                 Ok(match created {
-                    Some(created) => Life::Alive { generation, created },
+                    Some((created, credentials)) => Life::Alive { generation, created, credentials },
                     None => Life::Deleted { generation },
                 })
             })?,

@@ -69,10 +69,15 @@ impl Leaves {
         mark: &Mark,
         generation: &Arc<str>,
     ) -> Value {
+        let mut writes: BTreeMap<Arc<str>, Leaf> = BTreeMap::new();
         let (after, named) = match change {
             Change::Patch(patch) => {
                 let mut after = current.clone();
                 merge(&mut after, patch);
+                // Also what is not there: another region may be adding it.
+                nulls(patch, &mut String::new(), &mut |path| {
+                    writes.insert(path.into(), None);
+                });
                 (after, flatten(patch))
             }
             Change::Replace(value) => {
@@ -82,7 +87,6 @@ impl Leaves {
             }
         };
         let (old, new) = (flatten(current), flatten(&after));
-        let mut writes: BTreeMap<Arc<str>, Leaf> = BTreeMap::new();
         for (path, text) in &new {
             if old.get(path) != Some(text) || named.contains_key(path) {
                 writes.insert(Arc::clone(path), Some(Arc::clone(text)));
@@ -253,6 +257,22 @@ fn collect(name: &str, value: &Value, path: &mut String, leaves: &mut BTreeMap<A
         }
     }
     path.truncate(length);
+}
+
+/// The paths that a patch deletes.
+fn nulls(patch: &Value, path: &mut String, found: &mut impl FnMut(&str)) {
+    let length = path.len();
+    for (name, member) in patch.as_object().into_iter().flatten() {
+        if length > 0 {
+            path.push(STEP);
+        }
+        path.push_str(name);
+        if member.is_null() {
+            found(path);
+        }
+        nulls(member, path, found);
+        path.truncate(length);
+    }
 }
 
 fn without_nulls(value: &Value) -> Value {

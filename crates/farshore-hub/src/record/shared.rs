@@ -67,7 +67,14 @@ impl Single<Cursor> {
 impl Single<Policy> {
     pub(super) fn conflicts(&self, name: &str, rules: &Rules) -> Option<Conflict> {
         let best = self.value.best(rules, |_| true);
-        Judge { subject: name, rules }.judge(Group::Policy, None, &self.value, best, show_policy, |_| true)
+        Judge { subject: name, rules, instead: None }.judge(
+            Group::Policy,
+            None,
+            &self.value,
+            best,
+            show_policy,
+            |_| true,
+        )
     }
 }
 
@@ -75,7 +82,7 @@ impl Single<Rules> {
     pub(super) fn conflicts(&self) -> Option<Conflict> {
         let rules = Rules::default();
         let best = self.value.best(&rules, |_| true);
-        Judge { subject: "hub", rules: &rules }.judge(
+        Judge { subject: "hub", rules: &rules, instead: None }.judge(
             Group::Settings,
             None,
             &self.value,

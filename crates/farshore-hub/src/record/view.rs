@@ -154,6 +154,7 @@ pub struct Conflict {
 struct Living {
     generation: Arc<str>,
     created: Moment,
+    credentials: u64,
     /// Generation ids whose values count: the device's own, and those of devices with the same credentials that were
     /// made under its id at once.
     counting: Vec<Arc<str>>,
@@ -181,7 +182,7 @@ impl Record {
             .best(rules, |of| counts(&of.generation))
             .map_or_else(|| (nothing(), nothing()), |best| best.value.value.render(rules, |_| true));
         let reported = Section { value, metadata, version: self.reported_count.version() };
-        let conflicts = self.is_contested(&living);
+        let conflicts = self.is_contested(key, &living, rules);
         let quarantined = if conflicts { self.quarantined(&auth) } else { Vec::new() };
         let generation = Arc::clone(&living.generation);
         let own = digest_of(&[
@@ -239,19 +240,18 @@ impl Record {
     fn living(&self, rules: &Rules) -> Option<Living> {
         let lives = self.life.siblings();
         let best = self.life.best(rules, |life| !self.is_deleted(life, rules))?;
-        let Life::Alive { generation, created } = &best.value else { return None };
+        let Life::Alive { generation, created, credentials } = &best.value else { return None };
+        let (created, credentials) = (*created, *credentials);
         let mut counting = vec![Arc::clone(generation)];
-        if lives.len() > 1 {
-            let auth = self.auth_of(generation);
-            counting.extend(lives.iter().filter_map(|other| match &other.value {
-                Life::Alive { generation: twin, .. } if twin != generation => {
-                    let is_same = auth.is_some() && self.auth_of(twin) == auth;
-                    is_same.then(|| Arc::clone(twin))
-                }
-                _ => None,
-            }));
+        for other in lives {
+            if let Life::Alive { generation: twin, credentials: theirs, .. } = &other.value
+                && twin != generation
+                && *theirs == credentials
+            {
+                counting.push(Arc::clone(twin));
+            }
         }
-        Some(Living { generation: Arc::clone(generation), created: *created, counting })
+        Some(Living { generation: Arc::clone(generation), created, credentials, counting })
     }
 
     /// A deletion beats what was done at once to the same life.
@@ -261,11 +261,6 @@ impl Record {
             && self.life.siblings().iter().any(
                 |other| matches!(&other.value, Life::Deleted { generation: deleted } if deleted == generation),
             )
-    }
-
-    fn auth_of(&self, generation: &Arc<str>) -> Option<&Auth> {
-        let of = self.auth.siblings().iter().rev().find(|sibling| sibling.value.generation == *generation);
-        of.map(|sibling| &sibling.value.value)
     }
 
     fn status_now(&self, rules: &Rules, counts: impl Fn(&Arc<str>) -> bool) -> Option<&Sibling<Of<Status>>> {
@@ -286,16 +281,15 @@ impl Record {
     }
 
     /// Whether anything of it had to be decided. Quick where nothing had to be.
-    fn is_contested(&self, living: &Living) -> bool {
-        let strange = |generation: &Arc<str>| !living.counting.contains(generation);
-        differs(&self.life, |_| false)
-            || differs(&self.status, |of| strange(&of.generation))
-            || differs(&self.auth, |of| strange(&of.generation))
-            || differs(&self.scope, |of| strange(&of.generation))
-            || differs(&self.reported, |of| strange(&of.generation))
-            || [&self.tags, &self.desired].iter().any(|leaves| {
-                leaves.0.values().any(|register| differs(register, |of| strange(&of.generation)))
-            })
+    fn is_contested(&self, key: &Key, living: &Living, rules: &Rules) -> bool {
+        let counts = |generation: &Arc<str>| living.counting.contains(generation);
+        let is_plain = self.life.siblings().len() < 2
+            && is_plain(&self.status, counts)
+            && is_plain(&self.auth, counts)
+            && is_plain(&self.scope, counts)
+            && is_plain(&self.reported, counts)
+            && self.tags.0.values().chain(self.desired.0.values()).all(|register| is_plain(register, counts));
+        !is_plain && !self.conflicts(key, rules).is_empty()
     }
 
     /// What regions changed at once, with both values, and who won.
@@ -308,10 +302,10 @@ impl Record {
             return found;
         };
         let counts = |generation: &Arc<str>| living.counting.contains(generation);
-        let judge = Judge { subject: &subject, rules };
         let best = self.life.siblings().iter().find(
             |sibling| matches!(&sibling.value, Life::Alive { generation, .. } if *generation == living.generation),
         );
+        let judge = Judge { subject: &subject, rules, instead: best.map(|best| &best.mark) };
         found.extend(judge.judge(Group::Identity, None, &self.life, best, show_life, |_| true));
         let best = self.status_now(rules, counts);
         found.extend(judge.judge(
@@ -413,8 +407,8 @@ impl Record {
             leaves.0.retain(|_, register| !register.is_empty());
         }
         if self.life.siblings().len() > 1 {
-            let (generation, created) = (Arc::clone(generation), living.created);
-            self.life.set(mark, Life::Alive { generation, created });
+            let Living { generation, created, credentials, .. } = living;
+            self.life.set(mark, Life::Alive { generation, created, credentials });
         }
         true
     }
@@ -449,12 +443,12 @@ fn best_or_default<T: Clone + Default>(
     register.best(rules, |of| counts(&of.generation)).map(|best| best.value.value.clone()).unwrap_or_default()
 }
 
-/// Whether siblings say different things, or one does not count.
-fn differs<T: Clone + PartialEq>(register: &Register<T>, is_strange: impl Fn(&T) -> bool) -> bool {
+/// Whether there is at most one value, and it counts.
+fn is_plain<T: Clone>(register: &Register<Of<T>>, counts: impl Fn(&Arc<str>) -> bool) -> bool {
     match register.siblings() {
-        [] => false,
-        [one] => is_strange(&one.value),
-        [first, rest @ ..] => rest.iter().any(|other| other.value != first.value) || is_strange(&first.value),
+        [] => true,
+        [one] => counts(&one.value.generation),
+        _ => false,
     }
 }
 
@@ -462,6 +456,8 @@ fn differs<T: Clone + PartialEq>(register: &Register<T>, is_strange: impl Fn(&T)
 pub(super) struct Judge<'a> {
     pub(super) subject: &'a str,
     pub(super) rules: &'a Rules,
+    /// The change that made all siblings of a register irrelevant, if they are.
+    pub(super) instead: Option<&'a Mark>,
 }
 
 impl Judge<'_> {
@@ -478,7 +474,7 @@ impl Judge<'_> {
         let (shown, mark) = match best {
             Some(best) => (show(&best.value), &best.mark),
             // All that is there was written to an earlier device.
-            None => (Value::Null, &register.siblings().last()?.mark),
+            None => (Value::Null, self.instead?),
         };
         let others =
             || register.siblings().iter().filter(|other| best.is_none_or(|best| other.mark != best.mark));
