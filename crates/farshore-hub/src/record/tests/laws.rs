@@ -50,7 +50,7 @@ fn small_key(kind: usize) -> EntryKey {
 }
 
 fn write(entry: &mut Entry, mark: &Mark, number: u64) {
-    let some = number % 4 > 0;
+    let some = !number.is_multiple_of(4);
     match entry {
         Entry::Device(_) => {}
         Entry::Message(queued) => queued.set(mark, way(number)),
