@@ -170,10 +170,12 @@ impl Record {
         &self.seen
     }
 
-    /// Whether it only says that there was a device.
+    /// Whether it only says that there was a device. What was written to it at once with its deletion is kept until someone
+    /// has looked at it.
     #[must_use]
     pub fn is_tombstone(&self) -> bool {
-        self.life.siblings().iter().all(|sibling| matches!(sibling.value, Life::Deleted { .. }))
+        self.is_empty()
+            && self.life.siblings().iter().all(|sibling| matches!(sibling.value, Life::Deleted { .. }))
     }
 
     /// Whether nothing is in it.

@@ -147,6 +147,21 @@ impl Entry {
         }
     }
 
+    /// Whether it differs at most in what was seen.
+    #[must_use]
+    pub fn holds_the_same(&self, other: &Self) -> bool {
+        let mut same = other.clone();
+        let seen = match &mut same {
+            Self::Device(record) => &mut record.seen,
+            Self::Message(queued) => &mut queued.seen,
+            Self::Group(single) => &mut single.seen,
+            Self::Policy(single) => &mut single.seen,
+            Self::Settings(single) => &mut single.seen,
+        };
+        seen.clone_from(self.seen());
+        same == *self
+    }
+
     /// What had to be decided to read it.
     #[must_use]
     pub fn conflicts(&self, key: &EntryKey, rules: &Rules) -> Vec<Conflict> {

@@ -331,7 +331,11 @@ impl Transaction<'_> {
 
     fn join_one(&mut self, key: &EntryKey, remote: &Entry, joined: &mut Joined) -> Result<(), RegistryError> {
         let mut found = self.find(key.clone())?;
-        let after = found.entry.join(remote)?;
+        let mut after = found.entry.join(remote)?;
+        if found.seq.is_none() && after.holds_the_same(remote) {
+            // Word for word, so that it need not travel back.
+            after = remote.clone();
+        }
         let is_nothing = found.seq.is_none() && after.is_blank();
         if is_nothing || found.seq.is_some() && after == found.entry {
             return Ok(());
