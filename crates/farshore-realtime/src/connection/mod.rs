@@ -392,24 +392,40 @@ where
     let hub = asking.hub;
     let found = match &known {
         Some(connection) => find(&hub, connection, &*asking.claims, asking.follows).await,
-        None => None,
+        None => Found::Nowhere,
     };
-    let (Some(connection), Some((attached, protocol, user))) = (known, found) else {
-        hub.counters.refused.fetch_add(1, Ordering::Relaxed);
-        return task::refuse(socket.socket, close::POLICY, "the session is not known: negotiate again").await;
+    let (attached, protocol, user) = match found {
+        Found::Here(attached, protocol, user) => (*attached, protocol, user),
+        // It is known to exist, and a client that is not told otherwise asks for it again.
+        Found::Late => {
+            hub.counters.refused.fetch_add(1, Ordering::Relaxed);
+            let why = "the session is on its way from the other region: come again";
+            return task::refuse(socket.socket, close::TRY_AGAIN_LATER, why).await;
+        }
+        Found::Nowhere => {
+            hub.counters.refused.fetch_add(1, Ordering::Relaxed);
+            return task::refuse(socket.socket, close::POLICY, "the session is not known: negotiate again")
+                .await;
+        }
     };
+    let Some(connection) = known else { return };
     hub.counters.recovered.fetch_add(1, Ordering::Relaxed);
     let client = Client::new(hub, connection, user, protocol, SimpleMode::SendEvent, &attached);
     task::spawn(socket, client, attached);
 }
 
+/// Where a session is.
+enum Found {
+    /// Here, and its client with it.
+    Here(Box<Attached>, Protocol, Option<UserId>),
+    /// In the other region, or not told of yet; it did not come in time.
+    Late,
+    /// Nowhere that is known.
+    Nowhere,
+}
+
 /// Finds the session here, or has it brought from the other region.
-async fn find(
-    hub: &Arc<LiveHub>,
-    connection: &ConnectionId,
-    claims: &dyn Claims,
-    follows: bool,
-) -> Option<(Attached, Protocol, Option<UserId>)> {
+async fn find(hub: &Arc<LiveHub>, connection: &ConnectionId, claims: &dyn Claims, follows: bool) -> Found {
     let until = tokio::time::Instant::now() + CLAIM_PATIENCE;
     let mut asked = false;
     loop {
@@ -418,7 +434,7 @@ async fn find(
         let hello = |protocol, user: Option<&UserId>| hello(hub, connection, protocol, user);
         let seen = Seen { pulse: task::pulse(), now: now(), follows };
         match hub.with(|hub| hub.recover(connection, is_here, hello, seen)) {
-            Recovery::Attached(attached, protocol, user) => return Some((*attached, protocol, user)),
+            Recovery::Attached(attached, protocol, user) => return Found::Here(attached, protocol, user),
             Recovery::Elsewhere if !asked => {
                 asked = true;
                 claims.claim(connection).await;
@@ -426,10 +442,10 @@ async fn find(
             Recovery::Elsewhere => {}
             // The regions of a hub that was just started have not told each other yet what they have.
             Recovery::Unknown if claims.may_come() => {}
-            Recovery::Unknown => return None,
+            Recovery::Unknown => return Found::Nowhere,
         }
         if tokio::time::Instant::now() >= until {
-            return None;
+            return Found::Late;
         }
         let _ = tokio::time::timeout(CLAIM_LOOK_EVERY, arrived).await;
     }

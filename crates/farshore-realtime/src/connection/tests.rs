@@ -13,6 +13,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 
+use crate::connection::Claims;
 use crate::connection::admission::Admission;
 use crate::handler::{EventHandler, Handlers};
 use crate::live::{LiveHub, Settings, now};
@@ -61,12 +62,17 @@ impl Node {
     }
 
     async fn of(hub: Arc<LiveHub>, admission: Admission) -> Self {
-        Self::listen(hub, admission, None).await
+        Self::listen(hub, admission, None, Arc::new(Alone)).await
     }
 
-    async fn listen(hub: Arc<LiveHub>, admission: Admission, tls: Option<Arc<rustls::ServerConfig>>) -> Self {
+    async fn listen(
+        hub: Arc<LiveHub>,
+        admission: Admission,
+        tls: Option<Arc<rustls::ServerConfig>>,
+        claims: Arc<dyn Claims>,
+    ) -> Self {
         let hubs = Arc::<Hubs>::default();
-        hubs.put(Served { hub: Arc::clone(&hub), pair: None, claims: Arc::new(Alone) });
+        hubs.put(Served { hub: Arc::clone(&hub), pair: None, claims });
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let scheme = if tls.is_some() { "https" } else { "http" };
         let url = format!("{scheme}://{}/client/hubs/chat", listener.local_addr().unwrap());

@@ -77,6 +77,8 @@ pub mod close {
     pub const POLICY: u16 = 1008;
     /// Come again: the same session goes on elsewhere.
     pub const AWAY: u16 = 1001;
+    /// Come again to the same place: the session is known, and not here yet.
+    pub const TRY_AGAIN_LATER: u16 = 1013;
 }
 
 /// A client that comes anew.

@@ -32,6 +32,11 @@ impl Claims for LinkClaims {
     }
 
     fn may_come(&self) -> bool {
-        self.began.elapsed() < MEETING_MAX && self.link.status().state != LinkState::Connected
+        let status = self.link.status();
+        match status.state {
+            LinkState::Disconnected { .. } => self.began.elapsed() < MEETING_MAX,
+            // However long it takes: what the other region has is on its way.
+            LinkState::Connected | LinkState::Seeding => status.applied.is_none(),
+        }
     }
 }

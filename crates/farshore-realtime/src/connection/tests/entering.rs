@@ -1,6 +1,7 @@
 //! Who is let in, and what strangers can do to those who are.
 
 use super::*;
+use crate::names::ConnectionId;
 use crate::ws::client::ConnectError;
 
 async fn knock(url: &str) -> Result<WsClient, ConnectError> {
@@ -53,6 +54,27 @@ async fn who_comes_back_to_a_hub_that_serves_nobody_is_told_so_unless_its_addres
     assert_eq!(close_code(knock(&url).await.unwrap()).await, Some(1008));
     let anew = node.ws();
     assert_eq!(knock(&anew).await.unwrap_err().status(), Some(503), "new ones negotiate again by themselves");
+}
+
+/// A partner from which sessions are still on their way, and never come.
+#[derive(Debug)]
+struct Slow;
+
+#[async_trait::async_trait]
+impl Claims for Slow {
+    async fn claim(&self, _connection: &ConnectionId) {}
+    fn may_come(&self) -> bool {
+        true
+    }
+}
+
+#[tokio::test]
+async fn who_comes_back_before_their_session_is_told_to_come_again_and_not_to_begin_anew() {
+    let node = Node::listen(hub(Vec::new()), Admission::default(), None, Arc::new(Slow)).await;
+    let elsewhere = Node::start(Vec::new()).await;
+    let ann = elsewhere.client("ann", &[]).await;
+    let url = node.recovery(&ann.connection, &ann.token);
+    assert_eq!(close_code(knock(&url).await.unwrap()).await, Some(1013));
 }
 
 #[tokio::test]

@@ -69,7 +69,7 @@ async fn handlers_are_told_which_certificate_a_client_has_shown() {
     let (server, client) = (authority.vouch_for("127.0.0.1"), authority.vouch_for("ann"));
     let (handler, tls) = (told("connect").await, authority.server(&server));
     let (handler, hub) = (handler.0, hub(vec![handler.1]));
-    let node = Node::listen(hub, Admission::default(), Some(tls)).await;
+    let node = Node::listen(hub, Admission::default(), Some(tls), Arc::new(Alone)).await;
     let url = node.invitation("ann", &[]);
     let _client = WsClient::connect(&url, &[RELIABLE], &[], Some(authority.client(&client))).await.unwrap();
     let body: serde_json::Value = serde_json::from_slice(&seen(&handler, 1).await[0].body).unwrap();
