@@ -1,8 +1,8 @@
 //! Where a hub's identities, twins, messages and settings are kept: one redb file per hub and region.
 //!
-//! Read in this order: [`state`] (what the file says of itself), [`file`](mod@file) (how it is opened), [`transaction`] (one change),
-//! [`writer`] (many changes, one sync), [`queue`] (messages to devices), [`shared`] (groups, policies, rules), [`replicate`]
-//! (what goes to the other region and comes from there), [`report`] (what a merge does, for people).
+//! Read in this order: `state` (what the file says of itself), `file` (how it is opened), `transaction` (one change),
+//! `writer` (many changes, one sync), `queue` (messages to devices), `shared` (groups, policies, rules), `replicate`
+//! (what goes to the other region and comes from there), `report` (what a merge does, for people).
 //!
 //! Must always hold: what was answered with `Ok` is on the disk; a change is decided in sight of all changes before it;
 //! every entry has one number in the region's log, its newest; joining a batch and noting how far it went are one

@@ -2,7 +2,7 @@
 //! devices, and reading what devices said.
 //!
 //! Read in this order: [`behind`] (what is asked of the living hub), [`hub`] (one hub's face), `route` (the table of operations),
-//! `request` (what came, read), [`serve`] (from the request to the answer), `answer` and [`error`] (what goes out); then one
+//! `request` (what came, read), [`serve`](mod@serve) (from the request to the answer), `answer` and [`error`] (what goes out); then one
 //! file for each kind of operation: `devices` and `identity`, `twin`, `bulk`, `find`, `method`, `message`, `feedback`, `events`,
 //! `job` with `container` and `files`, `scheduled`.
 //!
