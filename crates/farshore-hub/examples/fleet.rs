@@ -66,7 +66,7 @@ async fn main() -> Result<(), Anything> {
         told[name] = listener.address().to_string().into();
         listeners.push(listener);
     }
-    let service = service(&fleet, &directory);
+    let service = service(&fleet, &directory, address);
     for (name, usual) in [("https", 443), ("https_other", 8443)] {
         let listener = TcpListener::bind(port(usual)).await?;
         told[name] = listener.local_addr()?.to_string().into();
@@ -135,8 +135,9 @@ fn certificate(
     Ok((chain, PrivateKeyDer::from(PrivatePkcs8KeyDer::from(key.serialize_der()))))
 }
 
-fn service(fleet: &Fleet, directory: &Path) -> Service {
-    let options = HubOptions { names: Vec::new(), files: Some(directory.join("files")) };
+fn service(fleet: &Fleet, directory: &Path, address: IpAddr) -> Service {
+    let names = vec![HOST.to_owned(), address.to_string()];
+    let options = HubOptions { names, files: Some(directory.join("files")) };
     let (registry, telemetry) = (fleet.registry().clone(), fleet.telemetry().clone());
     Service::new(Arc::new(Hub::new(options, registry, telemetry, Arc::new(fleet.clone()))))
 }

@@ -103,7 +103,7 @@ impl Session for Connection {
         loop {
             match self.live.next().await {
                 Next::Send(outgoing) => return outgoing,
-                Next::Look => self.fleet.offer_messages(&self.live).await,
+                Next::Look => self.fleet.offer_messages(&self.live),
                 Next::Message(message) => {
                     if let Some(sent) = self.fleet.hand_out(&self.live, message) {
                         return Outgoing::Message(sent);

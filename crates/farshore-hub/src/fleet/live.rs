@@ -82,11 +82,21 @@ pub(crate) struct Waiting {
     pub(crate) sent: Sent,
 }
 
-/// A cloud-to-device message on its way: the device has not said that it has it.
+/// A cloud-to-device message that was sent over this connection.
 #[derive(Debug)]
 struct Delivered {
     lock: u64,
     id: Arc<str>,
+    is: Is,
+}
+
+/// How far it is. What the registry was seen to hold may be older than the device's answer, so an answered message is remembered until
+/// its end is durable and the registry is looked at anew.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Is {
+    Sent,
+    Answered,
+    Ended,
 }
 
 /// A fingerprint that is never kept: whole credentials in every connection would be large.
@@ -252,11 +262,31 @@ impl Live {
         }
     }
 
-    /// The message that was on its way under this lock.
-    pub(crate) fn complete(&self, lock: u64) -> Option<Arc<str>> {
+    /// The device has the message that was sent under this lock; `None`: there is none, or it said so before.
+    pub(crate) fn answered(&self, lock: u64) -> Option<Arc<str>> {
         let mut state = self.state();
-        let at = state.delivered.iter().position(|delivered| delivered.lock == lock)?;
-        Some(state.delivered.swap_remove(at).id)
+        let delivered = state.delivered.iter_mut().find(|delivered| delivered.lock == lock)?;
+        (std::mem::replace(&mut delivered.is, Is::Answered) == Is::Sent).then(|| Arc::clone(&delivered.id))
+    }
+
+    /// That it has it is durable.
+    pub(crate) fn ended(&self, id: &str) {
+        let mut state = self.state();
+        for delivered in state.delivered.iter_mut().filter(|delivered| &*delivered.id == id) {
+            delivered.is = Is::Ended;
+        }
+        state.look = true;
+        drop(state);
+        self.wake.notify_one();
+    }
+
+    /// A message was not sent after all.
+    pub(crate) fn unsent(&self, lock: u64) {
+        let mut state = self.state();
+        state.delivered.retain(|delivered| delivered.lock != lock);
+        state.look = true;
+        drop(state);
+        self.wake.notify_one();
     }
 
     /// Whether this message was sent over this connection and not answered yet.
@@ -297,10 +327,15 @@ impl Live {
         }
         state.subs.messages?;
         if std::mem::take(&mut state.look) {
+            state.delivered.retain(|delivered| delivered.is != Is::Ended);
             return Some(Next::Look);
         }
         let message = state.messages.pop_front()?;
-        state.delivered.push(Delivered { lock: message.sent.lock, id: Arc::clone(&message.id) });
+        state.delivered.push(Delivered {
+            lock: message.sent.lock,
+            id: Arc::clone(&message.id),
+            is: Is::Sent,
+        });
         Some(Next::Message(message))
     }
 

@@ -112,7 +112,7 @@ impl Fleet {
     }
 
     /// Gives a connection what the registry holds for its device. What is over by now is ended instead.
-    pub(crate) async fn offer_messages(&self, live: &Live) {
+    pub(crate) fn offer_messages(&self, live: &Arc<Live>) {
         let now = super::now();
         let mut waiting = Vec::new();
         let messages = match self.registry().messages(&live.key) {
@@ -125,11 +125,11 @@ impl Fleet {
         for message in messages {
             let id: Arc<str> = message.id.as_str().into();
             if message.expires.is_some_and(|expires| expires < now) {
-                self.end_message(live, &id, Outcome::Expired).await;
+                tokio::spawn(self.end_message(live, id, Outcome::Expired));
             } else if message.deliveries >= self.options().messages.deliveries_max
                 && !live.has_on_its_way(&id)
             {
-                self.end_message(live, &id, Outcome::DeliveredTooOften).await;
+                tokio::spawn(self.end_message(live, id, Outcome::DeliveredTooOften));
             } else if message.generation == live.generation {
                 let lock = self.sessions().number();
                 waiting.push(Waiting { id, expires: message.expires, sent: sent(&message, &live.key, lock) });
@@ -143,8 +143,7 @@ impl Fleet {
     pub(crate) fn hand_out(&self, live: &Live, message: Waiting) -> Option<Sent> {
         let Waiting { id, expires, sent } = message;
         if expires.is_some_and(|expires| expires < super::now()) {
-            live.complete(sent.lock);
-            live.look_for_messages();
+            live.unsent(sent.lock);
             return None;
         }
         let entered = self.gate().enter(live.opening)?;
@@ -159,22 +158,32 @@ impl Fleet {
     }
 
     /// The device has the message.
-    pub(crate) async fn complete_message(&self, live: &Live, lock: u64) {
-        if let Some(id) = live.complete(lock) {
-            self.end_message(live, &id, Outcome::Delivered).await;
+    pub(crate) async fn complete_message(&self, live: &Arc<Live>, lock: u64) {
+        if let Some(id) = live.answered(lock) {
+            self.end_message(live, id, Outcome::Delivered).await;
         }
     }
 
     /// A message is done. Where that cannot be kept any more, it is sent again: at least once is what is promised.
-    async fn end_message(&self, live: &Live, id: &Arc<str>, outcome: Outcome) {
-        let Some(entered) = self.gate().enter(live.opening) else { return };
-        let (registry, of, which) = (self.registry().clone(), live.key.clone(), Arc::clone(id));
-        let finish = async move { registry.finish_message(&of, &which, outcome).await };
-        match see_through(entered, finish).await {
-            Some(Ok(_)) | None => {}
-            Some(Err(error)) => {
-                tracing::warn!(device = %live.key, id = &**id, %error, "the end of a message could not be kept");
-            }
+    fn end_message(
+        &self,
+        live: &Arc<Live>,
+        id: Arc<str>,
+        outcome: Outcome,
+    ) -> impl Future<Output = ()> + Send + use<> {
+        let (registry, live) = (self.registry().clone(), Arc::clone(live));
+        let entered = self.gate().enter(live.opening);
+        async move {
+            let Some(entered) = entered else { return };
+            let end = async move {
+                match registry.finish_message(&live.key, &id, outcome).await {
+                    Ok(_) => live.ended(&id),
+                    Err(error) => {
+                        tracing::warn!(device = %live.key, id = &*id, %error, "the end of a message could not be kept");
+                    }
+                }
+            };
+            see_through(entered, end).await;
         }
     }
 }

@@ -240,3 +240,40 @@ async fn the_last_words_of_a_device_are_telemetry() {
     let page = hub.fleet.telemetry().read(&Cursor::default(), 10).unwrap();
     assert_eq!(page.events[0].event.property("iothub-MessageType"), Some("Will"));
 }
+
+#[tokio::test]
+async fn a_message_that_was_answered_is_not_sent_again_while_that_is_being_written() {
+    let (hub, _, session) = listening().await;
+    let pump = key("pump");
+    hub.fleet.send(&pump, message("1")).await.unwrap();
+    let got = sent(&session).await;
+    // The registry is busy, and so the message's end waits.
+    let (go, gone) = std::sync::mpsc::channel::<()>();
+    let registry = hub.fleet.registry().clone();
+    let busy = tokio::spawn(async move {
+        let decide = move |_: Option<&crate::registry::Device>| {
+            let _ = gone.recv();
+            Ok::<_, Infallible>(Vec::new())
+        };
+        registry.change(key("busy"), decide).await
+    });
+    tokio::task::yield_now().await;
+    let answering = tokio::spawn({
+        let session = Arc::clone(&session);
+        async move { session.completed(got.lock).await }
+    });
+    tokio::task::yield_now().await;
+    hub.fleet.sessions().get(&pump).unwrap().look_for_messages();
+    assert!(is_quiet(&session).await);
+    go.send(()).unwrap();
+    within(answering).await.unwrap();
+    within(busy).await.unwrap().unwrap();
+    assert!(is_quiet(&session).await);
+    let mut same = message("2");
+    same.system.push(("$.mid".to_owned(), "same".to_owned()));
+    for _ in 0..2 {
+        hub.fleet.send(&pump, same.clone()).await.unwrap();
+        let got = sent(&session).await;
+        session.completed(got.lock).await;
+    }
+}
