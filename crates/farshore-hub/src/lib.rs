@@ -20,6 +20,7 @@
 pub mod amqp;
 pub mod clock;
 pub mod fleet;
+pub mod front;
 pub mod import;
 pub mod link;
 pub mod mqtt;
@@ -34,3 +35,4 @@ pub mod sas;
 pub mod sink;
 pub mod telemetry;
 pub mod versions;
+pub mod workload;

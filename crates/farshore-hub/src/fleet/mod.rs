@@ -366,7 +366,7 @@ impl Fleet {
         &self.0.leases
     }
 
-    fn authorities(&self) -> Option<Arc<Authorities>> {
+    pub(crate) fn authorities(&self) -> Option<Arc<Authorities>> {
         self.0.authorities.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 
 use farshore_core::ids::Region;
 
-use super::{EtcdConfig, NodeConfig, NodeRole, RegionConfig, StoreKind, realtime};
+use super::{EtcdConfig, NodeConfig, NodeRole, RegionConfig, StoreKind, hubs, realtime};
 
 /// Recovery points are kept at most this long: fifteen days.
 const RETENTION_HOURS_MAX: u64 = 24 * 15;
@@ -13,7 +13,10 @@ const RETENTION_HOURS_MAX: u64 = 24 * 15;
 pub(super) fn check(config: &NodeConfig) -> Result<(), String> {
     check_listeners(config)?;
     if config.roles.is_empty() {
-        return Err("roles is empty: name at least one of \"control\", \"machines\" and \"realtime\"".into());
+        return Err(
+            "roles is empty: name at least one of \"control\", \"machines\", \"realtime\" and \"hubs\""
+                .into(),
+        );
     }
     if config.point_seconds == 0 {
         return Err("point_seconds must be at least 1".into());
@@ -35,6 +38,7 @@ pub(super) fn check(config: &NodeConfig) -> Result<(), String> {
         check_regions(config)?;
     }
     realtime::check(config)?;
+    hubs::check(config)?;
     if config.has(NodeRole::Control) && config.token_file.is_none() {
         return Err(
             "the role control needs token_file: the file with the token that API clients must know".into()

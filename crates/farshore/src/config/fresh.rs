@@ -71,6 +71,7 @@ impl Fresh {
             fencing: FencingConfig::default(),
             dns: Some(DnsConfig { listen: at(DNS_PORT), zone: dns_zone() }),
             realtime: Some(realtime(*own)),
+            hubs: None,
             regions: self.regions(),
         };
         check::check(&config)?;

@@ -1,16 +1,18 @@
 //! A node's configuration: one TOML file, every key of which can be set by `FARSHORE_NODE_KEY` in the environment.
 //!
-//! Read in this order: this file (the keys), `realtime` (those of real-time hubs), `check` (what is refused, and why), `lose` (what losing a region would do),
+//! Read in this order: this file (the keys), `realtime` (those of real-time hubs), `hubs` (those of device hubs), `check` (what is refused, and why), `lose` (what losing a region would do),
 //! `fresh` (a first one for a cluster on several hosts).
 //!
 //! Must always hold: unknown keys are refused, and so is every address beyond loopback without TLS.
 
 mod check;
 mod fresh;
+mod hubs;
 mod lose;
 mod realtime;
 
 pub use fresh::Fresh;
+pub use hubs::HubsConfig;
 pub use lose::{Consequence, Weight, lose};
 pub use realtime::{RealtimeConfig, RealtimePlace, TakeOver, public_url};
 
@@ -84,7 +86,10 @@ pub struct NodeConfig {
     /// Real-time hubs, for the role `realtime`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub realtime: Option<RealtimeConfig>,
-    /// All regions: for the roles `control` and `realtime`, and for every node with `trust`.
+    /// Device hubs, for the role `hubs`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hubs: Option<HubsConfig>,
+    /// All regions: for the roles `control`, `realtime` and `hubs`, and for every node with `trust`.
     #[serde(default)]
     pub regions: Vec<RegionConfig>,
 }
@@ -99,6 +104,8 @@ pub enum NodeRole {
     Machines,
     /// Real-time hubs.
     Realtime,
+    /// Device hubs.
+    Hubs,
 }
 
 /// What the control plane remembers in.

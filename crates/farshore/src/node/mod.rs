@@ -1,9 +1,10 @@
 //! `farshore node`: one process of a region. The composition root: here, and only here, the rooms are put together.
 //!
 //! Read in this order: this file (what a node consists of, and its start and end), `control` (the part that needs the store),
-//! `names` (DNS and concierge), `realtime` (hubs).
+//! `names` (DNS and concierge), `realtime` (real-time hubs), `hubs` (device hubs).
 
 mod control;
+mod hubs;
 mod names;
 mod realtime;
 
@@ -18,6 +19,7 @@ use std::time::Duration;
 use axum::Router;
 use farshore_core::ids::{Kind, Region};
 use farshore_core::workload::Workload;
+use farshore_hub::workload::DeviceHubs;
 use farshore_machine::replica::{Options as ReplicaOptions, Retention};
 use farshore_machine::source::Options as SourceOptions;
 use farshore_machine::workload::{MachineTls, Machines, MachinesOptions};
@@ -56,6 +58,20 @@ pub struct NodeReady {
     /// Where real-time hubs are served.
     #[serde(default)]
     pub realtime: Option<RealtimeReady>,
+    /// Where device hubs are served.
+    #[serde(default)]
+    pub hubs: Option<HubsReady>,
+}
+
+/// Where a node serves device hubs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HubsReady {
+    /// Devices.
+    pub mqtt: SocketAddr,
+    /// Back ends, and devices by WebSocket.
+    pub https: SocketAddr,
+    /// Back ends by AMQP.
+    pub amqp: SocketAddr,
 }
 
 /// Where a node serves real-time hubs.
@@ -119,6 +135,7 @@ pub async fn run(config_path: &Path, until: Until) -> Result<(), NodeError> {
         nbd: node.machines.as_ref().map(|machines| machines.nbd_addr()),
         replication: node.machines.as_ref().map(|machines| machines.replication_addr()),
         realtime: node.realtime.as_deref().map(realtime::ready),
+        hubs: node.hubs.as_deref().map(hubs::ready),
     };
     write_whole(&ready_path, &serde_json::to_vec_pretty(&ready).map_err(wrong)?)?;
     tracing::info!(region = %node.config.region, %http, "ready");
@@ -137,6 +154,7 @@ struct Node {
     credentials: Credentials,
     machines: Option<Arc<Machines>>,
     realtime: Option<Arc<Realtime>>,
+    hubs: Option<Arc<DeviceHubs>>,
     agent: AgentState,
     peers: Peers,
     /// Filled when the control plane is up.
@@ -147,6 +165,11 @@ impl Node {
     async fn open(config: NodeConfig, credentials: Credentials) -> Result<Self, NodeError> {
         let machines = open_machines(&config, &credentials).await?;
         let realtime = realtime::open(&config, &credentials).await?;
+        let others = config.regions.iter().filter(|region| region.name != config.region);
+        let urls: BTreeMap<Region, String> =
+            others.map(|region| (region.name.clone(), region.agent.clone())).collect();
+        let peers = Peers::new(urls, &credentials).map_err(wrong)?;
+        let hubs = hubs::open(&config, &credentials, &peers).await?;
         let ledger = Ledger::open(&config.data.join("ledger")).map_err(wrong)?;
         let mut workloads = Workloads::new();
         if let Some(machines) = &machines {
@@ -155,12 +178,11 @@ impl Node {
         if let Some(realtime) = &realtime {
             workloads.insert(Kind::Realtime, Arc::clone(realtime) as Arc<dyn Workload>);
         }
-        let others = config.regions.iter().filter(|region| region.name != config.region);
-        let urls: BTreeMap<Region, String> =
-            others.map(|region| (region.name.clone(), region.agent.clone())).collect();
-        let peers = Peers::new(urls, &credentials).map_err(wrong)?;
+        if let Some(hubs) = &hubs {
+            workloads.insert(Kind::Hub, Arc::clone(hubs) as Arc<dyn Workload>);
+        }
         let agent = AgentState::new(workloads, ledger);
-        Ok(Self { config, credentials, machines, realtime, agent, peers, control: Arc::default() })
+        Ok(Self { config, credentials, machines, realtime, hubs, agent, peers, control: Arc::default() })
     }
 
     fn tls(&self) -> Option<Arc<rustls::ServerConfig>> {
@@ -256,6 +278,9 @@ impl Node {
         }
         if let Some(realtime) = &self.realtime {
             realtime.stop().await;
+        }
+        if let Some(hubs) = &self.hubs {
+            hubs.stop().await;
         }
         match self.machines {
             Some(machines) => tokio::task::spawn_blocking(move || machines.stop()).await.map_err(wrong),

@@ -10,10 +10,11 @@ use farshore_core::ids::Region;
 use farshore_store::etcd::local::Members;
 use farshore_store::etcd::ports::HeldPort;
 
+use super::devices;
 use super::{ClientFile, ClusterOptions, Line, UpError, at, wrong};
 use crate::config::{
-    DnsConfig, EtcdConfig, FencingConfig, NodeConfig, NodeRole, OneOrMany, RealtimeConfig, RealtimePlace,
-    RedbConfig, RegionConfig, StoreKind, TakeOver,
+    DnsConfig, EtcdConfig, FencingConfig, HubsConfig, NodeConfig, NodeRole, OneOrMany, RealtimeConfig,
+    RealtimePlace, RedbConfig, RegionConfig, StoreKind, TakeOver,
 };
 use crate::trust::{CA_CERTIFICATE, CertRole, Trust};
 
@@ -25,6 +26,8 @@ const CLUSTER: &str = "farshore";
 pub(super) struct Files {
     pub(super) secret: PathBuf,
     pub(super) token: PathBuf,
+    /// What devices are shown.
+    pub(super) devices: devices::Files,
 }
 
 /// Reads each region's configuration, or makes one with free ports.
@@ -51,7 +54,8 @@ pub(super) fn configure(
     let all = all_regions(options, &configs)?;
     enroll(options, data, &configs)?;
     for config in &mut configs {
-        let looks_elsewhere = config.has(NodeRole::Control) || config.has(NodeRole::Realtime);
+        let looks_elsewhere = [NodeRole::Control, NodeRole::Realtime, NodeRole::Hubs];
+        let looks_elsewhere = looks_elsewhere.iter().any(|role| config.has(*role));
         if config.store == StoreKind::Etcd || looks_elsewhere {
             config.regions.clone_from(&all);
         }
@@ -73,7 +77,7 @@ fn fresh(
 ) -> Result<NodeConfig, UpError> {
     let is_etcd = options.store == StoreKind::Etcd;
     let is_control = is_etcd || options.regions.last() == Some(region);
-    let mut roles = vec![NodeRole::Machines, NodeRole::Realtime];
+    let mut roles = vec![NodeRole::Machines, NodeRole::Realtime, NodeRole::Hubs];
     if is_control {
         roles.insert(0, NodeRole::Control);
     }
@@ -100,6 +104,7 @@ fn fresh(
         fencing: FencingConfig::default(),
         dns,
         realtime: Some(realtime(held)?),
+        hubs: Some(hubs(files, held)?),
         regions: Vec::new(),
     })
 }
@@ -112,6 +117,19 @@ fn realtime(held: &mut Vec<HeldPort>) -> Result<RealtimeConfig, UpError> {
         link: free_port(held)?,
         take_over: TakeOver::Address,
         ..RealtimeConfig::default()
+    })
+}
+
+/// Devices are told apart by their tokens; the certificate is the same in all regions, as the hubs' names are.
+fn hubs(files: &Files, held: &mut Vec<HeldPort>) -> Result<HubsConfig, UpError> {
+    Ok(HubsConfig {
+        mqtt: free_port(held)?,
+        https: free_port(held)?,
+        amqp: free_port(held)?,
+        cert_file: Some(files.devices.certificate.clone()),
+        key_file: Some(files.devices.key.clone()),
+        ca_file: Some(files.devices.ca.clone()),
+        ..HubsConfig::default()
     })
 }
 

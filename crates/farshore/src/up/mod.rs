@@ -7,6 +7,7 @@
 //! `up` itself is killed.
 
 mod configure;
+mod devices;
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
@@ -22,7 +23,7 @@ use farshore_store::etcd::local::Members;
 use serde::{Deserialize, Serialize};
 use tokio::process::{Child, Command};
 
-use crate::config::StoreKind;
+use crate::config::{HubsConfig, StoreKind};
 use crate::node::{NodeReady, READY_FILE, interrupted};
 
 /// A node that is not ready by then will not be. A journal of a day is indexed in a few seconds.
@@ -162,7 +163,8 @@ impl Cluster {
         let token = make_secret(&token_file, "farshore-")?;
         let program = options.program.clone().map_or_else(std::env::current_exe, Ok).map_err(wrong)?;
         let members = start_members(&options, &data).await?;
-        let files = Files { secret: secret_file, token: token_file };
+        let devices = devices::certificate(&data, &HubsConfig::default().domain)?;
+        let files = Files { secret: secret_file, token: token_file, devices };
         let configs = configure::configure(&options, &data, &files, members.as_ref())?;
         let client = configure::client_file(&configs, &data, &files, options.store);
         let apis: Vec<String> = std::iter::once(&client.api).chain(&client.others).cloned().collect();
