@@ -15,9 +15,9 @@ pub(super) const BODY_LEN_MAX: usize = 64 * 1024;
 /// The header that makes a POST repeatable.
 pub(super) const IDEMPOTENCY_KEY: &str = "idempotency-key";
 
-/// What was asked, parsed, and by whom.
+/// What was asked, parsed, and by whom; in a body of at most `LEN_MAX` bytes.
 #[derive(Debug)]
-pub(super) struct Asked<T> {
+pub(super) struct Asked<T, const LEN_MAX: usize = BODY_LEN_MAX> {
     pub(super) body: T,
     pub(super) by: By,
 }
@@ -29,13 +29,13 @@ pub(super) struct By {
     pub(super) idempotency: Option<Idempotency>,
 }
 
-impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Asked<T> {
+impl<T: DeserializeOwned, S: Send + Sync, const LEN_MAX: usize> FromRequest<S> for Asked<T, LEN_MAX> {
     type Rejection = Problem;
 
     async fn from_request(request: Request, _: &S) -> Result<Self, Problem> {
         let (parts, body) = request.into_parts();
         let who = Caller::of(&parts)?.name;
-        let bytes = to_bytes(body, BODY_LEN_MAX).await.map_err(|_| too_large())?;
+        let bytes = to_bytes(body, LEN_MAX).await.map_err(|_| too_large(LEN_MAX))?;
         if !bytes.is_empty() {
             check_content_type(&parts.headers)?;
         }
@@ -46,8 +46,14 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Asked<T> {
     }
 }
 
-pub(super) fn too_large() -> Problem {
-    let detail = format!("a request body has at most {BODY_LEN_MAX} bytes");
+/// As much as a request to this path may bring.
+pub(super) fn len_max(path: &str) -> usize {
+    let is_import = path.starts_with("/api/v1/hubs/") && path.ends_with("/import");
+    if is_import { super::hubs::IMPORT_LEN_MAX } else { BODY_LEN_MAX }
+}
+
+pub(super) fn too_large(len_max: usize) -> Problem {
+    let detail = format!("a request body has at most {len_max} bytes here");
     Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "too-large", detail)
 }
 

@@ -14,7 +14,7 @@ use axum::http::{Extensions, HeaderMap, Method, StatusCode};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 
-use super::body::BODY_LEN_MAX;
+use super::body::{len_max, too_large};
 use super::problem::Problem;
 use crate::access::throttle::{Buckets, Rate, client_of};
 
@@ -116,7 +116,7 @@ fn size(request: &Request) -> Result<(), Problem> {
     }
     let body_len = headers.get(CONTENT_LENGTH).and_then(|len| len.to_str().ok()?.parse::<u64>().ok());
     match body_len {
-        Some(len) if len > BODY_LEN_MAX as u64 => Err(super::body::too_large()),
+        Some(len) if len > len_max(uri.path()) as u64 => Err(too_large(len_max(uri.path()))),
         _ => Ok(()),
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! Read in this order: [`views`] (what goes over the wire), `problem` (errors), `access` (what each route needs: read it
 //! before you add one), `limits`, `auth`, `body` (what is checked before a route runs), then a file per resource: `items`,
-//! `verbs`, `jobs`, `events`, `regions`, `status`, `incidents`, `names`, `audit`, `tokens`, `join_tokens`, `realtime`, `service`, `metrics`; `health` gives the verdicts that `status` and `items` show.
+//! `verbs`, `jobs`, `events`, `regions`, `status`, `incidents`, `names`, `audit`, `tokens`, `join_tokens`, `paired` (asks an item's regions), `realtime`, `hubs`, `service`, `metrics`; `health` gives the verdicts that `status` and `items` show.
 //!
 //! Must always hold: a route exists if and only if it is in the OpenAPI document (both come from the same annotation);
 //! a request that is refused changes nothing; no answer holds the token.
@@ -20,6 +20,7 @@ mod auth;
 mod body;
 mod events;
 mod health;
+mod hubs;
 mod incidents;
 mod items;
 mod jobs;
@@ -27,6 +28,7 @@ mod join_tokens;
 mod limits;
 mod metrics;
 mod names;
+mod paired;
 mod problem;
 mod realtime;
 mod regions;
@@ -66,6 +68,8 @@ struct ApiState {
     document: Arc<str>,
     /// Answers to job verbs under an idempotency key.
     steered: Arc<jobs::Steered>,
+    /// Files of identities that are in the audit already.
+    noted: Arc<hubs::Noted>,
 }
 
 #[derive(OpenApi)]
@@ -101,6 +105,7 @@ pub fn router(control: Control, token: &str) -> Router {
         rights,
         document: document.into(),
         steered: Arc::default(),
+        noted: Arc::default(),
     };
     let guard = middleware::from_fn_with_state(state.clone(), auth::require_right);
     let guarded = guarded.fallback(no_route).method_not_allowed_fallback(no_method).layer(guard);
@@ -186,6 +191,7 @@ fn guarded_routes() -> OpenApiRouter<ApiState> {
         .routes(routes!(realtime::stats))
         .routes(routes!(realtime::drain))
         .routes(routes!(realtime::negotiate))
+        .merge(hubs::routes())
         .routes(routes!(service::version))
         .routes(routes!(metrics::metrics))
 }

@@ -9,19 +9,15 @@ use axum::Json;
 use axum::extract::rejection::QueryRejection;
 use axum::extract::{Path, Query, State};
 use axum::http::StatusCode;
-use farshore_core::ids::{ItemId, Region};
-use farshore_core::lifecycle::Item;
-use farshore_core::workload::StepError;
 use futures_util::future::join_all;
 use serde::Deserialize;
-use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use utoipa::IntoParams;
 
 use super::ApiState;
 use super::access::Caller;
 use super::body::Asked;
-use super::items::find;
+use super::paired::Paired;
 use super::problem::{Problem, Refusals};
 use super::views::{
     ConnectionStringView, DrainRequest, DrainView, EndpointWord, HandlerView, HandlersRequest, HandlersView,
@@ -50,7 +46,7 @@ pub(super) async fn keys(
     Path(name): Path<String>,
     caller: Caller,
 ) -> Result<Json<KeysView>, Problem> {
-    let hub = Hub::find(&state, &name).await?;
+    let hub = Paired::find(&state, KIND, &name).await?;
     hub.audit(&caller.name, |hub| format!("asked for the access keys of {hub}")).await?;
     Ok(Json(hub.ask_either(&json!({"ask": "keys"})).await?))
 }
@@ -65,7 +61,7 @@ pub(super) async fn regenerate(
     Path(name): Path<String>,
     asked: Asked<RegenerateRequest>,
 ) -> Result<Json<KeysView>, Problem> {
-    let hub = Hub::find(&state, &name).await?;
+    let hub = Paired::find(&state, KIND, &name).await?;
     if let Some(key) = &asked.by.idempotency
         && state.steered.earlier(key)?
     {
@@ -113,7 +109,7 @@ pub(super) async fn connection_string(
     caller: Caller,
 ) -> Result<Json<ConnectionStringView>, Problem> {
     let Query(which) = which.map_err(|error| Problem::invalid(error.body_text()))?;
-    let hub = Hub::find(&state, &name).await?;
+    let hub = Paired::find(&state, KIND, &name).await?;
     let region = hub.region(which.region.as_deref())?;
     let key = which.which.as_str();
     hub.audit(&caller.name, |hub| format!("asked for a connection string of {hub} with the {key} key"))
@@ -146,7 +142,7 @@ pub(super) async fn handlers(
     Path(name): Path<String>,
     caller: Caller,
 ) -> Result<Json<HandlersView>, Problem> {
-    let hub = Hub::find(&state, &name).await?;
+    let hub = Paired::find(&state, KIND, &name).await?;
     hub.audit(&caller.name, |hub| format!("asked for the event handlers of {hub}")).await?;
     let answer: HandlersAnswer = hub.ask_either(&json!({"ask": "handlers"})).await?;
     Ok(Json(answer.view()))
@@ -163,7 +159,7 @@ pub(super) async fn set_handlers(
 ) -> Result<Json<HandlersView>, Problem> {
     let handlers = asked.body.handlers;
     check_handlers(&handlers)?;
-    let hub = Hub::find(&state, &name).await?;
+    let hub = Paired::find(&state, KIND, &name).await?;
     let count = handlers.len();
     hub.audit(&asked.by.who, |hub| format!("asked to give {hub} {count} event handlers")).await?;
     let handlers: Vec<Value> = handlers.iter().map(told).collect();
@@ -286,7 +282,7 @@ pub(super) async fn set_members(
     if members.len() > MEMBERS_MAX {
         return Err(Problem::invalid(format!("members: a pair has {MEMBERS_MAX} at most")));
     }
-    let hub = Hub::find(&state, &name).await?;
+    let hub = Paired::find(&state, KIND, &name).await?;
     let count = members.len();
     hub.audit(&asked.by.who, |hub| format!("asked to give the pair of {hub} {count} other members")).await?;
     let _: Value = hub.ask_active(&json!({"ask": "set-members", "members": members})).await?;
@@ -301,7 +297,7 @@ pub(super) async fn stats(
     State(state): State<ApiState>,
     Path(name): Path<String>,
 ) -> Result<Json<StatsView>, Problem> {
-    let hub = Hub::find(&state, &name).await?;
+    let hub = Paired::find(&state, KIND, &name).await?;
     let question = json!({"ask": "stats"});
     let asked = hub.pair().map(|region| {
         let (hub, question) = (&hub, &question);
@@ -336,7 +332,7 @@ pub(super) async fn drain(
     if !(1..=DRAIN_PER_SECOND_MAX).contains(&per_second) {
         return Err(Problem::invalid(format!("per_second: give 1 to {DRAIN_PER_SECOND_MAX}")));
     }
-    let hub = Hub::find(&state, &name).await?;
+    let hub = Paired::find(&state, KIND, &name).await?;
     let region = match &region {
         Some(_) => hub.region(region.as_deref())?,
         None => hub.item.target.as_ref().unwrap_or(&hub.item.source),
@@ -355,7 +351,7 @@ pub(super) async fn negotiate(
     State(state): State<ApiState>,
     Path(name): Path<String>,
 ) -> Result<Json<NegotiateView>, Problem> {
-    let hub = Hub::find(&state, &name).await?;
+    let hub = Paired::find(&state, KIND, &name).await?;
     let advice: NegotiateView = hub.ask_either(&json!({"ask": "negotiate"})).await?;
     if advice.url.is_empty() {
         let detail =
@@ -363,84 +359,6 @@ pub(super) async fn negotiate(
         return Err(Problem::new(StatusCode::SERVICE_UNAVAILABLE, "nobody-healthy", detail));
     }
     Ok(Json(advice))
-}
-
-/// A hub that there is.
-struct Hub<'a> {
-    state: &'a ApiState,
-    item: Item,
-}
-
-impl<'a> Hub<'a> {
-    async fn find(state: &'a ApiState, name: &str) -> Result<Self, Problem> {
-        Ok(Self { state, item: find(&state.control, KIND, name).await? })
-    }
-
-    /// The regions that it has; the active one comes first.
-    fn pair(&self) -> impl Iterator<Item = &Region> {
-        std::iter::once(&self.item.source).chain(&self.item.target)
-    }
-
-    /// One of its regions; the active one when none is named.
-    fn region(&self, name: Option<&str>) -> Result<&Region, Problem> {
-        let Some(name) = name else { return Ok(&self.item.source) };
-        self.pair().find(|region| region.as_str() == name).ok_or_else(|| {
-            let regions: Vec<&str> = self.pair().map(Region::as_str).collect();
-            Problem::invalid(format!(
-                "region: {} is not in {name:?}; it is in {}",
-                self.item.id,
-                regions.join(" and ")
-            ))
-        })
-    }
-
-    /// `what` is given the hub's name.
-    async fn audit(&self, who: &str, what: impl FnOnce(&ItemId) -> String) -> Result<(), Problem> {
-        let id = &self.item.id;
-        Ok(self.state.control.note_in_audit(who, &what(id), id).await?)
-    }
-
-    async fn ask_active<T: DeserializeOwned>(&self, question: &Value) -> Result<T, Problem> {
-        self.ask_in(&self.item.source, question).await
-    }
-
-    /// What both regions know is asked of the other one when the active one does not answer.
-    async fn ask_either<T: DeserializeOwned>(&self, question: &Value) -> Result<T, Problem> {
-        let first = self.ask_active(question).await;
-        let silent = |problem: &Problem| problem.status == StatusCode::SERVICE_UNAVAILABLE.as_u16();
-        match (first, &self.item.target) {
-            (Err(problem), Some(target)) if silent(&problem) => {
-                self.ask_in(target, question).await.map_err(|_| problem)
-            }
-            (first, _) => first,
-        }
-    }
-
-    async fn ask_in<T: DeserializeOwned>(&self, region: &Region, question: &Value) -> Result<T, Problem> {
-        let answer = self.state.control.ask(region, &self.item.id, question).await;
-        let answer = answer.map_err(|error| self.problem(region, &error))?;
-        // What was not understood is not repeated: it may be a secret.
-        serde_json::from_value(answer).map_err(|_| {
-            let detail = format!(
-                "region {region} gave an answer that is not known here: are all nodes of one version?"
-            );
-            Problem::new(StatusCode::BAD_GATEWAY, "bad-answer", detail)
-        })
-    }
-
-    fn problem(&self, region: &Region, error: &StepError) -> Problem {
-        let id = &self.item.id;
-        match error {
-            StepError::Retry { what } => {
-                Problem::new(StatusCode::SERVICE_UNAVAILABLE, "region-unreachable", what.clone())
-            }
-            StepError::Fatal { what } => Problem::new(StatusCode::CONFLICT, "not-possible", what.clone()),
-            StepError::Fenced { .. } | StepError::Unknown => {
-                let detail = format!("region {region} does not have {id} now: see farshore status {id}");
-                Problem::new(StatusCode::CONFLICT, "not-there", detail)
-            }
-        }
-    }
 }
 
 #[cfg(test)]

@@ -1,6 +1,7 @@
-//! Prompts: never without a terminal.
+//! Prompts: never without a terminal; and secrets that stand in a file.
 
 use std::io::{IsTerminal, Write};
+use std::path::Path;
 
 use super::Global;
 use super::exit::{FAILED, Failure};
@@ -23,5 +24,16 @@ pub(super) fn confirm(global: &Global, what: &str) -> Result<(), Failure> {
     match answer.trim().to_ascii_lowercase().as_str() {
         "y" | "yes" => Ok(()),
         _ => Err(Failure { code: FAILED, text: "not confirmed: nothing was changed".to_owned() }),
+    }
+}
+
+/// A secret as it is, or from `@FILE`: then it stands in no list of processes.
+pub(super) fn secret(option: &str, text: &str) -> Result<String, Failure> {
+    let Some(path) = text.strip_prefix('@') else { return Ok(text.to_owned()) };
+    let read = std::fs::read_to_string(Path::new(path));
+    let text = read.map_err(|error| Failure::usage(format!("--{option}: cannot read {path}: {error}")))?;
+    match text.trim() {
+        "" => Err(Failure::usage(format!("--{option}: {path} is empty"))),
+        text => Ok(text.to_owned()),
     }
 }

@@ -78,6 +78,15 @@ impl Client {
         self.change(Method::PUT, path, body).await
     }
 
+    /// Changes a part of what is there.
+    pub(super) async fn patch<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        body: &impl Serialize,
+    ) -> Result<T, Failure> {
+        self.change(Method::PATCH, path, body).await
+    }
+
     /// Asks for a removal.
     pub(super) async fn delete<T: DeserializeOwned>(&self, path: &str) -> Result<T, Failure> {
         self.change(Method::DELETE, path, &serde_json::json!({})).await

@@ -1,7 +1,7 @@
 //! The command line: a client of the HTTP interface and nothing more, and the ways into what runs here.
 //!
 //! Read in this order: this file (the grammar), `exit` (what went wrong and the exit status), `client`
-//! (HTTP), `wait` (follows a job), `ask` (prompts), `show` (tables), then a file per group of verbs: `machine`, `realtime`, `verbs`,
+//! (HTTP), `wait` (follows a job), `ask` (prompts), `show` (tables), then a file per group of verbs: `machine`, `hub`, `realtime`, `verbs`,
 //! `jobs`, `status`, `audit`, `token`, `trust`, `names`, `local`, `config`.
 //!
 //! Results go to stdout, everything else to stderr.
@@ -11,6 +11,7 @@ mod audit;
 mod client;
 mod config;
 mod exit;
+mod hub;
 mod incident;
 mod jobs;
 mod local;
@@ -106,6 +107,9 @@ enum Command {
     /// Replicated disks of a machine: create, list, show, delete
     #[command(subcommand)]
     Machine(machine::MachineCommand),
+    /// Device hubs: create, show, delete, and their devices, telemetry, policies and merges
+    #[command(subcommand)]
+    Hub(hub::HubCommand),
     /// Real-time hubs: create, list, show, delete, and their keys, handlers and figures
     #[command(subcommand)]
     Realtime(realtime::RealtimeCommand),
@@ -186,6 +190,7 @@ fn client_runtime() -> Result<tokio::runtime::Runtime, Failure> {
 async fn ask_api(global: &Global, command: Command) -> Result<(), Failure> {
     match command {
         Command::Machine(command) => machine::run(global, command).await,
+        Command::Hub(command) => hub::run(global, command).await,
         Command::Realtime(command) => realtime::run(global, command).await,
         Command::Verb(command) => verbs::run(global, command).await,
         Command::Points(args) => status::points(global, &args).await,

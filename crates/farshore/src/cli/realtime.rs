@@ -1,11 +1,10 @@
 //! `farshore realtime …`: real-time hubs, and what only they have.
 
-use std::path::Path;
-
 use clap::{Args, Subcommand, ValueEnum};
 use farshore_core::ids::{Name, Region};
 use serde_json::{Value, json};
 
+use super::ask::secret;
 use super::client::Client;
 use super::exit::Failure;
 use super::show::{self, sheet, table};
@@ -276,17 +275,6 @@ async fn protect(client: &Client, name: &Name, secondary: &Region) -> Result<(),
 
 fn unfinished(name: &Name, what: &str, failure: Failure) -> Failure {
     Failure { text: format!("realtime/{name} was made, but {what}: {}", failure.text), ..failure }
-}
-
-/// A secret as it is, or from `@FILE`: then it stands in no list of processes.
-fn secret(option: &str, text: &str) -> Result<String, Failure> {
-    let Some(path) = text.strip_prefix('@') else { return Ok(text.to_owned()) };
-    let read = std::fs::read_to_string(Path::new(path));
-    let text = read.map_err(|error| Failure::usage(format!("--{option}: cannot read {path}: {error}")))?;
-    match text.trim() {
-        "" => Err(Failure::usage(format!("--{option}: {path} is empty"))),
-        text => Ok(text.to_owned()),
-    }
 }
 
 async fn list(global: &Global, client: &Client) -> Result<(), Failure> {

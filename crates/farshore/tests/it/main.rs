@@ -16,6 +16,7 @@ mod agent_ask;
 #[cfg(test)]
 mod api_bench;
 #[cfg(test)]
+mod api_hubs;
 mod api_life;
 #[cfg(test)]
 mod api_realtime;

@@ -1,10 +1,11 @@
 //! What goes over the wire, shared by the API and the CLI. Fields are only ever added.
 //!
 //! Read in this order: `item`, `job`, `place` (regions, status, directory, audit), `incident`, `ask` (what clients send),
-//! `token`, `realtime`.
+//! `token`, `realtime`, `hub`.
 //! Moments are RFC 3339 in UTC; bytes are bytes.
 
 mod ask;
+mod hub;
 mod incident;
 mod item;
 mod job;
@@ -16,6 +17,15 @@ mod token;
 pub use ask::{
     AdoptRequest, ChangePointRequest, CreateRequest, FailoverRequest, MarkPointRequest, NoParameters,
     OnControlLossWord, ProtectRequest, ReasonRequest, ReplicationWord, TestFailoverRequest,
+};
+pub use hub::{
+    HubAuthRequest, HubCheckpointRequest, HubConflictView, HubConflictsView, HubConnectionStringView,
+    HubCursor, HubDeviceBrief, HubDeviceRequest, HubDevicesCount, HubDevicesView, HubEndpointsView,
+    HubEventView, HubEventsView, HubExportView, HubGroupView, HubImportRequest, HubImportView, HubKeyWord,
+    HubKeysRequest, HubKeysView, HubLateView, HubLineError, HubMemberRequest, HubMemberView,
+    HubMembersRequest, HubMergeRequest, HubMergeView, HubMessageRequest, HubMessageView, HubMethodRequest,
+    HubMethodView, HubPolicyRequest, HubPolicyView, HubReplicationView, HubSideView, HubStatusRequest,
+    HubTelemetryView, HubTwinRequest, HubView,
 };
 pub use incident::{IncidentChangeView, IncidentMessage, IncidentRequest, IncidentView, SeverityWord};
 pub use item::{
