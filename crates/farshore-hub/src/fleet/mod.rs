@@ -5,7 +5,7 @@
 //!
 //! Read in this order: `gate` (what may be acknowledged), `admission` (whose turn it is), `identity` (who it is), `doors` (coming in),
 //! `live` and `sessions` (who is connected), `connection` (what they can do), `follow` (what they are told), `methods`, `messages`,
-//! then the faces: `rest`, `amqp`.
+//! then the faces: `rest`, `amqp`, `provision`.
 //!
 //! Must always hold: nothing is acknowledged that is not durable; nothing is acknowledged once [`Fleet::stop_acknowledging`] has been
 //! called; a hub that does not serve, or whose registry is behind, refuses nobody for good; a device has one connection; nothing is
@@ -21,6 +21,7 @@ mod identity;
 mod live;
 mod messages;
 mod methods;
+mod provision;
 mod rest;
 mod sessions;
 #[cfg(test)]
@@ -50,6 +51,7 @@ pub use admission::AdmissionOptions;
 pub use gate::{Lease, Phase, Standing};
 pub use messages::{MessageLimits, SendError};
 pub use methods::{InvokeError, METHOD_BYTES_MAX, METHOD_WAIT_MAX, MethodCall};
+pub use provision::Provision;
 
 use admission::Admission;
 use gate::{Entered, Gate};
