@@ -1,11 +1,11 @@
 //! All that is kept, behind one join.
 
+use super::conflict::Conflict;
 use super::device::Record;
 use super::format::{self, Unreadable};
 use super::message::{Queued, Way};
 use super::rules::Rules;
 use super::shared::{Cursor, Policy, Single};
-use super::view::Conflict;
 use crate::names::{DeviceId, Key, ModuleId};
 use crate::versions::VersionVector;
 

@@ -6,7 +6,7 @@
 //!
 //! Read in this order: [`mark`] (which change), [`register`] (a value that two regions may have changed at once),
 //! [`leaves`] (JSON as one register per leaf), [`device`] (the groups of an identity), [`edit`] (what can be done to it),
-//! [`rules`] (who wins), [`view`] (the identity as it reads, and its conflicts), [`message`], [`shared`] (groups,
+//! [`rules`] (who wins), [`view`] (the identity as it reads), [`conflict`] (what had to be decided for that), [`message`], [`shared`] (groups,
 //! policies, settings), [`entry`] (all of them behind one join), `format` (their bytes).
 //!
 //! Must always hold: joining decides nothing. Of concurrent changes all are kept until a later change, made in sight of
@@ -23,12 +23,15 @@ pub mod edit;
 pub mod rules;
 pub mod view;
 
+pub mod conflict;
+
 pub mod message;
 pub mod shared;
 
 pub mod entry;
 mod format;
 
+pub use conflict::{Conflict, Group, Side, Why};
 pub use device::{Auth, Record, Scope, Status};
 pub use edit::{Edit, Invalid, NewDevice};
 pub use entry::{Entry, EntryKey};
@@ -37,7 +40,7 @@ pub use mark::Mark;
 pub use message::{Ack, Feedback, Message, Outcome};
 pub use rules::{MergePolicy, Rules};
 pub use shared::{Cursor, Policy, Rights};
-pub use view::{Conflict, Device, Group, Section, Side};
+pub use view::{Device, Section};
 
 #[cfg(test)]
 mod tests;

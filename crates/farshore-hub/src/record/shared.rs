@@ -2,10 +2,10 @@
 
 use serde_json::{Value, json};
 
+use super::conflict::{Conflict, Group, Judge, fingerprint};
 use super::mark::Mark;
 use super::register::Register;
 use super::rules::Rules;
-use super::view::{Conflict, Group, Judge, fingerprint};
 use crate::versions::VersionVector;
 
 pub use crate::sas::{Policy, Rights};

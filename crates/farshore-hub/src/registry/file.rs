@@ -33,7 +33,9 @@ const FILE: &str = "registry.redb";
 #[derive(Debug)]
 pub(super) struct Store {
     path: PathBuf,
-    database: Database,
+    cache_bytes: usize,
+    /// `None`: it is being opened again, or that failed.
+    database: RwLock<Option<Arc<Database>>>,
     state: RwLock<Arc<State>>,
 }
 
@@ -52,7 +54,30 @@ impl Store {
         }
         // A new file's name must be as durable as what will be in it.
         fs::File::open(dir).and_then(|dir| dir.sync_all()).map_err(io)?;
-        Ok(Self { path, database, state: RwLock::new(Arc::new(state)) })
+        let database = RwLock::new(Some(Arc::new(database)));
+        Ok(Self { path, cache_bytes, database, state: RwLock::new(Arc::new(state)) })
+    }
+
+    fn database(&self) -> Result<Arc<Database>, RegistryError> {
+        let database = self.database.read().unwrap_or_else(PoisonError::into_inner);
+        database.clone().ok_or_else(|| self.fault(redb::Error::DatabaseClosed))
+    }
+
+    /// Opens the file again after there was no room for a write: redb answers nothing more then, not even what it has. What was
+    /// synced before is intact. For the writer's thread only, which may wait.
+    pub(super) fn reopen(&self) -> Result<(), RegistryError> {
+        let mut place = self.database.write().unwrap_or_else(PoisonError::into_inner);
+        if let Some(old) = place.take() {
+            let still_read = Arc::downgrade(&old);
+            drop(old);
+            // Readers are in the middle of an error; new ones wait for the lock.
+            while still_read.strong_count() > 0 {
+                std::thread::yield_now();
+            }
+        }
+        let opened = Builder::new().set_cache_size(self.cache_bytes).open(&self.path);
+        *place = Some(Arc::new(opened.map_err(|error| self.fault(error.into()))?));
+        Ok(())
     }
 
     pub(super) fn state(&self) -> Arc<State> {
@@ -72,8 +97,9 @@ impl Store {
     /// In two phases: after a crash redb takes a single-phase commit that it cannot verify for one that did not happen, so a flipped bit
     /// would silently take back what was acknowledged.
     pub(super) fn begin(&self) -> Result<WriteTransaction, RegistryError> {
+        let database = self.database()?;
         let begin = || -> Result<_, redb::Error> {
-            let mut txn = self.database.begin_write()?;
+            let mut txn = database.begin_write()?;
             txn.set_durability(Durability::Immediate)?;
             txn.set_two_phase_commit(true);
             Ok(txn)
@@ -83,12 +109,13 @@ impl Store {
 
     /// A look at everything as it is now.
     pub(super) fn read(&self) -> Result<Look<'_>, RegistryError> {
+        let database = self.database()?;
         let begin = || -> Result<_, redb::Error> {
-            let txn = self.database.begin_read()?;
+            let txn = database.begin_read()?;
             Ok((txn.open_table(ENTRIES)?, txn))
         };
         let (entries, txn) = begin().map_err(|error| self.fault(error))?;
-        Ok(Look { store: self, txn, entries })
+        Ok(Look { store: self, txn, entries, _database: database })
     }
 }
 
@@ -147,6 +174,8 @@ pub(super) struct Look<'a> {
     pub(super) store: &'a Store,
     pub(super) txn: ReadTransaction,
     entries: ReadOnlyTable<&'static [u8], &'static [u8]>,
+    /// Last, so that it outlives what is read from it.
+    _database: Arc<Database>,
 }
 
 impl Look<'_> {

@@ -1,6 +1,7 @@
 //! The registry on a real file.
 
 mod exchange;
+mod full;
 mod killed;
 mod messages;
 

@@ -48,7 +48,7 @@ impl Writer {
         let epoch = Arc::new(AtomicU64::new(store.state().epoch.0));
         let current = Arc::clone(&epoch);
         let thread = thread::Builder::new().name("registry".into()).spawn(move || {
-            Loop { store, changes, wall, epoch: current, waiting }.run();
+            Loop { store, changes, wall, epoch: current, waiting, is_shut: false }.run();
         });
         Self { jobs: Some(jobs), epoch, thread: Mutex::new(thread.ok()) }
     }
@@ -98,6 +98,8 @@ struct Loop {
     wall: Arc<dyn Fn() -> Moment + Send + Sync>,
     epoch: Arc<AtomicU64>,
     waiting: mpsc::Receiver<Job>,
+    /// The file could not be opened again after there was no room.
+    is_shut: bool,
 }
 
 impl Loop {
@@ -113,9 +115,12 @@ impl Loop {
         }
     }
 
-    fn together(&self, jobs: Vec<Job>) {
+    fn together(&mut self, jobs: Vec<Job>) {
         let mut replies = Vec::with_capacity(jobs.len());
         let done = self.transact(jobs, &mut replies);
+        if matches!(done, Err(RegistryError::Full { .. })) || self.is_shut {
+            self.is_shut = self.store.reopen().is_err();
+        }
         for reply in replies {
             reply(done.clone());
         }

@@ -1,8 +1,9 @@
 //! What a record reads as, and what its etags and versions promise.
 
 use super::*;
+use crate::record::conflict::{Conflict, Group, Why};
 use crate::record::rules::MergePolicy;
-use crate::record::view::{Conflict, Device, Group, Why};
+use crate::record::view::Device;
 
 fn read(record: &Record) -> Option<Device> {
     record.device(&key(), &Rules::default())
