@@ -216,6 +216,8 @@ impl Fleet {
     pub fn open_to_devices(&self, epoch: Epoch, standing: Standing) {
         self.registry().activate(epoch);
         self.gate().open(epoch, standing);
+        // Whoever is left from an earlier opening is never acknowledged anything: they are to come again.
+        self.evacuate(None);
         tracing::info!(hub = self.0.options.name, epoch = epoch.0, ?standing, "open to devices");
     }
 

@@ -136,10 +136,14 @@ impl Transaction<'_> {
         let Some(device) = self.device(key)? else { return Ok(Err(PushError::UnknownDevice(key.clone()))) };
         let (start, end) = bounds(key);
         let mut waiting = 0;
-        for (_, entry) in self.range(&start, &end)? {
+        for (place, entry) in self.range(&start, &end)? {
             let Some(other) = pending(&entry).filter(|other| other.generation == device.generation) else {
                 continue;
             };
+            if other.expires.is_some_and(|expires| expires < self.now()) {
+                self.finish_message(place, Outcome::Expired)?;
+                continue;
+            }
             if other.message_id().is_some() && other.says_the_same(&message) {
                 return Ok(Ok(Arc::clone(other)));
             }

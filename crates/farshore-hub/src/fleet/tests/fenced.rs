@@ -126,8 +126,9 @@ async fn evacuation_spares_those_who_came_since_the_hub_was_opened_again() {
     hub.fleet.open_to_devices(Epoch(3), Standing::Current);
     let sas = hub.register("new").await;
     let new = hub.connect("new", &sas).await;
-    hub.fleet.evacuate(std::num::NonZeroU32::new(1000));
     assert_eq!(next(&old).await, Outgoing::Close(Closing::Leaving));
+    hub.fleet.evacuate(std::num::NonZeroU32::new(1000));
+    hub.fleet.open_to_devices(Epoch(3), Standing::Behind);
     assert!(is_quiet(&new).await);
     within(new.telemetry(event("1"))).await.unwrap();
 }

@@ -190,6 +190,18 @@ async fn messages_have_limits() {
     }
     assert_eq!(hub.fleet.send(&pump, message("51")).await, Err(SendError::QueueFull(pump.clone())));
     assert_eq!(hub.fleet.purge(&pump).await, Ok(50));
+    let brief = || Message { expires: Some(now().after(Duration::from_millis(200))), ..message("brief") };
+    for _ in 0..50 {
+        hub.fleet.send(&pump, brief()).await.unwrap();
+    }
+    // Those whose time is over make room for others.
+    within(async {
+        while let Err(full) = hub.fleet.send(&pump, message("1")).await {
+            assert_eq!(full, SendError::QueueFull(pump.clone()));
+        }
+    })
+    .await;
+    hub.fleet.purge(&pump).await.unwrap();
     assert_eq!(hub.fleet.registry().messages(&pump).unwrap().len(), 0);
     hub.fleet.fence().await;
     assert_eq!(hub.fleet.send(&pump, message("1")).await, Err(SendError::NotServing));
