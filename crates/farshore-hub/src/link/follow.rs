@@ -8,6 +8,7 @@ use tokio::time::{Instant, sleep};
 
 use super::wire::{Answer, Question, decode, encode};
 use super::{LinkOptions, Shared, WAIT};
+use crate::record::Rules;
 use crate::registry::{JoinError, MergeReport};
 use crate::telemetry::Extended;
 
@@ -143,7 +144,7 @@ async fn take(shared: &Shared, answer: Answer) -> Result<Taken, String> {
 }
 
 /// See [`super::Link::merge`].
-pub(super) async fn merge(shared: &Shared, plan: bool) -> Result<Merged, StepError> {
+pub(super) async fn merge(shared: &Shared, plan: Option<&Rules>) -> Result<Merged, StepError> {
     let LinkOptions { registry, partner, item, duties, .. } = &shared.options;
     if duties.now().role != Role::Active {
         return Err(StepError::Fatal { what: format!("{item} is not active here: merge where it is") });
@@ -171,13 +172,15 @@ pub(super) async fn merge(shared: &Shared, plan: bool) -> Result<Merged, StepErr
         }
         if let Some(batch) = &answer.batch {
             next.since = batch.upto;
-            let report = registry.preview(batch).map_err(|error| retry(error.to_string()))?;
+            let now = registry.rules();
+            let report = registry.preview_with(batch, plan.unwrap_or(&now));
+            let report = report.map_err(|error| retry(error.to_string()))?;
             match &mut merged.report {
                 Some(all) => all.add(report),
                 None => merged.report = Some(report),
             }
         }
-        if !plan {
+        if plan.is_none() {
             merged.duplicates += take(shared, answer).await.map_err(retry)?.duplicates;
             next.has = shared.position();
         }

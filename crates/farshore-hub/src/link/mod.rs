@@ -27,6 +27,7 @@ pub use duty::{Duties, Duty, Stale};
 pub use follow::{Merged, Taken};
 pub use wire::Position;
 
+use crate::record::Rules;
 use crate::registry::Registry;
 use crate::telemetry::{Cursor, RawBatch, Telemetry, TelemetryError};
 use wire::{Answer, Question, decode, encode};
@@ -213,13 +214,22 @@ impl Link {
         timeout(within, wait).await.map_err(|_| self.behind())
     }
 
+    /// What a merge with the other region would do under these rules: nothing is changed.
+    ///
+    /// # Errors
+    /// When the other region does not answer, or serves.
+    pub async fn plan(&self, rules: &Rules) -> Result<Merged, StepError> {
+        follow::merge(&self.shared, Some(rules)).await
+    }
+
     /// What a merge with the other region would do (`plan`), or has done: everything that it has and that is not here. Asked for by
     /// a person, on the side that serves.
     ///
     /// # Errors
     /// When the other region does not answer, or serves.
     pub async fn merge(&self, plan: bool) -> Result<Merged, StepError> {
-        follow::merge(&self.shared, plan).await
+        let rules = self.shared.options.registry.rules();
+        follow::merge(&self.shared, plan.then_some(&rules)).await
     }
 }
 

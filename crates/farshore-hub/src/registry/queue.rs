@@ -37,6 +37,19 @@ impl Registry {
         self.writer.submit(move |txn| txn.push(&key, message)).await?
     }
 
+    /// How many messages are on their way, to all devices. Looks at each of them.
+    ///
+    /// # Errors
+    /// [`RegistryError`]
+    pub fn messages_pending(&self) -> Result<u64, RegistryError> {
+        let mut count = 0;
+        self.store.read()?.each(b"m", b"n", |_, entry| {
+            count += u64::from(pending(&entry).is_some());
+            true
+        })?;
+        Ok(count)
+    }
+
     /// The messages on their way to a device, oldest first.
     ///
     /// # Errors

@@ -16,11 +16,11 @@ pub(super) const NEVER: &str = "0001-01-01T00:00:00Z";
 
 /// What only the living hub knows of a device.
 #[derive(Debug, Clone, Copy, Default)]
-pub(super) struct Live {
+pub(crate) struct Live {
     /// Since when it is connected.
-    pub(super) connected: Option<Moment>,
+    pub(crate) connected: Option<Moment>,
     /// How many messages wait for it.
-    pub(super) messages: usize,
+    pub(crate) messages: usize,
 }
 
 impl Live {
@@ -40,7 +40,7 @@ pub(super) fn status(enabled: bool) -> &'static str {
 }
 
 /// An identity as JSON.
-pub(super) fn view(device: &Device, live: Live) -> Value {
+pub(crate) fn view(device: &Device, live: Live) -> Value {
     let mut view = json!({
         "deviceId": device.key.device.as_str(),
         "generationId": &*device.generation,

@@ -84,7 +84,7 @@ fn message(key: &Key, asked: Asked) -> Result<Message, RestError> {
 }
 
 /// The address that SDKs expect in a message.
-fn to(key: &Key) -> String {
+pub(crate) fn to(key: &Key) -> String {
     match &key.module {
         None => format!("/devices/{}/messages/devicebound", key.device),
         Some(module) => format!("/devices/{}/modules/{module}/messages/devicebound", key.device),

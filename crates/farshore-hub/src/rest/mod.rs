@@ -37,7 +37,10 @@ pub use answer::Body;
 pub use behind::{Behind, Call, Held, NotInvoked, Serving};
 pub use error::RestError;
 pub use hub::{Hub, HubOptions};
+pub(crate) use identity::{Live, view as identity_view};
+pub(crate) use message::to as address_of;
 pub use serve::{Hubs, Service, serve};
+pub(crate) use twin::view as twin_view;
 
 /// The clock of this room.
 fn now() -> Moment {

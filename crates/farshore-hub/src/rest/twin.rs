@@ -14,7 +14,7 @@ use crate::names::Key;
 use crate::record::{Auth, Device, Edit, Section};
 
 /// A twin as JSON.
-pub(super) fn view(device: &Device, live: Live) -> Value {
+pub(crate) fn view(device: &Device, live: Live) -> Value {
     let (primary, secondary) = match &device.auth {
         Auth::SelfSigned { primary_thumbprint, secondary_thumbprint } => {
             (primary_thumbprint.as_ref(), secondary_thumbprint.as_ref())
