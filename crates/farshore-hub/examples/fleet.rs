@@ -1,12 +1,14 @@
 //! One hub that serves, for trying the official SDKs by hand and for measuring: MQTT, HTTP and AMQP in one process, without an engine.
 //!
-//! `cargo run -p farshore-hub --example fleet -- DIR 127.0.0.2 [devices]` listens on MQTT 8883 (TLS) and 1883 (plain), HTTPS 443 and 8443,
-//! and AMQPS 5671 of that address, registers `device-1` and so on, and prints a line of JSON: connection strings and the authority's
+//! `cargo run -p farshore-hub --example fleet -- DIR 127.0.0.2 [devices | devices.txt]` listens on MQTT 8883 (TLS) and 1883 (plain), HTTPS 443 and 8443,
+//! and AMQPS 5671 of that address, registers `device-1` and so on or those of the file, and prints a line of JSON: connection strings and the authority's
 //! certificate. With `any-ports` after that, ports are the system's; they are printed, too. A line on standard
 //! input is an order: `fence`, `stand-by`, `open EPOCH`, `stats`.
 
 use std::convert::Infallible;
 use std::error::Error;
+use std::fs::File;
+use std::io::BufReader;
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -16,6 +18,7 @@ use farshore_core::ids::{Epoch, Region};
 use farshore_core::moment::Moment;
 use farshore_hub::amqp;
 use farshore_hub::fleet::{Fleet, FleetOptions, Standing};
+use farshore_hub::import::import;
 use farshore_hub::mqtt::connection::Mqtt;
 use farshore_hub::mqtt::listener::{Limits, Listener, Transport};
 use farshore_hub::mqtt::tls::server_config;
@@ -46,11 +49,14 @@ async fn main() -> Result<(), Anything> {
     let mut arguments = std::env::args().skip(1);
     let directory = PathBuf::from(arguments.next().ok_or("name a directory, then an address")?);
     let address: IpAddr = arguments.next().ok_or("name an address")?.parse()?;
-    let devices: usize = arguments.next().map_or(Ok(3), |count| count.parse())?;
+    let devices = arguments.next().unwrap_or_else(|| "3".to_owned());
     let by_system = arguments.next().is_some_and(|word| word == "any-ports");
     std::fs::create_dir_all(directory.join("files"))?;
     let fleet = open(&directory, address).await?;
-    let mut told = register(&fleet, devices).await?;
+    let mut told = match devices.parse() {
+        Ok(count) => register(&fleet, count).await?,
+        Err(_) => take(&fleet, Path::new(&devices)).await?,
+    };
     let (chain, key) = certificate(&directory, address)?;
     told["ca"] = directory.join("ca.pem").display().to_string().into();
     let port = |usual: u16| SocketAddr::new(address, if by_system { 0 } else { usual });
@@ -111,10 +117,20 @@ async fn register(fleet: &Fleet, count: usize) -> Result<Value, Anything> {
         let Auth::Sas { primary, .. } = &device.auth else { return Err("a device has no key".into()) };
         devices.push(format!("HostName={HOST};DeviceId={};SharedAccessKey={primary}", device.key.device));
     }
+    Ok(json!({ "host": HOST, "devices": devices, "service": service_string(fleet)? }))
+}
+
+/// Whoever wrote the file knows the devices' keys.
+async fn take(fleet: &Fleet, file: &Path) -> Result<Value, Anything> {
+    let lines = BufReader::new(File::open(file)?);
+    let imported = import(fleet.registry(), lines, &mut std::io::stderr()).await?;
+    Ok(json!({ "host": HOST, "imported": imported.created, "service": service_string(fleet)? }))
+}
+
+fn service_string(fleet: &Fleet) -> Result<String, Anything> {
     let policies = fleet.registry().policies()?;
     let owner = policies.iter().find(|policy| policy.name == "iothubowner").ok_or("no owner's policy")?;
-    let service = format!("SharedAccessKeyName={};SharedAccessKey={}", owner.name, owner.primary);
-    Ok(json!({ "host": HOST, "devices": devices, "service": service }))
+    Ok(format!("SharedAccessKeyName={};SharedAccessKey={}", owner.name, owner.primary))
 }
 
 fn certificate(

@@ -2,7 +2,7 @@
 //!
 //! `cargo run --release -p farshore-hub --example registry_load -- [IDENTITIES] [DIR]`: imports so many identities from lines of
 //! `devices.txt` that are made on the way, opens the registry again, copies it to a second region, changes one in a hundred
-//! on both sides, and merges. Prints seconds, rates, and the most memory that the process ever had.
+//! on both sides, and merges; then again with two in a hundred, because a merge is to cost what changed. Prints seconds, rates, and the most memory that the process ever had.
 
 use std::io::{self, BufReader, Read, Write as _};
 use std::path::{Path, PathBuf};
@@ -18,8 +18,8 @@ type AnyError = Box<dyn std::error::Error>;
 
 /// What one request between regions carries.
 const BATCH_BYTES: usize = 4 << 20;
-/// One of so many identities is changed before the merge.
-const CHANGED: u64 = 100;
+/// One of so many identities is changed before each merge.
+const CHANGED: [u64; 2] = [100, 50];
 
 fn main() -> Result<(), AnyError> {
     let mut arguments = std::env::args().skip(1);
@@ -60,11 +60,13 @@ async fn run(count: u64, dir: &Path) -> Result<(), AnyError> {
     follow(&paris, &oslo).await?;
     say("found to be the same there", copied, echoed);
     paris.activate(Epoch(2));
-    change(&oslo, count, 0).await?;
-    change(&paris, count, CHANGED / 2).await?;
-    let began = Instant::now();
-    let merged = follow(&paris, &oslo).await? + follow(&oslo, &paris).await?;
-    say("merged both ways", merged, began);
+    for one_in in CHANGED {
+        change(&oslo, count, one_in, 0).await?;
+        change(&paris, count, one_in, one_in / 2).await?;
+        let began = Instant::now();
+        let merged = follow(&paris, &oslo).await? + follow(&oslo, &paris).await?;
+        say("merged both ways", merged, began);
+    }
     println!("  {} conflicts", oslo.conflicts(usize::MAX)?.len());
     Ok(())
 }
@@ -82,12 +84,13 @@ fn key(number: u64) -> Result<Key, AnyError> {
     Ok(Key::parse(&format!("device-{number:08}"))?)
 }
 
-/// One in a hundred gets a tag, from `first` on; every tenth of these also in the other region.
-async fn change(registry: &Registry, count: u64, first: u64) -> Result<(), AnyError> {
+/// One in so many gets a tag, from `first` on; every tenth of these also in the other region.
+async fn change(registry: &Registry, count: u64, one_in: u64, first: u64) -> Result<(), AnyError> {
     let mut changes: Vec<(Key, Decide<String>)> = Vec::new();
-    for number in (first..count).step_by(CHANGED as usize) {
-        let number = if (number / CHANGED).is_multiple_of(10) { number - first } else { number };
-        let patch = json!({ "site": registry.region() });
+    for number in (first..count).step_by(one_in as usize) {
+        let number = if (number / one_in).is_multiple_of(10) { number - first } else { number };
+        // Never what is there already.
+        let patch = json!({ "site": registry.region(), "one_in": one_in });
         changes.push((key(number)?, Box::new(move |_| Ok(vec![Edit::Tags { patch, replace: false }]))));
     }
     let changed = registry.change_many(changes).await;
