@@ -90,6 +90,8 @@ enum Act {
     Machine,
     /// A real-time hub with 500 clients and a publisher that never stops
     Realtime,
+    /// A device hub with 200 devices that never stop either
+    Hub,
 }
 
 #[derive(Debug, Args)]
@@ -163,9 +165,10 @@ fn up(global: &Global, args: UpArgs) -> Result<(), Failure> {
 
 fn demo(global: &Global, args: &DemoArgs) -> Result<(), Failure> {
     let acts = match args.only {
-        None => vec![ActName::Machine, ActName::Realtime],
+        None => vec![ActName::Machine, ActName::Realtime, ActName::Hub],
         Some(Act::Machine) => vec![ActName::Machine],
         Some(Act::Realtime) => vec![ActName::Realtime],
+        Some(Act::Hub) => vec![ActName::Hub],
     };
     // Never the directory of the environment: that one is somebody's own.
     let temporary = global.data.is_none();

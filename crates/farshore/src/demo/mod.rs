@@ -1,13 +1,14 @@
 //! `farshore demo`: real work, a real disaster, a report that was checked.
 //!
 //! Read in this order: `story` (the machine act: its steps and what each claims), `workload` (its client and the truth),
-//! `realtime` (the real-time act, its clients and its publisher), `act` (what both have in common), `stage` (the regions),
+//! `realtime` (the real-time act, its clients and its publisher), `hub` (the device hub's act, its devices and its back end), `act` (what both have in common), `stage` (the regions),
 //! `link` (the line between them), `client` (the API), `report` (what is printed).
 //!
 //! Must always hold: nothing is reported as verified that was not read back and compared with the client's own log.
 
 mod act;
 pub mod client;
+mod hub;
 mod link;
 mod realtime;
 mod report;
@@ -19,7 +20,7 @@ use std::path::PathBuf;
 use std::time::Instant;
 
 use act::Act;
-use report::{MachineReport, RealtimeReport, Report};
+use report::{HubReport, MachineReport, RealtimeReport, Report};
 use stage::Stage;
 
 use crate::config::StoreKind;
@@ -32,6 +33,8 @@ pub enum ActName {
     Machine,
     /// A real-time hub with clients and a publisher.
     Realtime,
+    /// A device hub with a fleet of devices.
+    Hub,
 }
 
 impl ActName {
@@ -39,6 +42,7 @@ impl ActName {
         match self {
             Self::Machine => story::STEPS,
             Self::Realtime => realtime::STEPS,
+            Self::Hub => hub::STEPS,
         }
     }
 }
@@ -109,6 +113,10 @@ async fn acts(stage: &mut Stage, play: &Play, began: Instant) -> Report {
             ActName::Realtime => {
                 let found = report.realtime.insert(RealtimeReport::default());
                 realtime::play(&mut act, found).await
+            }
+            ActName::Hub => {
+                let found = report.hub.insert(HubReport::default());
+                hub::play(&mut act, found).await
             }
         };
         if let Err(why) = played {

@@ -111,6 +111,35 @@ pub(super) struct RealtimeReport {
     pub(super) verified: bool,
 }
 
+/// What the device hub's act found.
+#[derive(Debug, Clone, Default, Serialize)]
+pub(super) struct HubReport {
+    pub(super) devices: usize,
+    /// Those for which the far shore acknowledged something after the disaster.
+    pub(super) followed: usize,
+    /// Different messages whose acknowledgement their device saw.
+    pub(super) telemetry_acknowledged: u64,
+    /// Different messages that were read back through the consumer group.
+    pub(super) telemetry_stored: u64,
+    /// Messages that were acknowledged a second time, and yet read back once.
+    pub(super) duplicates_removed: u64,
+    /// Messages that the lost region had acknowledged and the far shore got only when it was back.
+    pub(super) telemetry_late: u64,
+    /// Identities in the lost region, as the far shore knew them.
+    pub(super) identities_before: u64,
+    /// Identities once both regions were merged; the same in both.
+    pub(super) identities_after_merge: u64,
+    /// What both regions had changed.
+    pub(super) conflicts: u64,
+    /// Devices that were locked out on the far shore and are still locked out at home.
+    pub(super) revoked: usize,
+    /// From the operator's word to the first acknowledgement on the far shore.
+    pub(super) rto_seconds: f64,
+    /// From the kill to the far shore's first acknowledgement for the device that waited longest.
+    pub(super) slowest_device_seconds: f64,
+    pub(super) verified: bool,
+}
+
 /// The whole report. An act that was not played is not in it.
 #[derive(Debug, Clone, Default, Serialize)]
 pub(super) struct Report {
@@ -120,6 +149,8 @@ pub(super) struct Report {
     pub(super) machine: Option<MachineReport>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) realtime: Option<RealtimeReport>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) hub: Option<HubReport>,
     pub(super) steps: Vec<StepReport>,
     pub(super) failures: Vec<String>,
 }
@@ -185,6 +216,7 @@ mod tests {
         let report = Report {
             machine: Some(MachineReport::default()),
             realtime: Some(RealtimeReport::default()),
+            hub: Some(HubReport::default()),
             ..Report::default()
         };
         let json = serde_json::to_value(report).unwrap();
@@ -208,6 +240,16 @@ mod tests {
             "/realtime/slowest_recovery_seconds",
             "/realtime/home_again",
             "/realtime/verified",
+            "/hub/devices",
+            "/hub/followed",
+            "/hub/telemetry_acknowledged",
+            "/hub/telemetry_stored",
+            "/hub/duplicates_removed",
+            "/hub/identities_before",
+            "/hub/identities_after_merge",
+            "/hub/conflicts",
+            "/hub/rto_seconds",
+            "/hub/verified",
         ] {
             assert!(json.pointer(pointer).is_some(), "{pointer}");
         }
@@ -216,7 +258,7 @@ mod tests {
     #[test]
     fn nothing_is_said_of_an_act_that_was_not_played() {
         let json = serde_json::to_value(Report::default()).unwrap();
-        for pointer in ["/failover", "/drill", "/control", "/realtime"] {
+        for pointer in ["/failover", "/drill", "/control", "/realtime", "/hub"] {
             assert!(json.pointer(pointer).is_none(), "{pointer}");
         }
     }

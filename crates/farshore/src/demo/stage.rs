@@ -1,6 +1,7 @@
 //! Where the demo plays: regions as real processes, and what a person sees meanwhile.
 
 use std::io::{self, IsTerminal};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
@@ -9,6 +10,7 @@ use super::client::{Broken, Client};
 use super::link;
 use super::report::StepReport;
 use crate::config::StoreKind;
+use crate::node::{NodeReady, READY_FILE};
 use crate::up::{Cluster, ClusterOptions, Line};
 
 /// Recovery points come this often, so that a demo of a minute has some.
@@ -107,6 +109,16 @@ impl Stage {
     pub(super) fn disk_files(&self, region: &str) -> [PathBuf; 2] {
         let disks = self.data.join(region).join("machines/web-1/disks");
         [disks.join("root.raw"), disks.join("data.raw")]
+    }
+
+    /// Where back ends of a region's device hubs call.
+    pub(super) fn hubs_https(&self, region: &str) -> io::Result<SocketAddr> {
+        let ready = std::fs::read(self.data.join(region).join(READY_FILE))?;
+        let ready: NodeReady = serde_json::from_slice(&ready)?;
+        ready
+            .hubs
+            .map(|hubs| hubs.https)
+            .ok_or_else(|| io::Error::other(format!("{region} serves no device hubs")))
     }
 
     /// Ends the picture; the cluster goes on.

@@ -144,10 +144,16 @@ fn all_regions(options: &ClusterOptions, configs: &[NodeConfig]) -> Result<Vec<R
     });
     let mut all: Vec<RegionConfig> = regions.collect();
     // Between the first region and the one it is protected to.
-    if let (Some(Line(lay)), Some(far)) = (&options.line, all.get_mut(1)) {
+    if let (Some(Line(lay)), Some([near, far, ..])) = (&options.line, all.get_mut(..)) {
         far.replication = lay(far.replication).map_err(wrong)?;
+        // What the far region pulls from the near one, it asks its agent for.
+        near.agent = format!("{scheme}://{}", lay(near_listen(configs)?).map_err(wrong)?);
     }
     Ok(all)
+}
+
+fn near_listen(configs: &[NodeConfig]) -> Result<std::net::SocketAddr, UpError> {
+    configs.first().map(|config| config.listen).ok_or_else(|| wrong("a cluster has regions"))
 }
 
 /// Members choose their ports anew when they are started.

@@ -48,8 +48,8 @@ pub struct ClusterOptions {
     pub point_seconds: u64,
     /// The program; by default the running one.
     pub program: Option<PathBuf>,
-    /// Puts something between the regions and the recovery region's replication listener: given its address, says where
-    /// the others are to connect instead.
+    /// Puts something between the first two regions: before the second one's replication listener, and before the first one's
+    /// agent. Given an address, it says where to connect instead.
     pub line: Option<Line>,
 }
 

@@ -21,6 +21,13 @@ fn clients_of_a_lost_region_go_on_and_every_message_arrives() {
 }
 
 #[test]
+fn a_fleet_of_a_lost_region_follows_and_comes_home_with_everything_it_said() {
+    let report = told(&["demo", "--output", "json", "--only", "hub"]);
+    assert!(report.get("failover").is_none(), "{report:#}");
+    check_hub(&report);
+}
+
+#[test]
 fn the_control_plane_outlives_the_region_that_is_lost_with_its_node_and_its_member() {
     let report = told(&["demo", "--store", "etcd", "--output", "json"]);
     assert_eq!(report["store"], "etcd", "{report:#}");
@@ -28,6 +35,7 @@ fn the_control_plane_outlives_the_region_that_is_lost_with_its_node_and_its_memb
     assert_eq!(report["control"]["survivors"], 2, "{report:#}");
     check_machine(&report);
     check_realtime(&report);
+    check_hub(&report);
 }
 
 /// Plays the demo and checks what it says in any case.
@@ -74,4 +82,20 @@ fn check_realtime(report: &Value) {
     // Each of the steps sees a second's messages before it goes on.
     assert!(realtime["messages_owed"].as_u64() >= Some(3 * 50 * 500), "{report:#}");
     assert!(realtime["slowest_recovery_seconds"].as_f64() > Some(0.0), "{report:#}");
+}
+
+fn check_hub(report: &Value) {
+    let hub = &report["hub"];
+    assert_eq!(hub["verified"], true, "{report:#}");
+    assert_eq!((&hub["devices"], &hub["followed"]), (&200.into(), &200.into()), "{report:#}");
+    // Each of the steps sees two messages of each device before it goes on.
+    assert!(hub["telemetry_acknowledged"].as_u64() >= Some(3 * 2 * 185), "{report:#}");
+    assert!(hub["telemetry_stored"].as_u64() >= hub["telemetry_acknowledged"].as_u64(), "{report:#}");
+    assert!(hub["duplicates_removed"].as_u64() > Some(0), "{report:#}");
+    assert!(hub["telemetry_late"].as_u64() > Some(0), "{report:#}");
+    assert_eq!(hub["identities_before"], 205, "{report:#}");
+    // Five that only paris knew, twenty that were made and five that were deleted in oslo.
+    assert_eq!(hub["identities_after_merge"], 205 + 5 + 20 - 5, "{report:#}");
+    assert_eq!((&hub["conflicts"], &hub["revoked"]), (&5.into(), &15.into()), "{report:#}");
+    assert!(hub["rto_seconds"].as_f64() > Some(0.0), "{report:#}");
 }

@@ -67,6 +67,11 @@ async fn the_page_on_real_time_hubs_tells_commands_that_work() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn the_page_on_device_hubs_tells_commands_that_work() {
+    commands_of("hubs.md").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn the_page_on_protecting_tells_commands_that_work() {
     commands_of("protect.md").await;
 }

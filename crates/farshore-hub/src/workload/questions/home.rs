@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 
 use super::{Desk, broken, fatal, retry};
 use crate::link::Merged;
-use crate::record::{Conflict, MergePolicy, Rules};
+use crate::record::{Conflict, MergePolicy, Rules, Side};
 use crate::registry::MergeReport;
 
 /// Conflicts of one answer.
@@ -95,10 +95,15 @@ fn side_by_side(conflict: &Conflict) -> Value {
         "device": conflict.subject,
         "group": conflict.group,
         "path": conflict.path,
-        "winner": conflict.winner,
-        "losers": conflict.losers,
+        "winner": side(&conflict.winner),
+        "losers": conflict.losers.iter().map(side).collect::<Vec<_>>(),
         "why": conflict.why,
     })
+}
+
+fn side(side: &Side) -> Value {
+    let Side { region, epoch, at, value } = side;
+    json!({ "region": region, "epoch": epoch, "at": at.to_string(), "value": value })
 }
 
 fn view(merged: &Merged, partner: &str, rules: &Rules, plan: bool) -> Value {
