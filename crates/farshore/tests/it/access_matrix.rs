@@ -75,7 +75,9 @@ pub(crate) async fn stored(served: &Served) -> Vec<(String, Vec<u8>)> {
 async fn a_role_that_is_too_low_is_refused_everywhere_and_changes_nothing() {
     let served = Served::protected().await;
     let tokens = tokens(&served).await;
-    let before = stored(&served).await;
+    // That an executor is alive is written now and then, whoever asks for what.
+    let asked_for = |(key, _): &(String, Vec<u8>)| !key.starts_with("executors/");
+    let before: Vec<_> = stored(&served).await.into_iter().filter(asked_for).collect();
     let mut refused = 0;
     for Route { method, path, right } in routes() {
         let bare = served.bare(method.clone(), &path).json(&body(&path)).send().await.unwrap();
@@ -91,7 +93,8 @@ async fn a_role_that_is_too_low_is_refused_everywhere_and_changes_nothing() {
         }
     }
     assert!(refused > 25, "only {refused}");
-    assert_eq!(stored(&served).await, before, "nothing was changed");
+    let after: Vec<_> = stored(&served).await.into_iter().filter(asked_for).collect();
+    assert_eq!(after, before, "nothing was changed");
 }
 
 #[tokio::test]

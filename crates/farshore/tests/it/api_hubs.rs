@@ -73,8 +73,6 @@ async fn hub() -> Served {
         ("group-delete", json!({})),
         ("merge", merge),
         ("conflicts", json!({"open": [], "kept": 4, "file": "/data/conflicts.jsonl"})),
-        ("members", json!([])),
-        ("set-members", json!([{"host": "other.test", "policy": "owner", "every_seconds": 60}])),
     ] {
         served.bench.sim.answer(sort, Ok(answer));
     }
@@ -89,7 +87,7 @@ async fn audited(served: &Served) -> Vec<String> {
 #[tokio::test]
 async fn keys_are_shown_only_when_they_are_asked_for_and_stand_in_no_record() {
     let served = hub().await;
-    for path in ["", "/devices", "/devices/pump-1", "/devices/pump-1/twin", "/policies", "/members"] {
+    for path in ["", "/devices", "/devices/pump-1", "/devices/pump-1/twin", "/policies"] {
         let shown: Value = served.get(&format!("{HUB}{path}")).await;
         assert!(!shown.to_string().contains(PRIMARY), "{path}");
     }
@@ -103,15 +101,12 @@ async fn keys_are_shown_only_when_they_are_asked_for_and_stand_in_no_record() {
     let view: HubConnectionStringView =
         served.get(&format!("{HUB}/connection-string?device=pump-1%2Fvalve")).await;
     assert!(view.connection_string.contains(PRIMARY));
-    let members = json!({"members": [{"connection_string": "HostName=x;SharedAccessKey=bWVtYmVy", "every_seconds": 60}]});
-    let request = served.request(Method::PUT, &format!("{HUB}/members")).json(&members);
-    assert_eq!(request.send().await.unwrap().status(), 200);
     for _ in 0..3 {
         let _: Value = served.get(&format!("{HUB}/export?keys=true")).await;
     }
     for (key, value) in stored(&served).await {
         let text = String::from_utf8_lossy(&value);
-        for secret in [PRIMARY, SECONDARY, "bWVtYmVy"] {
+        for secret in [PRIMARY, SECONDARY] {
             assert!(!text.contains(secret), "{key} holds a secret");
         }
     }
@@ -121,7 +116,6 @@ async fn keys_are_shown_only_when_they_are_asked_for_and_stand_in_no_record() {
         "asked for the keys of the device pump-1 of hub/fleet",
         "asked for the keys of all policies of hub/fleet",
         "asked for a connection string of hub/fleet for device pump-1/valve",
-        "asked to give hub/fleet 1 members",
         "asked to export identities with their keys from hub/fleet",
     ] {
         assert_eq!(audit.iter().filter(|what| *what == line).count(), 1, "{line:?} in {audit:?}");
@@ -180,12 +174,6 @@ async fn what_is_wrong_is_said_before_anybody_is_asked() {
         ),
         (Method::POST, "/import", json!({"lines": vec![""; 1001]}), "lines: at most 1000"),
         (Method::POST, "/merge", json!({"policy": "mine"}), "policy: there is no \"mine\""),
-        (
-            Method::PUT,
-            "/members",
-            json!({"members": [{"connection_string": "x", "every_seconds": 1}]}),
-            "at least 10",
-        ),
     ] {
         let request = served.request(method.clone(), &format!("{HUB}{path}"));
         let request = if method == Method::GET { request } else { request.json(&body) };
@@ -299,8 +287,6 @@ async fn what_only_hubs_have_is_on_the_command_line() {
         ("hub conflicts fleet", "4 were noted"),
         ("hub group list fleet", "g      1       paris 3"),
         ("hub group delete fleet g --yes", "g is forgotten"),
-        ("hub member list fleet", "no other hubs"),
-        ("hub member set fleet --member HostName=other.test", "other.test"),
         ("hub monitor fleet --count 1 --from start", "pump-1            {\"t\":20}"),
         (&save_ca, ";GatewayHostName=127.0.0.2\n"),
     ] {
@@ -371,7 +357,14 @@ async fn files_of_identities_go_in_and_out() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_monitor_goes_on_with_its_cursor_across_a_failover() {
     let served = hub().await;
-    let line = "hub monitor fleet --group g --count 3 --output json";
+    // What it waits for is said on the far shore only.
+    let page = |device: &str| {
+        let event =
+            json!({"region": "paris", "offset": 3, "device": device, "enqueued": "2026-11-21T05:00:00Z"});
+        Ok(json!({"events": [event], "next": {"paris": 4}, "missed": {"oslo": 2}}))
+    };
+    served.bench.sim.answer("events", page("other"));
+    let line = "hub monitor fleet --group g --device pump-1 --count 1 --output json";
     served.bench.sim.questions();
     let failover = async {
         // After its first page, the region is gone for a moment.
@@ -385,10 +378,11 @@ async fn a_monitor_goes_on_with_its_cursor_across_a_failover() {
         served.bench.sim.set_down("paris", true);
         let job = served.run("/api/v1/items/hub/fleet/failover", &json!({"source_is_down": true})).await;
         assert_eq!(job.state, "succeeded", "{job:?}");
+        served.bench.sim.answer("events", page("pump-1"));
         seen
     };
     let ((code, out, err), seen) = tokio::join!(run(&served, line), failover);
-    assert_eq!((code, out.lines().count()), (0, 3), "{err}");
+    assert_eq!((code, out.lines().count()), (0, 1), "{err}");
     let first = json!({"ask": "events", "limit": 500, "wait_ms": 10_000, "group": "g", "from": "start"});
     assert_eq!(seen[0], (region("paris"), first));
     let after = served.bench.sim.questions();
@@ -396,6 +390,8 @@ async fn a_monitor_goes_on_with_its_cursor_across_a_failover() {
     let next = json!({"ask": "events", "limit": 500, "wait_ms": 10_000, "cursor": {"paris": 4}});
     assert_eq!(from_oslo.map(|(_, question)| question), Some(&next), "{err}");
     assert!(err.contains("warning: 2 events of oslo are no longer kept"), "{err}");
-    assert_eq!(err.matches("going on as soon as it answers").count(), 1, "{err}");
-    assert!(err.contains("it answers again"), "{err}");
+    // It may have looked away while nobody answered; what it saw, it says once.
+    let said = |text: &str| err.matches(text).count();
+    assert!(said("going on as soon as it answers") <= 1, "{err}");
+    assert_eq!(said("going on as soon as it answers"), said("it answers again"), "{err}");
 }

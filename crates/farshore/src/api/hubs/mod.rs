@@ -28,24 +28,18 @@ pub(super) use files::{IMPORT_LEN_MAX, Noted};
 
 use super::ApiState;
 use super::access::Caller;
-use super::body::Asked;
 use super::paired::Paired;
 use super::problem::{Problem, Refusals};
-use super::views::{HubConnectionStringView, HubKeyWord, HubMemberView, HubMembersRequest, HubView};
+use super::views::{HubConnectionStringView, HubKeyWord, HubView};
 
 /// The kind, as paths and ids write it.
 const KIND: &str = "hub";
-/// Other hubs of one hub: each is read whole on its schedule.
-const MEMBERS_MAX: usize = 16;
-/// More often, an exchange of a large registry would never end.
-const MEMBER_SECONDS_MIN: u64 = 10;
 
 /// All of it.
 pub(super) fn routes() -> OpenApiRouter<ApiState> {
     OpenApiRouter::new()
         .routes(routes!(show))
         .routes(routes!(connection_string))
-        .routes(routes!(members, set_members))
         .routes(routes!(policies::list))
         .routes(routes!(policies::set, policies::delete))
         .routes(routes!(policies::regenerate))
@@ -119,40 +113,6 @@ async fn connection_string(
     hub.audit(&caller.name, |hub| format!("asked for a connection string of {hub} for {}", shown(&of)))
         .await?;
     Ok(Json(hub.ask_either(&question).await?))
-}
-
-/// Other hubs whose identities are exchanged with this one.
-#[utoipa::path(get, path = "/api/v1/hubs/{name}/members", tag = "hubs",
-    security(("token" = ["read"])), params(("name" = String, Path)),
-    responses((status = 200, body = Vec<HubMemberView>), Refusals))]
-async fn members(
-    State(state): State<ApiState>,
-    Path(name): Path<String>,
-) -> Result<Json<Vec<HubMemberView>>, Problem> {
-    let hub = Paired::find(&state, KIND, &name).await?;
-    Ok(Json(hub.ask_either(&json!({"ask": "members"})).await?))
-}
-
-/// Says with which other hubs identities are exchanged, instead of those that were until now.
-#[utoipa::path(put, path = "/api/v1/hubs/{name}/members", tag = "hubs",
-    security(("token" = ["contribute"])), request_body = HubMembersRequest, params(("name" = String, Path)),
-    responses((status = 200, body = Vec<HubMemberView>), Refusals))]
-async fn set_members(
-    State(state): State<ApiState>,
-    Path(name): Path<String>,
-    asked: Asked<HubMembersRequest>,
-) -> Result<Json<Vec<HubMemberView>>, Problem> {
-    let members = asked.body.members;
-    if members.len() > MEMBERS_MAX {
-        return Err(Problem::invalid(format!("members: a hub has {MEMBERS_MAX} at most")));
-    }
-    if let Some(at) = members.iter().position(|member| member.every_seconds < MEMBER_SECONDS_MIN) {
-        return Err(Problem::invalid(format!("members[{at}].every_seconds: at least {MEMBER_SECONDS_MIN}")));
-    }
-    let hub = Paired::find(&state, KIND, &name).await?;
-    let count = members.len();
-    hub.audit(&asked.by.who, |hub| format!("asked to give {hub} {count} members")).await?;
-    Ok(Json(hub.ask_active(&json!({"ask": "set-members", "members": members})).await?))
 }
 
 /// What stands after the question mark, or what is wrong with it.

@@ -35,8 +35,6 @@ pub struct HubView {
     pub groups: Vec<HubGroupView>,
     /// What two regions changed at once and nobody has decided since.
     pub conflicts: u64,
-    /// Where the authority of its certificate is on the node that answers; absent: without TLS.
-    pub ca_file: Option<String>,
 }
 
 /// Where a hub listens.
@@ -591,44 +589,4 @@ pub struct HubConflictsView {
     pub kept: u64,
     /// Where they are noted, on the node that answered.
     pub file: Option<String>,
-}
-
-/// Another hub whose identities are exchanged on a schedule.
-#[derive(Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
-pub struct HubMemberRequest {
-    /// With a policy that may read and write the registry. A secret.
-    pub connection_string: String,
-    /// How often.
-    pub every_seconds: u64,
-}
-
-impl std::fmt::Debug for HubMemberRequest {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("HubMemberRequest").field("every_seconds", &self.every_seconds).finish_non_exhaustive()
-    }
-}
-
-/// The other hubs.
-#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
-pub struct HubMembersRequest {
-    /// Instead of those that there were.
-    pub members: Vec<HubMemberRequest>,
-}
-
-/// Another hub, without its key.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-#[serde(default)]
-pub struct HubMemberView {
-    /// Its name.
-    pub host: String,
-    /// The policy whose key is used.
-    pub policy: String,
-    /// How often.
-    pub every_seconds: u64,
-    /// When identities were last exchanged; absent: not yet.
-    pub last: Option<String>,
-    /// Why it did not work the last time.
-    pub error: Option<String>,
 }

@@ -22,10 +22,9 @@ pub use hub::{
     HubAuthRequest, HubCheckpointRequest, HubConflictView, HubConflictsView, HubConnectionStringView,
     HubCursor, HubDeviceBrief, HubDeviceRequest, HubDevicesCount, HubDevicesView, HubEndpointsView,
     HubEventView, HubEventsView, HubExportView, HubGroupView, HubImportRequest, HubImportView, HubKeyWord,
-    HubKeysRequest, HubKeysView, HubLateView, HubLineError, HubMemberRequest, HubMemberView,
-    HubMembersRequest, HubMergeRequest, HubMergeView, HubMessageRequest, HubMessageView, HubMethodRequest,
-    HubMethodView, HubPolicyRequest, HubPolicyView, HubReplicationView, HubSideView, HubStatusRequest,
-    HubTelemetryView, HubTwinRequest, HubView,
+    HubKeysRequest, HubKeysView, HubLateView, HubLineError, HubMergeRequest, HubMergeView, HubMessageRequest,
+    HubMessageView, HubMethodRequest, HubMethodView, HubPolicyRequest, HubPolicyView, HubReplicationView,
+    HubSideView, HubStatusRequest, HubTelemetryView, HubTwinRequest, HubView,
 };
 pub use incident::{IncidentChangeView, IncidentMessage, IncidentRequest, IncidentView, SeverityWord};
 pub use item::{

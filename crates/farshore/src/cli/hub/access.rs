@@ -1,4 +1,4 @@
-//! `farshore hub policy …`, `connection-string` and `member …`: who may come, and what they are given.
+//! `farshore hub policy …` and `connection-string`: who may come, and what they are given.
 
 use std::path::PathBuf;
 
@@ -6,15 +6,13 @@ use clap::{Args, Subcommand, ValueEnum};
 use farshore_core::ids::Name;
 use serde_json::Value;
 
-use super::super::ask::secret;
 use super::super::client::Client;
 use super::super::exit::Failure;
-use super::super::show::{self, ago, sheet, table};
+use super::super::show::{self, sheet, table};
 use super::super::{Global, ask};
 use super::segment;
 use crate::api::views::{
-    HubConnectionStringView, HubKeyWord, HubKeysRequest, HubMemberRequest, HubMemberView, HubMembersRequest,
-    HubPolicyRequest, HubPolicyView, HubView,
+    HubConnectionStringView, HubKeyWord, HubKeysRequest, HubPolicyRequest, HubPolicyView, HubView,
 };
 
 /// The port that device SDKs take when a gateway is named without one.
@@ -120,29 +118,6 @@ pub(in crate::cli) struct ConnectionStringArgs {
     /// Write the authority of the hub's certificate to this file
     #[arg(long, value_name = "FILE")]
     save_ca: Option<PathBuf>,
-}
-
-#[derive(Debug, Subcommand)]
-pub(in crate::cli) enum MemberCommand {
-    /// List the other hubs, and when identities were last exchanged
-    List {
-        /// The hub's name
-        name: Name,
-    },
-    /// Say with which other hubs identities are exchanged, instead of those that were until now
-    Set {
-        /// The hub's name
-        name: Name,
-        /// Connection string of a policy of the other hub that may read and write its registry, or @FILE that holds it
-        #[arg(long = "member", value_name = "CONNECTION-STRING", required_unless_present = "none")]
-        members: Vec<String>,
-        /// How often, in seconds
-        #[arg(long, value_name = "SECONDS", default_value_t = 300, value_parser = clap::value_parser!(u64).range(10..))]
-        every: u64,
-        /// With no other hub any more
-        #[arg(long, conflicts_with = "members")]
-        none: bool,
-    },
 }
 
 pub(super) async fn policy(global: &Global, client: &Client, command: PolicyCommand) -> Result<(), Failure> {
@@ -258,37 +233,6 @@ fn gateway(endpoint: &str) -> Option<&str> {
     let authority = endpoint.split_once("://")?.1.split('/').next()?;
     let address = authority.strip_suffix(MQTT_PORT).unwrap_or(authority);
     (!address.is_empty()).then_some(address)
-}
-
-pub(super) async fn member(global: &Global, client: &Client, command: MemberCommand) -> Result<(), Failure> {
-    let members: Vec<HubMemberView> = match command {
-        MemberCommand::List { name } => client.get(&format!("/hubs/{name}/members")).await?,
-        MemberCommand::Set { name, members, every, none: _ } => {
-            let members = members.iter().map(|text| {
-                let connection_string = secret("member", text)?;
-                Ok(HubMemberRequest { connection_string, every_seconds: every })
-            });
-            let members = members.collect::<Result<Vec<_>, Failure>>()?;
-            client.put(&format!("/hubs/{name}/members"), &HubMembersRequest { members }).await?
-        }
-    };
-    show::print(global, &members, |members| match members.as_slice() {
-        [] => "no other hubs".to_owned(),
-        members => members_table(members),
-    })
-}
-
-fn members_table(members: &[HubMemberView]) -> String {
-    let row = |member: &HubMemberView| {
-        vec![
-            member.host.clone(),
-            member.policy.clone(),
-            format!("{} s", member.every_seconds),
-            member.last.as_deref().map_or("not yet".to_owned(), ago),
-            member.error.clone().unwrap_or_default(),
-        ]
-    };
-    table(&["HUB", "POLICY", "EVERY", "LAST", "ERROR"], &members.iter().map(row).collect::<Vec<_>>())
 }
 
 #[cfg(test)]

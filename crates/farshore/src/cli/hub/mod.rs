@@ -1,7 +1,7 @@
 //! `farshore hub …`: device hubs, and what only they have.
 //!
-//! Read in this order: this file (the grammar, making and showing hubs), `device`, `access` (policies, connection strings,
-//! members), `speak` (twins, methods, messages), `file` (import, export), `monitor`, `merge`, `patience` (what goes on while a
+//! Read in this order: this file (the grammar, making and showing hubs), `device`, `access` (policies, connection
+//! strings), `speak` (twins, methods, messages), `file` (import, export), `monitor`, `merge`, `patience` (what goes on while a
 //! failover is under way), `progress`.
 
 mod access;
@@ -75,9 +75,6 @@ pub(super) enum HubCommand {
     /// Consumer groups: list, delete
     #[command(subcommand)]
     Group(GroupCommand),
-    /// Other hubs whose identities are exchanged on a schedule: list, set
-    #[command(subcommand)]
-    Member(access::MemberCommand),
 }
 
 #[derive(Debug, Args)]
@@ -181,7 +178,6 @@ pub(super) async fn run(global: &Global, command: HubCommand) -> Result<(), Fail
         HubCommand::Merge(args) => merge::run(global, &client, &args).await,
         HubCommand::Conflicts { name } => merge::conflicts(global, &client, &name).await,
         HubCommand::Group(command) => group(global, &client, command).await,
-        HubCommand::Member(command) => access::member(global, &client, command).await,
     }
 }
 
@@ -284,7 +280,6 @@ fn hub_page(name: &Name, hub: &HubView) -> String {
         ("mqtt", text(&endpoints.mqtt)),
         ("https", text(&endpoints.https)),
         ("amqp", text(&endpoints.amqp)),
-        ("ca", text(&hub.ca_file)),
         (
             "devices",
             format!("{} ({} enabled, {} disabled)", devices.total, devices.enabled, devices.disabled),
