@@ -41,6 +41,14 @@ impl Duties {
         *self.duty.borrow()
     }
 
+    /// Under which token the other region is asked. Whoever follows is told of a new one last, when it is promoted, and must get the
+    /// rest of a source that was fenced under it: what it has heard of counts.
+    #[must_use]
+    pub fn asks_under(&self) -> Token {
+        let Duty { token, role } = self.now();
+        if role == Role::Target { token.max(*self.highest.borrow()) } else { token }
+    }
+
     /// From now on this holds.
     pub fn set(&self, duty: Duty) {
         self.raise(duty.token);

@@ -185,6 +185,19 @@ async fn what_was_written_while_the_line_was_cut_is_counted_and_comes_later() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_follower_gets_the_rest_of_a_source_that_was_fenced_under_a_token_it_was_not_told() {
+    let pair = Pair::start();
+    pair.paris.device("pump").await;
+    until("oslo follows", || pair.oslo.knows("pump")).await;
+    pair.cut(true);
+    pair.paris.device("late").await;
+    pair.paris.becomes(Role::Fenced, 2);
+    pair.cut(false);
+    until("oslo has the rest", || pair.oslo.knows("late")).await;
+    pair.paris.link().drained(Duration::from_secs(20)).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn two_histories_come_together_when_they_are_merged_and_not_before() {
     let pair = Pair::start();
     pair.paris.device("pump").await;
