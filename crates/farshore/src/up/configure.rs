@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
@@ -17,6 +17,14 @@ use crate::config::{
     RealtimePlace, RedbConfig, RegionConfig, StoreKind, TakeOver,
 };
 use crate::trust::{CA_CERTIFICATE, CertRole, Trust};
+
+/// The ports that official device SDKs, service SDKs and resolvers know, and no other.
+const MQTT_PORT: u16 = 8883;
+const HTTPS_PORT: u16 = 443;
+const AMQP_PORT: u16 = 5671;
+const DNS_PORT: u16 = 53;
+/// The last byte of the first region's own address, where it has one.
+const FIRST_ADDRESS: u8 = 2;
 
 /// Name of the cluster that is made here.
 const CLUSTER: &str = "farshore";
@@ -68,6 +76,25 @@ pub(super) fn configure(
     Ok(configs)
 }
 
+/// The address of a region that listens where everybody expects it; `None`: anywhere.
+#[derive(Debug, Clone, Copy)]
+struct Known(Option<IpAddr>);
+
+impl Known {
+    fn of(options: &ClusterOptions, region: &Region) -> Self {
+        let index = options.regions.iter().position(|one| one == region).filter(|_| options.device_ports);
+        let last = index.and_then(|index| u8::try_from(index).ok()).map(|index| FIRST_ADDRESS + index);
+        Self(last.map(|last| Ipv4Addr::new(127, 0, 0, last).into()))
+    }
+
+    fn port(self, port: u16, held: &mut Vec<HeldPort>) -> Result<SocketAddr, UpError> {
+        match self.0 {
+            Some(address) => Ok(SocketAddr::new(address, port)),
+            None => free_port(held),
+        }
+    }
+}
+
 fn fresh(
     options: &ClusterOptions,
     region: &Region,
@@ -77,12 +104,13 @@ fn fresh(
 ) -> Result<NodeConfig, UpError> {
     let is_etcd = options.store == StoreKind::Etcd;
     let is_control = is_etcd || options.regions.last() == Some(region);
+    let known = Known::of(options, region);
     let mut roles = vec![NodeRole::Machines, NodeRole::Realtime, NodeRole::Hubs];
     if is_control {
         roles.insert(0, NodeRole::Control);
     }
     let dns = match is_control {
-        true => Some(DnsConfig { listen: free_port(held)?, zone: "farshore.internal".to_owned() }),
+        true => Some(DnsConfig { listen: known.port(DNS_PORT, held)?, zone: "farshore.internal".to_owned() }),
         false => None,
     };
     Ok(NodeConfig {
@@ -104,7 +132,7 @@ fn fresh(
         fencing: FencingConfig::default(),
         dns,
         realtime: Some(realtime(held)?),
-        hubs: Some(hubs(files, held)?),
+        hubs: Some(hubs(files, known, held)?),
         regions: Vec::new(),
     })
 }
@@ -121,11 +149,11 @@ fn realtime(held: &mut Vec<HeldPort>) -> Result<RealtimeConfig, UpError> {
 }
 
 /// Devices are told apart by their tokens; the certificate is the same in all regions, as the hubs' names are.
-fn hubs(files: &Files, held: &mut Vec<HeldPort>) -> Result<HubsConfig, UpError> {
+fn hubs(files: &Files, known: Known, held: &mut Vec<HeldPort>) -> Result<HubsConfig, UpError> {
     Ok(HubsConfig {
-        mqtt: free_port(held)?,
-        https: free_port(held)?,
-        amqp: free_port(held)?,
+        mqtt: known.port(MQTT_PORT, held)?,
+        https: known.port(HTTPS_PORT, held)?,
+        amqp: known.port(AMQP_PORT, held)?,
         cert_file: Some(files.devices.certificate.clone()),
         key_file: Some(files.devices.key.clone()),
         ca_file: Some(files.devices.ca.clone()),

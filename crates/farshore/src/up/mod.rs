@@ -48,6 +48,9 @@ pub struct ClusterOptions {
     pub point_seconds: u64,
     /// The program; by default the running one.
     pub program: Option<PathBuf>,
+    /// Each region has an address of its own, 127.0.0.2 and on, where it listens for devices at the ports that official SDKs
+    /// know, and for questions about names at port 53: for regions that are made now, by root.
+    pub device_ports: bool,
     /// Puts something between the first two regions: before the second one's replication listener, and before the first one's
     /// agent. Given an address, it says where to connect instead.
     pub line: Option<Line>,
@@ -74,6 +77,7 @@ impl ClusterOptions {
             store: StoreKind::Redb,
             point_seconds: 5,
             program: None,
+            device_ports: false,
             line: None,
         }
     }

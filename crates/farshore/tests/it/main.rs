@@ -71,6 +71,20 @@ mod engine_watch;
 #[cfg(test)]
 mod health_incidents;
 #[cfg(test)]
+mod hub_device;
+#[cfg(test)]
+mod hub_place;
+#[cfg(test)]
+mod hub_reader;
+#[cfg(test)]
+mod hub_rig;
+#[cfg(test)]
+mod hub_sdk_fence;
+#[cfg(test)]
+mod hub_sdk_fleet;
+#[cfg(test)]
+mod hub_sdk_services;
+#[cfg(test)]
 mod names_concierge;
 #[cfg(test)]
 mod names_copy;
