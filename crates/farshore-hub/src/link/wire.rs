@@ -31,6 +31,12 @@ impl Position {
         self.telemetry.0.values().sum()
     }
 
+    /// Those of them that a region at `theirs` has, too.
+    #[must_use]
+    pub fn events_known_to(&self, theirs: &Self) -> u64 {
+        theirs.telemetry.0.iter().map(|(origin, end)| self.telemetry.next(origin).min(*end)).sum()
+    }
+
     /// Whether everything of a region at `theirs` is here.
     #[must_use]
     pub fn has_all_of(&self, theirs: &Self) -> bool {

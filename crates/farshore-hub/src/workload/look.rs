@@ -81,16 +81,20 @@ fn position(item: &Item) -> Position {
     })
 }
 
-/// Records of the source's count: its own changes, and the events of all logs.
+/// Records of the source's count: its own changes, and the events of all logs. What a target has of its own and the source does
+/// not is none of them: it must not make up for what is lacking.
 fn watermark(item: &Item) -> Watermark {
     let here = position(item);
     let role = item.card().role;
-    let changes = if role == Role::Target { here.seen } else { here.own };
-    let at = match role {
-        Role::Target => item.link().and_then(|link| link.status().complete_at).unwrap_or_default(),
-        _ => now(),
+    let status = item.link().map(|link| link.status()).unwrap_or_default();
+    let (records, at) = match role {
+        Role::Target => {
+            let events = status.theirs.map_or_else(|| here.events(), |theirs| here.events_known_to(&theirs));
+            (here.seen + events, status.complete_at.unwrap_or_default())
+        }
+        _ => (here.own + here.events(), now()),
     };
-    Watermark { epoch: here.epoch, seq: changes + here.events(), bytes: 0, at }
+    Watermark { epoch: here.epoch, seq: records, bytes: 0, at }
 }
 
 /// How far the source was when it was last heard.

@@ -5,11 +5,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use farshore::demo::client::Client;
 use reqwest::Method;
 use serde_json::{Value, json};
 use tokio::task::JoinHandle;
 
-use crate::hub_rig::{Rest, Rig, seen};
+use crate::hub_rig::{ITEM, Rest, Rig, seen};
 
 /// The group.
 const GROUP: &str = "ledger";
@@ -29,9 +30,9 @@ pub(crate) struct Reader {
 impl Reader {
     /// Reads from the oldest on.
     pub(crate) fn start(rig: &Rig) -> Self {
-        let regions = ["paris", "oslo"].map(|region| rig.rest(region));
+        let regions = ["paris", "oslo"].map(|region| (region, rig.rest(region)));
         let (read, stop) = (Arc::default(), Arc::<AtomicBool>::default());
-        let task = tokio::spawn(follow(regions, Arc::clone(&read), Arc::clone(&stop)));
+        let task = tokio::spawn(follow(rig.api.clone(), regions, Arc::clone(&read), Arc::clone(&stop)));
         Self { read, stop, task }
     }
 
@@ -51,29 +52,25 @@ impl Reader {
     }
 }
 
-/// Asks one region, and the other when that one does not answer or sends it away.
-async fn follow(regions: [Rest; 2], read: Arc<Mutex<Read>>, stop: Arc<AtomicBool>) {
-    let (mut at, mut cursor) = (0, None);
+/// Asks the region that is active, as the hub's name does for whoever connects by it.
+async fn follow(api: Client, regions: [(&str, Rest); 2], read: Arc<Mutex<Read>>, stop: Arc<AtomicBool>) {
+    let mut cursor = None;
     while !stop.load(Ordering::Relaxed) {
-        match page(&regions[at], cursor.as_deref()).await {
-            Some((events, next)) => {
-                let mut read = read.lock().unwrap();
-                for event in events {
-                    let mid = event["systemProperties"]["$.mid"].as_str().unwrap().to_owned();
-                    *read.entry(mid).or_insert(0) += 1;
-                }
-                cursor = Some(next);
-            }
-            None => {
-                at = 1 - at;
-                tokio::time::sleep(AGAIN).await;
-                continue;
-            }
+        let item = api.get(&format!("items/{ITEM}")).await.unwrap();
+        let (_, active) = regions.iter().find(|(region, _)| item["source"] == *region).unwrap();
+        let Some((events, next)) = page(active, cursor.as_deref()).await else {
+            tokio::time::sleep(AGAIN).await;
+            continue;
+        };
+        for event in events {
+            let mid = event["systemProperties"]["$.mid"].as_str().unwrap().to_owned();
+            *read.lock().unwrap().entry(mid).or_insert(0) += 1;
         }
-        let kept: Value = serde_json::from_str(cursor.as_deref().unwrap()).unwrap();
+        let kept: Value = serde_json::from_str(&next).unwrap();
         let body = json!({"group": GROUP, "cursor": kept});
         // That it is not kept now is no harm: this reader knows where it is.
-        let _ = regions[at].ask(Method::POST, "messages/events/checkpoint", Some(&body)).await;
+        let _ = active.ask(Method::POST, "messages/events/checkpoint", Some(&body)).await;
+        cursor = Some(next);
     }
 }
 

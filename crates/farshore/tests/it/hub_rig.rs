@@ -141,10 +141,10 @@ impl Rig {
         self.api.verb(ITEM, "reprotect", Value::Null).await.unwrap();
         self.is_in("oslo", "Protected").await;
         self.api.verb(ITEM, "failback", Value::Null).await.unwrap();
-        self.api
-            .wait_for(ITEM, "paris as the active region", |item| item["source"] == "paris")
-            .await
-            .unwrap();
+        self.is_in("paris", "FailedOver").await;
+        self.api.verb(ITEM, "commit", Value::Null).await.unwrap();
+        self.api.verb(ITEM, "reprotect", Value::Null).await.unwrap();
+        self.is_in("paris", "Protected").await;
     }
 
     /// Waits until it is on record.
