@@ -41,12 +41,15 @@ impl Duties {
         *self.duty.borrow()
     }
 
-    /// Under which token the other region is asked. Whoever follows is told of a new one last, when it is promoted, and must get the
-    /// rest of a source that was fenced under it: what it has heard of counts.
+    /// The token under which to speak: whoever serves, under its own right; whoever does not, under the highest it has heard of, so
+    /// that a region that was fenced still gives to the one that is to follow it.
     #[must_use]
-    pub fn asks_under(&self) -> Token {
-        let Duty { token, role } = self.now();
-        if role == Role::Target { token.max(*self.highest.borrow()) } else { token }
+    pub fn token(&self) -> Token {
+        let duty = self.now();
+        match duty.role {
+            Role::Active | Role::Unconfirmed => duty.token,
+            Role::Fenced | Role::Target => *self.highest.borrow(),
+        }
     }
 
     /// From now on this holds.

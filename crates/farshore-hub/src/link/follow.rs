@@ -83,7 +83,7 @@ fn question(shared: &Shared) -> Question {
     let duty = shared.options.duties.now();
     let has = shared.position();
     Question {
-        token: shared.options.duties.asks_under(),
+        token: shared.options.duties.token(),
         role: duty.role,
         merge: false,
         since: if shared.state().from_start { 0 } else { has.seen },

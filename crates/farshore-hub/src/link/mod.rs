@@ -16,7 +16,7 @@ mod wire;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use farshore_core::ids::{Epoch, ItemId, Region};
+use farshore_core::ids::{Epoch, ItemId, Region, Token};
 use farshore_core::moment::Moment;
 use farshore_core::workload::{Pull, ReplicationState, Role, StepError};
 use tokio::sync::Notify;
@@ -136,6 +136,10 @@ struct State {
     seeds: bool,
     /// What it has is asked for from the beginning.
     from_start: bool,
+    /// Under which token it was answered last,
+    answered: Option<Token>,
+    /// and asked again after that: it knows.
+    told: Option<Token>,
 }
 
 impl Link {
@@ -194,7 +198,8 @@ impl Link {
         self.shared.behind(&theirs)
     }
 
-    /// Returns once the other region has confirmed everything that is here now.
+    /// Returns once the other region has confirmed everything that is here now, and knows the token under which it was said: that
+    /// nothing more will come.
     ///
     /// # Errors
     /// It has not within the time; says how much it lacks.
@@ -205,7 +210,7 @@ impl Link {
                 let confirmed = self.shared.confirmed.notified();
                 tokio::pin!(confirmed);
                 confirmed.as_mut().enable();
-                if self.shared.confirmed(&all) {
+                if self.shared.confirmed(&all) && self.shared.is_told() {
                     return;
                 }
                 confirmed.await;
@@ -257,19 +262,19 @@ impl Shared {
     }
 
     fn position(&self) -> Position {
-        let LinkOptions { registry, telemetry, partner, duties, epoch, .. } = &self.options;
+        let LinkOptions { registry, telemetry, partner, duties, epoch, before, .. } = &self.options;
         let duty = duties.now();
         let epoch = match duty.role {
             Role::Active => duty.token.epoch,
             Role::Target => self.state().status.theirs.as_ref().map_or(*epoch, |theirs| theirs.epoch),
             Role::Fenced | Role::Unconfirmed => *epoch,
         };
-        Position {
-            epoch,
-            own: registry.own(),
-            seen: registry.seen(partner),
-            telemetry: Cursor(telemetry.ends()),
-        }
+        // What a target has joined since it follows is no news to the region that it came from.
+        let own = match duty.role {
+            Role::Target => registry.own().min(*before),
+            _ => registry.own(),
+        };
+        Position { epoch, own, seen: registry.seen(partner), telemetry: Cursor(telemetry.ends()) }
     }
 
     fn behind(&self, theirs: &Position) -> Behind {
@@ -282,6 +287,11 @@ impl Shared {
             behind.oldest = behind.oldest.into_iter().chain(lag.oldest).min();
         }
         behind
+    }
+
+    /// Whether the other region knows the present token.
+    fn is_told(&self) -> bool {
+        self.state().told == Some(self.options.duties.token())
     }
 
     /// Whether the other region has confirmed everything of this one at `position`.
@@ -299,6 +309,10 @@ impl Shared {
         }
         let question: Question = decode(question).map_err(|what| StepError::Fatal { what })?;
         duties.see(question.token).map_err(|stale| StepError::Fenced { current: stale.highest })?;
+        {
+            let mut state = self.state();
+            state.told = state.answered;
+        }
         self.hear(question.role, &question.has);
         let wait = Duration::from_millis(question.wait_millis.into()).min(WAIT);
         let mut changes = duties.changes();
@@ -317,7 +331,10 @@ impl Shared {
         .await;
         let answer = self.gather(&question).await?;
         let bytes = encode(&answer);
-        self.state().status.moved_bytes += bytes.len() as u64;
+        let mut state = self.state();
+        state.status.moved_bytes += bytes.len() as u64;
+        state.answered = Some(answer.token);
+        drop(state);
         Ok(bytes)
     }
 
@@ -363,7 +380,7 @@ impl Shared {
         let duty = duties.now();
         let gives = self.gives(question);
         let mut answer = Answer {
-            token: duty.token,
+            token: duties.token(),
             role: duty.role,
             has: self.position(),
             at: now(),

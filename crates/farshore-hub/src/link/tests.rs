@@ -2,14 +2,12 @@ use std::convert::Infallible;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use async_trait::async_trait;
-use bytes::Bytes;
-use farshore_core::ids::Token;
-
 use super::*;
 use crate::names::Key;
 use crate::record::{Auth, Edit, NewDevice};
 use crate::telemetry::{Event, TelemetryOptions};
+use async_trait::async_trait;
+use bytes::Bytes;
 
 /// One region of a hub, whose line to the other can be cut.
 struct Side {
@@ -282,4 +280,17 @@ async fn strangers_and_rubbish_are_refused() {
     }
     pair.paris.duties.set(Duty { token: token(5), role: Role::Active });
     until("oslo hears of the higher token", || *pair.oslo.duties.watch().borrow() == token(5)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_fenced_source_is_still_drained_by_a_target_that_was_told_nothing_yet() {
+    let pair = Pair::start();
+    pair.paris.device("pump").await;
+    pair.paris.link().drained(Duration::from_secs(20)).await.unwrap();
+    pair.cut(true);
+    pair.paris.says("pump", "last words", 1).await;
+    pair.paris.becomes(Role::Fenced, 2);
+    pair.cut(false);
+    pair.paris.link().drained(Duration::from_secs(20)).await.unwrap();
+    assert_eq!(pair.oslo.heard(), ["last words"]);
 }

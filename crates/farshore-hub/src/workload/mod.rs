@@ -13,6 +13,8 @@ mod item;
 mod look;
 mod questions;
 mod spec;
+#[cfg(test)]
+mod tests;
 
 use std::collections::BTreeMap;
 use std::fmt;
