@@ -20,7 +20,7 @@ use crate::clock::Stamp;
 use crate::names::Subs;
 use crate::versions::VersionVector;
 
-/// The version of what [`write`] makes.
+/// The version of what [`write()`] makes.
 const VERSION: u8 = 1;
 
 /// Bytes that are no entry.
