@@ -258,8 +258,13 @@ impl Item {
     /// Clients that are here stay until they are sent home; new ones are told to negotiate again.
     fn stop_serving(&mut self, token: Token) -> Result<(), StepError> {
         self.take(token, Role::Fenced)?;
+        // A region that was just started has nobody to send elsewhere. Whoever comes to it waits for what it is told next, instead of
+        // beginning anew: it is on its way to follow, and serves those who come then.
         self.confirmed = true;
-        self.hub.drain();
+        match self.hub.is_serving() || self.hub.is_draining() {
+            true => self.hub.drain(),
+            false => self.hub.serve(false),
+        }
         Ok(())
     }
 
