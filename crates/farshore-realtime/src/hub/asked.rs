@@ -130,7 +130,7 @@ impl Hub {
     }
 
     /// Something is asked from outside.
-    pub fn call(&mut self, call: Call, now: Moment) -> Done<Answer> {
+    pub fn call(&mut self, mut call: Call, now: Moment) -> Done<Answer> {
         let value = self.mine.answer(&call);
         if call.is_question() || value == Answer::NotFound {
             return Done { value, position: None, ended: Vec::new() };
@@ -140,6 +140,12 @@ impl Hub {
         {
             // The pair repeats a message when its answer was lost.
             return Done { value, position: None, ended: Vec::new() };
+        }
+        if let Call::Send { message, exclude, .. } = &mut call
+            && let Some(id) = message.id
+        {
+            // It went to both regions, and some have come over with it since.
+            exclude.extend(self.recent.had_elsewhere(id).cloned());
         }
         self.note(&call, now);
         let is_close = matches!(call, Call::Close { .. });

@@ -176,6 +176,7 @@ impl Hub {
         }
         self.log.push(opened(&session));
         let connection = session.connection.clone();
+        self.recent.came(connection.clone(), now);
         self.mine.insert(session);
         self.own_states(&connection);
     }

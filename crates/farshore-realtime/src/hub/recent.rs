@@ -1,14 +1,16 @@
 //! The messages of the last while that carry an id, and which of them the other region has given to its own sessions.
 //!
 //! A message through the pair is given to both regions, each for its own sessions. A session that changes hands must get
-//! those that the new owner has had and the old one had not, when the old one let go of it.
+//! those that the new owner has had and the old one had not, when the old one let go of it; and not those again that the old one
+//! had given to it, when they come to the new owner late.
 
-use std::collections::{HashSet, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::time::Duration;
 
 use farshore_core::moment::Moment;
 
 use super::call::Call;
+use crate::names::ConnectionId;
 
 /// Longer than a change of owner takes: detection, adoption and a client's retries.
 const WINDOW: Duration = Duration::from_secs(60);
@@ -27,8 +29,12 @@ pub(super) struct Recent {
     bytes: usize,
     /// How many there have been.
     count: u64,
-    theirs: HashSet<u128>,
+    /// The how-manieth of theirs it was.
+    theirs: HashMap<u128, u64>,
     their_order: VecDeque<(u128, Moment)>,
+    their_count: u64,
+    /// Sessions that came from the other region, and how many messages it had given until then. In the order in which they came.
+    newcomers: VecDeque<(ConnectionId, u64, Moment)>,
 }
 
 impl Recent {
@@ -59,9 +65,11 @@ impl Recent {
 
     /// The other region has given it to its sessions, or had nobody to give it to.
     pub(super) fn seen_by_them(&mut self, id: u128, now: Moment) {
-        if !self.theirs.insert(id) {
+        if self.theirs.contains_key(&id) {
             return;
         }
+        self.theirs.insert(id, self.their_count);
+        self.their_count += 1;
         self.their_order.push_back((id, now));
         if self.their_order.len() > THEIRS_MAX {
             self.forget_their_oldest();
@@ -78,6 +86,20 @@ impl Recent {
         ids.into_iter().for_each(|id| self.seen_by_them(id, now));
     }
 
+    /// A session of the other region goes on here.
+    pub(super) fn came(&mut self, connection: ConnectionId, now: Moment) {
+        self.newcomers.push_back((connection, self.their_count, now));
+    }
+
+    /// The sessions that were given this message before they came here.
+    pub(super) fn had_elsewhere(&self, id: u128) -> impl Iterator<Item = &ConnectionId> {
+        let later = self
+            .theirs
+            .get(&id)
+            .map_or(self.newcomers.len(), |given| self.newcomers.partition_point(|(_, had, _)| had <= given));
+        self.newcomers.iter().skip(later).map(|(connection, ..)| connection)
+    }
+
     /// How many messages this region's own sessions were given so far.
     pub(super) fn count(&self) -> u64 {
         self.count
@@ -87,7 +109,7 @@ impl Recent {
     pub(super) fn missed_by_them(&self, had: u64) -> impl Iterator<Item = &Call> {
         let dropped = self.count - self.order.len() as u64;
         let skip = usize::try_from(had.saturating_sub(dropped)).unwrap_or(usize::MAX);
-        self.order.iter().skip(skip).filter(|(id, ..)| !self.theirs.contains(id)).map(|(_, _, call)| call)
+        self.order.iter().skip(skip).filter(|(id, ..)| !self.theirs.contains_key(id)).map(|(_, _, call)| call)
     }
 
     pub(super) fn ids(&self) -> Vec<u128> {
@@ -100,6 +122,9 @@ impl Recent {
         let old = |at: Moment| now.0.saturating_sub(at.0) > window;
         while self.order.front().is_some_and(|(_, at, _)| old(*at)) {
             self.forget_oldest();
+        }
+        while self.newcomers.front().is_some_and(|(.., at)| old(*at)) {
+            self.newcomers.pop_front();
         }
         // Kept longer than the messages themselves, which may have come here later.
         while self.their_order.front().is_some_and(|(_, at)| now.0.saturating_sub(at.0) > 2 * window) {
@@ -128,7 +153,7 @@ mod tests {
             recent.seen_by_them(id, Moment(2));
         }
         assert_eq!((recent.theirs.len(), recent.their_order.len()), (THEIRS_MAX, THEIRS_MAX));
-        assert!(!recent.theirs.contains(&9) && recent.theirs.contains(&10));
+        assert!(!recent.theirs.contains_key(&9) && recent.theirs.contains_key(&10));
         recent.forget_before(Moment(1_000_000_000));
         assert!(recent.theirs.is_empty());
     }

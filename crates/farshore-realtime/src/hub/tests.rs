@@ -131,6 +131,9 @@ impl World {
             if self.hubs[at].is_none() {
                 continue;
             }
+            if taken {
+                self.somebody_moves(at);
+            }
             let mut message = Message::new(Sender::Server, Data::Text(b"x".as_slice().into()));
             message.id = Some(id);
             let call =
@@ -142,6 +145,23 @@ impl World {
         }
         if taken {
             self.clients.iter_mut().for_each(|client| client.owed.push(id));
+        }
+    }
+
+    /// Between the two halves of a message: one client reads and comes over, or its region dies first.
+    fn somebody_moves(&mut self, to: usize) {
+        let number = self.random.random_range(0..CLIENTS);
+        match self.random.random_range(0..8) {
+            0 => {
+                self.read(number);
+                self.lose(number);
+                self.recover(number, to);
+            }
+            1 => {
+                self.kill(1 - to);
+                self.recover(number, to);
+            }
+            _ => {}
         }
     }
 

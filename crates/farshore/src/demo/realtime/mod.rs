@@ -173,9 +173,7 @@ impl Story<'_, '_> {
         });
         let (owed, received) = (found.owed, found.received);
         self.act.check(received == owed, format!("{received} of {owed} owed messages came{missing}"));
-        // What a client was being given when its region died may come once more, under a new number: see docs/guarantees.md.
-        let once_more = found.duplicates <= CONNECTIONS;
-        self.act.check(once_more, format!("{} messages came twice", found.duplicates));
+        self.act.check(found.duplicates == 0, format!("{} messages came twice", found.duplicates));
         let anew = self.report.negotiated_anew;
         self.act.check(anew == 0, format!("clients had to begin anew {anew} times"));
         let note = format!(
