@@ -200,4 +200,4 @@ def death_lines(result):
         lines.append(f"{f'round {number}':<32} {seen['p50_seconds']:>7.2f} s {seen['p99_seconds']:>7.2f} s {last} "
                      f"{seen['attempts'] / seen['back']:>14.2f} {seen['attempts_max']:>5} {seen['failover_seconds']:>13.2f} s")
     return [*lines, "Back: a message was acknowledged again. Devices know both regions' addresses, as from DNS, and call the first that "
-                    "answers;", "the failover is ordered by hand at the moment of death. A hub lets in 500 devices a second."]
+                    "answers;", "the failover is ordered by hand at the moment of death. A hub lets in 2,000 devices a second."]

@@ -427,6 +427,7 @@ mod tests {
     use std::task::Wake;
 
     use super::*;
+    use crate::frames::{Data, Sender};
 
     const NOW: Moment = Moment(1);
 
@@ -470,6 +471,21 @@ mod tests {
         }
         let Poll::Ready(Next::End(end)) = poll(&outbox, transport) else { panic!("it is still served") };
         assert_eq!(end.reason, "SlowClient");
+    }
+
+    #[test]
+    fn a_client_that_is_away_is_held_few_messages_if_they_are_large() {
+        let outbox = Arc::new(Outbox::with(Protocol::ReliableJson, Kept::default()));
+        let message = |bytes: usize| Arc::new(Message::new(Sender::Server, Data::Binary(vec![0; bytes].into())));
+        let one = message(1 << 20);
+        let fits = BYTES_MAX / one.len();
+        for number in 0..fits {
+            assert!(outbox.push(&one, false, Position(0)).is_ok(), "message {number} of {fits}");
+        }
+        assert!(outbox.push(&one, false, Position(0)).is_err());
+        assert!(fits < KEPT_MESSAGES_MAX);
+        assert!(outbox.acked(1), "what it has had makes room");
+        assert_eq!(outbox.kept().messages.len(), fits);
     }
 
     #[test]

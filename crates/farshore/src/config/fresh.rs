@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 use farshore_core::ids::Region;
 
 use super::{
-    DnsConfig, EtcdConfig, FencingConfig, NodeConfig, NodeRole, OneOrMany, RealtimeConfig, RealtimePlace,
-    RedbConfig, RegionConfig, StoreKind, check, dns_zone, etcd_prefix,
+    DnsConfig, EtcdConfig, FencingConfig, HubsConfig, NodeConfig, NodeRole, OneOrMany, RealtimeConfig,
+    RealtimePlace, RedbConfig, RegionConfig, StoreKind, check, dns_zone, etcd_prefix,
 };
 
 /// API, agent and concierge.
@@ -21,6 +21,12 @@ const REALTIME_PORT: u16 = 8443;
 const PAIR_PORT: u16 = 8444;
 /// Sessions between regions.
 const LINK_PORT: u16 = 7402;
+/// Devices: official SDKs know no other port.
+const MQTT_PORT: u16 = 8883;
+/// Back ends of device hubs, and devices by WebSocket: official SDKs know no other port.
+const HTTPS_PORT: u16 = 443;
+/// Back ends that send to devices: official SDKs know no other port.
+const AMQP_PORT: u16 = 5671;
 /// Disks: NBD's own.
 const NBD_PORT: u16 = 10809;
 /// Names: DNS's own.
@@ -43,7 +49,7 @@ pub struct Fresh {
 }
 
 impl Fresh {
-    /// The configuration: control node, machines, real-time hubs, etcd and DNS in every region.
+    /// The configuration: control node, machines, real-time hubs, device hubs, etcd and DNS in every region.
     ///
     /// # Errors
     /// What a node would refuse, with what would be right.
@@ -55,7 +61,7 @@ impl Fresh {
         let config = NodeConfig {
             region: self.region.clone(),
             data: self.data.clone(),
-            roles: vec![NodeRole::Control, NodeRole::Machines, NodeRole::Realtime],
+            roles: vec![NodeRole::Control, NodeRole::Machines, NodeRole::Realtime, NodeRole::Hubs],
             listen: at(HTTP_PORT),
             nbd: at(NBD_PORT),
             nbd_socket: None,
@@ -71,7 +77,7 @@ impl Fresh {
             fencing: FencingConfig::default(),
             dns: Some(DnsConfig { listen: at(DNS_PORT), zone: dns_zone() }),
             realtime: Some(realtime(*own)),
-            hubs: None,
+            hubs: Some(hubs(*own)),
             regions: self.regions(),
         };
         check::check(&config)?;
@@ -109,6 +115,15 @@ fn realtime(host: IpAddr) -> RealtimeConfig {
         pair: SocketAddr::new(host, PAIR_PORT),
         link: SocketAddr::new(host, LINK_PORT),
         ..RealtimeConfig::default()
+    }
+}
+
+fn hubs(host: IpAddr) -> HubsConfig {
+    HubsConfig {
+        mqtt: SocketAddr::new(host, MQTT_PORT),
+        https: SocketAddr::new(host, HTTPS_PORT),
+        amqp: SocketAddr::new(host, AMQP_PORT),
+        ..HubsConfig::default()
     }
 }
 
