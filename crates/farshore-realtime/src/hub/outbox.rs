@@ -476,7 +476,8 @@ mod tests {
     #[test]
     fn a_client_that_is_away_is_held_few_messages_if_they_are_large() {
         let outbox = Arc::new(Outbox::with(Protocol::ReliableJson, Kept::default()));
-        let message = |bytes: usize| Arc::new(Message::new(Sender::Server, Data::Binary(vec![0; bytes].into())));
+        let message =
+            |bytes: usize| Arc::new(Message::new(Sender::Server, Data::Binary(vec![0; bytes].into())));
         let one = message(1 << 20);
         let fits = BYTES_MAX / one.len();
         for number in 0..fits {
