@@ -8,7 +8,8 @@ use std::sync::Arc;
 use rustls::client::danger::HandshakeSignatureValid;
 use rustls::crypto::{CryptoProvider, ring, verify_tls12_signature, verify_tls13_signature};
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
-use rustls::{DigitallySignedStruct, DistinguishedName, ServerConfig, SignatureScheme};
+use rustls::server::{ResolvesServerCert, WantsServerCert};
+use rustls::{ConfigBuilder, DigitallySignedStruct, DistinguishedName, ServerConfig, SignatureScheme};
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, UnixTime};
 
 /// The certificate and its key cannot be served with.
@@ -24,12 +25,27 @@ pub fn server_config(
     chain: Vec<CertificateDer<'static>>,
     key: PrivateKeyDer<'static>,
 ) -> Result<Arc<ServerConfig>, BadIdentity> {
+    resumed(asking()?.with_single_cert(chain, key)?)
+}
+
+/// For a certificate that may change while it is served.
+///
+/// # Errors
+/// [`BadIdentity`]: the machine gives no randomness.
+pub fn server_config_of(certificate: Arc<dyn ResolvesServerCert>) -> Result<Arc<ServerConfig>, BadIdentity> {
+    resumed(asking()?.with_cert_resolver(certificate))
+}
+
+fn asking() -> Result<ConfigBuilder<ServerConfig, WantsServerCert>, BadIdentity> {
     let provider = Arc::new(ring::default_provider());
-    let mut config = ServerConfig::builder_with_provider(Arc::clone(&provider))
+    let builder = ServerConfig::builder_with_provider(Arc::clone(&provider));
+    Ok(builder
         .with_safe_default_protocol_versions()?
-        .with_client_cert_verifier(Arc::new(AnyCertificate { provider }))
-        .with_single_cert(chain, key)?;
-    // Sessions are kept by the devices: a fleet that comes back costs no memory here.
+        .with_client_cert_verifier(Arc::new(AnyCertificate { provider })))
+}
+
+/// Sessions are kept by the devices: a fleet that comes back costs no memory here.
+fn resumed(mut config: ServerConfig) -> Result<Arc<ServerConfig>, BadIdentity> {
     config.ticketer = ring::Ticketer::new()?;
     config.send_tls13_tickets = 1;
     Ok(Arc::new(config))

@@ -162,6 +162,12 @@ impl Trust {
         Arc::clone(&self.0.server_strict)
     }
 
+    /// The certificate in use, for servers with rules of their own about who may connect.
+    #[must_use]
+    pub fn certificate(&self) -> Arc<dyn ResolvesServerCert> {
+        Arc::clone(&self.0.newest) as _
+    }
+
     /// For connections to a node of this region and to nobody else, wherever it is.
     #[must_use]
     pub fn client(&self, region: &Region) -> Arc<ClientConfig> {
