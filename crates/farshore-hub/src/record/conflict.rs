@@ -36,7 +36,7 @@ pub enum Group {
     Reported,
     /// A policy of access to the hub.
     Policy,
-    /// The settings of the hub.
+    /// The rules of the merge, or a setting of the hub.
     Settings,
 }
 
@@ -76,7 +76,7 @@ pub struct Side {
 /// Something that regions changed at once, and how it reads until someone changes it again.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Conflict {
-    /// Whose: a device, `device/module`, or the name of a policy.
+    /// Whose: a device, `device/module`, the name of a policy, or `kind/name` of a setting.
     pub subject: String,
     /// What of it.
     pub group: Group,

@@ -1,5 +1,7 @@
 //! All that is kept, behind one join.
 
+use std::sync::Arc;
+
 use super::conflict::Conflict;
 use super::device::Record;
 use super::format::{self, Unreadable};
@@ -21,8 +23,10 @@ pub enum EntryKey {
     Group(String),
     /// A policy of access.
     Policy(String),
-    /// The hub's settings.
+    /// The rules of the merge.
     Settings,
+    /// A setting of the hub, by its kind and its name within that.
+    Setting(String, String),
 }
 
 impl EntryKey {
@@ -40,6 +44,7 @@ impl EntryKey {
             Self::Group(name) => [b"g", name.as_bytes()].concat(),
             Self::Policy(name) => [b"p", name.as_bytes()].concat(),
             Self::Settings => b"s".to_vec(),
+            Self::Setting(kind, name) => [b"n", kind.as_bytes(), b"\0", name.as_bytes()].concat(),
         }
     }
 
@@ -63,7 +68,11 @@ impl EntryKey {
             b'g' => Ok(Self::Group(text.to_owned())),
             b'p' => Ok(Self::Policy(text.to_owned())),
             b's' => Ok(Self::Settings),
-            _ => Err(Unreadable("a key of an unknown kind")),
+            b'n' => match text.split_once('\0') {
+                Some((kind, name)) => Ok(Self::Setting(kind.to_owned(), name.to_owned())),
+                None => Err(Unreadable("the key of a setting lacks its name")),
+            },
+            _ => Err(Unreadable("a key of an unknown kind: update this region first")),
         }
     }
 }
@@ -92,6 +101,11 @@ pub(crate) fn messages_of(key: &Key) -> Vec<u8> {
     bytes
 }
 
+/// Where the keys of the settings of one kind begin and end.
+pub(crate) fn settings_of(kind: &str) -> (Vec<u8>, Vec<u8>) {
+    ([b"n", kind.as_bytes(), b"\0"].concat(), [b"n", kind.as_bytes(), b"\x01"].concat())
+}
+
 /// What is kept under a key.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Entry {
@@ -103,8 +117,10 @@ pub enum Entry {
     Group(Single<Cursor>),
     /// A policy of access.
     Policy(Single<Policy>),
-    /// The hub's settings.
+    /// The rules of the merge.
     Settings(Single<Rules>),
+    /// A setting of the hub: JSON as text.
+    Setting(Single<Arc<str>>),
 }
 
 impl Entry {
@@ -117,6 +133,7 @@ impl Entry {
             EntryKey::Group(_) => Self::Group(Single::vacant(known)),
             EntryKey::Policy(_) => Self::Policy(Single::vacant(known)),
             EntryKey::Settings => Self::Settings(Single::vacant(known)),
+            EntryKey::Setting(..) => Self::Setting(Single::vacant(known)),
         }
     }
 
@@ -131,6 +148,7 @@ impl Entry {
             (Self::Group(one), Self::Group(two)) => Self::Group(one.join(two)),
             (Self::Policy(one), Self::Policy(two)) => Self::Policy(one.join(two)),
             (Self::Settings(one), Self::Settings(two)) => Self::Settings(one.join(two)),
+            (Self::Setting(one), Self::Setting(two)) => Self::Setting(one.join(two)),
             _ => return Err(Unreadable("entries of different kinds under one key")),
         })
     }
@@ -144,6 +162,7 @@ impl Entry {
             Self::Group(single) => &single.seen,
             Self::Policy(single) => &single.seen,
             Self::Settings(single) => &single.seen,
+            Self::Setting(single) => &single.seen,
         }
     }
 
@@ -157,6 +176,7 @@ impl Entry {
             Self::Group(single) => &mut single.seen,
             Self::Policy(single) => &mut single.seen,
             Self::Settings(single) => &mut single.seen,
+            Self::Setting(single) => &mut single.seen,
         };
         seen.clone_from(self.seen());
         same == *self
@@ -171,6 +191,9 @@ impl Entry {
                 single.conflicts(name, rules).into_iter().collect()
             }
             (Self::Settings(single), _) => single.conflicts().into_iter().collect(),
+            (Self::Setting(single), EntryKey::Setting(kind, name)) => {
+                single.conflicts(kind, name, rules).into_iter().collect()
+            }
             _ => Vec::new(),
         }
     }
@@ -184,6 +207,7 @@ impl Entry {
             Self::Group(single) => single.is_deleted(),
             Self::Policy(single) => single.is_deleted(),
             Self::Settings(single) => single.is_deleted(),
+            Self::Setting(single) => single.is_deleted(),
         }
     }
 
@@ -196,6 +220,7 @@ impl Entry {
             Self::Group(single) => single.value.is_empty(),
             Self::Policy(single) => single.value.is_empty(),
             Self::Settings(single) => single.value.is_empty(),
+            Self::Setting(single) => single.value.is_empty(),
         }
     }
 

@@ -20,8 +20,10 @@ use crate::clock::Stamp;
 use crate::names::Subs;
 use crate::versions::VersionVector;
 
-/// The version of what [`write()`] makes.
+/// The version of what [`write()`] makes of most entries.
 const VERSION: u8 = 1;
+/// The version of settings, which a node that reads only the first version does not know.
+const VERSION_OF_SETTINGS: u8 = 2;
 
 /// Bytes that are no entry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -57,6 +59,9 @@ enum Body<'a> {
     Group(Many<Option<Cursor>>),
     Policy(Many<Option<Policy>>),
     Settings(Many<Option<Rules>>),
+    /// Since version 2.
+    #[serde(borrow)]
+    Setting(Many<Option<&'a str>>),
 }
 
 type PackedLeaves<'a> = Vec<(&'a str, Many<(Gen, Option<&'a str>)>)>;
@@ -222,7 +227,9 @@ pub(super) fn write(entry: &Entry) -> Vec<u8> {
         Entry::Group(single) => Body::Group(tables.many(&single.value, |_, value| value.clone())),
         Entry::Policy(single) => Body::Policy(tables.many(&single.value, |_, value| value.clone())),
         Entry::Settings(single) => Body::Settings(tables.many(&single.value, |_, value| value.clone())),
+        Entry::Setting(single) => Body::Setting(tables.many(&single.value, |_, value| value.as_deref())),
     };
+    let version = if matches!(body, Body::Setting(_)) { VERSION_OF_SETTINGS } else { VERSION };
     let Tables { mut regions, marks, generations } = tables;
     let seen =
         entry.seen().iter().map(|(region, ticks)| (place(&mut regions, region.as_str()), ticks)).collect();
@@ -231,7 +238,7 @@ pub(super) fn write(entry: &Entry) -> Vec<u8> {
         .map(|mark| (place(&mut regions, mark.region().as_str()), mark.epoch, mark.stamp.ticks()))
         .collect();
     let packed = Packed { regions, marks, generations, seen, body };
-    postcard::to_extend(&packed, vec![VERSION]).expect("these types have no map or text of unknown length")
+    postcard::to_extend(&packed, vec![version]).expect("these types have no map or text of unknown length")
 }
 
 /// The tables while an entry is read.
@@ -351,7 +358,7 @@ impl Looked {
 /// Reads an entry.
 pub(super) fn read(bytes: &[u8]) -> Result<Entry, Unreadable> {
     let (version, rest) = bytes.split_first().ok_or(Unreadable("it is empty"))?;
-    if *version != VERSION {
+    if !(VERSION..=VERSION_OF_SETTINGS).contains(version) {
         return Err(Unreadable("it was written by a newer version: update this region first"));
     }
     let packed: Packed<'_> = postcard::from_bytes(rest).map_err(|_| Unreadable("it is damaged"))?;
@@ -380,5 +387,9 @@ pub(super) fn read(bytes: &[u8]) -> Result<Entry, Unreadable> {
         Body::Group(many) => Entry::Group(Single { seen, value: looked.register(many, Ok)? }),
         Body::Policy(many) => Entry::Policy(Single { seen, value: looked.register(many, Ok)? }),
         Body::Settings(many) => Entry::Settings(Single { seen, value: looked.register(many, Ok)? }),
+        Body::Setting(many) => {
+            let value = looked.register(many, |text| Ok(text.map(Arc::from)))?;
+            Entry::Setting(Single { seen, value })
+        }
     })
 }

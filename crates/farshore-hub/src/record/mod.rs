@@ -1,7 +1,7 @@
 //! What a hub remembers, as values that can be joined. Pure: no file, no clock, no chance.
 //!
 //! Everything that two regions keep is an [`Entry`]: a device or module, a message on its way to one, a consumer group, an
-//! access policy, the hub's settings. `join` of two entries is commutative, associative and idempotent, so regions may
+//! access policy, the rules of the merge, a setting of the hub. `join` of two entries is commutative, associative and idempotent, so regions may
 //! exchange them in any order, as often as they like, and end up with the same.
 //!
 //! Read in this order: [`mark`] (which change), [`register`] (a value that two regions may have changed at once),

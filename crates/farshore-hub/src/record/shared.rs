@@ -1,4 +1,6 @@
-//! What the hub as a whole remembers: consumer groups, policies of access, settings.
+//! What the hub as a whole remembers: consumer groups, policies of access, the rules of the merge, settings.
+
+use std::sync::Arc;
 
 use serde_json::{Value, json};
 
@@ -88,6 +90,22 @@ impl Single<Rules> {
             &self.value,
             best,
             |set| json!(set),
+            |_| true,
+        )
+    }
+}
+
+impl Single<Arc<str>> {
+    pub(super) fn conflicts(&self, kind: &str, name: &str, rules: &Rules) -> Option<Conflict> {
+        let best = self.value.best(rules, |_| true);
+        // Settings may hold secrets.
+        let show = |text: &Option<Arc<str>>| json!(text.as_deref().map(fingerprint));
+        Judge { subject: &format!("{kind}/{name}"), rules, instead: None }.judge(
+            Group::Settings,
+            None,
+            &self.value,
+            best,
+            show,
             |_| true,
         )
     }

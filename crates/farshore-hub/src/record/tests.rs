@@ -3,6 +3,7 @@
 mod laws;
 mod model;
 mod reading;
+mod written;
 
 use std::collections::BTreeMap;
 

@@ -9,6 +9,7 @@ use redb::{
     Builder, Database, Durability, ReadOnlyTable, ReadTransaction, ReadableDatabase as _, ReadableTable as _,
     TableDefinition, WriteTransaction,
 };
+use tokio::sync::watch;
 
 use super::RegistryError;
 use super::state::State;
@@ -37,6 +38,8 @@ pub(super) struct Store {
     /// `None`: it is being opened again, or that failed.
     database: RwLock<Option<Arc<Database>>>,
     state: RwLock<Arc<State>>,
+    /// Changes of settings that are on the disk.
+    settings: watch::Sender<u64>,
 }
 
 impl Store {
@@ -55,7 +58,8 @@ impl Store {
         // A new file's name must be as durable as what will be in it.
         fs::File::open(dir).and_then(|dir| dir.sync_all()).map_err(io)?;
         let database = RwLock::new(Some(Arc::new(database)));
-        Ok(Self { path, cache_bytes, database, state: RwLock::new(Arc::new(state)) })
+        let settings = watch::Sender::new(state.settings);
+        Ok(Self { path, cache_bytes, database, state: RwLock::new(Arc::new(state)), settings })
     }
 
     fn database(&self) -> Result<Arc<Database>, RegistryError> {
@@ -85,7 +89,14 @@ impl Store {
     }
 
     pub(super) fn publish(&self, state: State) {
+        let settings = state.settings;
         *self.state.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(state);
+        self.settings.send_if_modified(|known| std::mem::replace(known, settings) != settings);
+    }
+
+    /// Counts the changes of settings.
+    pub(super) fn settings(&self) -> watch::Receiver<u64> {
+        self.settings.subscribe()
     }
 
     pub(super) fn fault(&self, error: redb::Error) -> RegistryError {

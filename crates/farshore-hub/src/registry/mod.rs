@@ -1,7 +1,7 @@
 //! Where a hub's identities, twins, messages and settings are kept: one redb file per hub and region.
 //!
 //! Read in this order: `state` (what the file says of itself), `file` (how it is opened), `transaction` (one change),
-//! `writer` (many changes, one sync), `queue` (messages to devices), `shared` (groups, policies, rules), `replicate`
+//! `writer` (many changes, one sync), `queue` (messages to devices), `shared` (groups, policies, rules), `settings`, `replicate`
 //! (what goes to the other region and comes from there), `report` (what a merge does, for people).
 //!
 //! Must always hold: what was answered with `Ok` is on the disk; a change is decided in sight of all changes before it;
@@ -12,6 +12,7 @@ mod file;
 mod queue;
 mod replicate;
 mod report;
+mod settings;
 mod shared;
 mod state;
 mod transaction;
@@ -33,6 +34,7 @@ pub use crate::record::{
 pub use queue::{MESSAGES_PENDING_MAX, PushError};
 pub use replicate::{Batch, JoinError, Joined};
 pub use report::MergeReport;
+pub use settings::{BadSetting, SETTING_BYTES_MAX, SETTINGS_MAX};
 pub use state::Counts;
 
 use crate::names::{DeviceId, Key};
@@ -83,6 +85,9 @@ pub enum RegistryError {
     /// It holds what nobody wrote.
     #[error("the registry is damaged: {0}; move it aside and let the region fetch it from its partner")]
     Damaged(#[from] Unreadable),
+    /// A setting that cannot be.
+    #[error(transparent)]
+    Setting(#[from] BadSetting),
     /// The registry was closed.
     #[error("the registry is closed")]
     Closed,

@@ -119,7 +119,12 @@ impl Transaction<'_> {
             let rules = single.now(&Rules::default()).unwrap_or_default();
             if rules != self.state.rules {
                 self.rule(rules)?;
+                // What regions set at once may read as another's now.
+                self.state.settings += 1;
             }
+        }
+        if matches!(found.entry, Entry::Setting(_)) {
+            self.state.settings += 1;
         }
         Ok(())
     }

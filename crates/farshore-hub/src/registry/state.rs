@@ -69,6 +69,8 @@ pub(super) struct State {
     /// Every change that other regions made up to here was seen: in entries, or as forgotten tombstones.
     pub(super) known: VersionVector,
     pub(super) partners: BTreeMap<Region, Partner>,
+    /// Changes of settings since the file was opened; not stored.
+    pub(super) settings: u64,
 }
 
 /// The state on the disk; after a version byte.
@@ -99,6 +101,7 @@ impl State {
             rules: Rules::default(),
             known: VersionVector::default(),
             partners: BTreeMap::new(),
+            settings: 0,
             region,
         }
     }
@@ -135,6 +138,7 @@ impl State {
             rules: stored.rules,
             known: stored.known,
             partners: stored.partners,
+            settings: 0,
         })
     }
 

@@ -4,6 +4,7 @@ mod exchange;
 mod full;
 mod killed;
 mod messages;
+mod settings;
 
 use serde_json::json;
 

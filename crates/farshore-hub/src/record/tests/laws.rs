@@ -45,6 +45,7 @@ fn small_key(kind: usize) -> EntryKey {
         0 => EntryKey::Message(key(), "one".into()),
         1 => EntryKey::Group("billing".into()),
         2 => EntryKey::Policy("service".into()),
+        3 => EntryKey::Setting("authorities".into(), "root".into()),
         _ => EntryKey::Settings,
     }
 }
@@ -64,6 +65,7 @@ fn write(entry: &mut Entry, mark: &Mark, number: u64) {
                 some.then(|| Rules { policy: MergePolicy::Newest, primary: Some(region("rome")) }),
             );
         }
+        Entry::Setting(single) => single.set(mark, some.then(|| Arc::from(format!("{{\"n\":{number}}}")))),
     }
 }
 
@@ -89,7 +91,7 @@ proptest! {
     }
 
     #[test]
-    fn of_the_other_entries(steps in any_steps(), kind in 0usize..4, picks in any::<[prop::sample::Index; 3]>()) {
+    fn of_the_other_entries(steps in any_steps(), kind in 0usize..5, picks in any::<[prop::sample::Index; 3]>()) {
         let states = small_states(&steps, kind);
         let [a, b, c] = picks.map(|pick| pick.get(&states).clone());
         let join = |one: &Entry, two: &Entry| one.join(two).unwrap();
@@ -98,6 +100,8 @@ proptest! {
         prop_assert_eq!(join(&a, &a), a.clone());
         prop_assert_eq!(join(&join(&a, &b), &b), join(&a, &b));
         prop_assert_eq!(Entry::from_bytes(&a.to_bytes()).unwrap(), a);
+        let key = small_key(kind);
+        prop_assert_eq!(EntryKey::from_bytes(&key.to_bytes()), Ok(key));
     }
 
     #[test]

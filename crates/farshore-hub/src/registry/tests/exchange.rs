@@ -32,6 +32,11 @@ enum Step {
         at: usize,
         id: u8,
     },
+    Set {
+        at: usize,
+        name: u8,
+        value: u8,
+    },
 }
 
 fn any_step() -> impl Strategy<Value = Step> {
@@ -42,6 +47,7 @@ fn any_step() -> impl Strategy<Value = Step> {
         1 => (0usize..2).prop_map(Step::Purge),
         1 => (0usize..2, 0u8..3).prop_map(|(at, id)| Step::Push { at, id }),
         1 => (0usize..2, 0u8..3).prop_map(|(at, id)| Step::Finish { at, id }),
+        2 => (0usize..2, 0u8..2, 0u8..3).prop_map(|(at, name, value)| Step::Set { at, name, value }),
     ]
 }
 
@@ -65,6 +71,8 @@ fn message(id: u8) -> Message {
     message.system.push(("$.mid".into(), id.to_string()));
     message
 }
+
+type Contents = (Vec<Arc<Device>>, Vec<Conflict>, Vec<Arc<Message>>, Vec<(String, Value)>);
 
 struct Pair {
     hubs: [Hub; 2],
@@ -105,6 +113,10 @@ impl Pair {
             Step::Finish { at, id } => {
                 self.hubs[*at].finish_message(&key("a"), &id.to_string(), Outcome::Delivered).await.unwrap();
             }
+            Step::Set { at, name, value } => {
+                let value = (*value > 0).then(|| json!(value));
+                self.hubs[*at].set_setting("some", &name.to_string(), value).await.unwrap();
+            }
         }
     }
 
@@ -132,8 +144,9 @@ impl Pair {
         all
     }
 
-    fn contents(hub: &Registry) -> (Vec<Arc<Device>>, Vec<Conflict>, Vec<Arc<Message>>) {
-        (hub.page(None, 100).unwrap(), hub.conflicts(100).unwrap(), hub.messages(&key("a")).unwrap())
+    fn contents(hub: &Registry) -> Contents {
+        let (devices, conflicts) = (hub.page(None, 100).unwrap(), hub.conflicts(100).unwrap());
+        (devices, conflicts, hub.messages(&key("a")).unwrap(), hub.settings("some").unwrap())
     }
 }
 
