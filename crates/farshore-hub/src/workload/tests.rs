@@ -15,6 +15,7 @@ use serde_json::json;
 
 use super::*;
 use crate::fleet::Phase;
+use crate::mqtt::behind::{Behind, Hello, Outgoing, Verdict};
 use crate::names::Key;
 use crate::record::{Auth, Edit, NewDevice};
 use crate::telemetry::{Cursor, Event};
@@ -215,6 +216,34 @@ async fn a_planned_failover_loses_nothing_and_the_way_home_is_the_same_again() {
     paris.act(3, Action::Promote { point: PointChoice::Latest }).await.unwrap();
     assert!(paris.knows("new"));
     assert_eq!(paris.heard(), 21);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_fenced_hub_lets_go_of_its_devices_when_another_region_serves_them() {
+    let (paris, oslo) = protected().await;
+    let expires = now().after(Duration::from_secs(3600));
+    let password = crate::sas::Token::make("fleet.hub.example/devices/pump", "a2V5", None, expires).ok();
+    let hello = Hello {
+        key: Key::parse("pump").unwrap(),
+        host: "fleet.hub.example".to_owned(),
+        query: String::new(),
+        password,
+        certificates: Vec::new(),
+        clean: false,
+        keep_alive: Duration::from_secs(60),
+        peer: "127.0.0.1:1".parse().unwrap(),
+    };
+    let Verdict::Open(session) = paris.item().fleet.admit(hello).await else { panic!("not let in") };
+    let (served, elsewhere) = (oslo.item(), oslo.item());
+    let gone = tokio::spawn(async move { (session.next().await, served.fleet.is_serving()) });
+    paris.act(2, Action::Fence { lost_after: None }).await.unwrap();
+    assert!(!paris.item().fleet.is_serving());
+    paris.act(2, Action::Drain).await.unwrap();
+    oslo.act(2, Action::Promote { point: PointChoice::Latest }).await.unwrap();
+    assert!(elsewhere.fleet.is_serving());
+    let (last, was_served) = gone.await.unwrap();
+    assert!(matches!(last, Outgoing::Close(_)), "{last:?}");
+    assert!(was_served, "it was sent away while nobody served it");
 }
 
 #[tokio::test(flavor = "multi_thread")]

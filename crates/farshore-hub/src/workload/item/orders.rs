@@ -1,10 +1,12 @@
 //! Every order about a hub, and what it does by itself when it may not serve any more.
 
-use std::sync::Arc;
+use std::num::NonZeroU32;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use farshore_core::ids::{Region, Token};
 use farshore_core::workload::{Action, Order, PointChoice, Promotion, Role, StepError};
+use tokio::time::{sleep, timeout};
 
 use super::super::drill::Drill;
 use super::super::look;
@@ -14,6 +16,15 @@ use crate::link::Behind;
 
 /// A drain that takes longer is asked for again, and goes on where it was.
 const DRAIN_MAX: Duration = Duration::from_secs(10);
+/// A fenced hub keeps its devices for so long, or until another region serves them. One that is let go of earlier looks for its hub
+/// where it was, is refused there, and rests: official SDKs for up to ten seconds.
+const KEPT_MAX: Duration = Duration::from_secs(5);
+/// From when the other region serves until its name leads there: the directory changes right after.
+const NAME_FOLLOWS: Duration = Duration::from_secs(1);
+/// Whether it serves is looked at this often.
+const SERVED_LOOK_EVERY: Duration = Duration::from_millis(50);
+/// Devices that are let go of in a second: what the other region lets in.
+const LET_GO_PER_SECOND: NonZeroU32 = NonZeroU32::new(2_000).expect("it is not 0");
 
 impl Item {
     /// Carries out an order. The token is durable before its effect.
@@ -37,7 +48,7 @@ impl Item {
             Action::Fence { lost_after } => {
                 self.stop_serving(order.token)?;
                 self.change(|card| card.lost_after = lost_after.or(card.lost_after))?;
-                self.fleet.fence().await;
+                self.fence().await;
                 Ok(())
             }
             Action::Drain => self.drain(order.token).await,
@@ -171,18 +182,18 @@ impl Item {
     }
 
     /// The right to serve was not renewed in time.
-    pub(in crate::workload) async fn expired(&self, token: Token) -> Result<(), StepError> {
+    pub(in crate::workload) async fn expired(self: &Arc<Self>, token: Token) -> Result<(), StepError> {
         let _turn = self.turn.lock().await;
         if !self.lease.lapse(token)? {
             return Ok(());
         }
         self.stop_serving(token)?;
-        self.fleet.fence().await;
+        self.fence().await;
         Ok(())
     }
 
     /// Somebody owns a higher token: whoever serves stops first, and asks afterwards.
-    pub(super) async fn heard_of(&self, token: Token) -> Result<(), StepError> {
+    pub(super) async fn heard_of(self: &Arc<Self>, token: Token) -> Result<(), StepError> {
         let _turn = self.turn.lock().await;
         let (role, known) = {
             let card = self.card();
@@ -194,7 +205,32 @@ impl Item {
         tracing::warn!(hub = self.fleet.name(), %token, "another region owns a higher token: this one stops serving");
         self.fleet.stop_acknowledging().await;
         self.stop_serving(token)?;
-        self.fleet.fence().await;
+        self.fence().await;
         Ok(())
+    }
+
+    /// On return nothing is acknowledged any more. Devices stay until there is somewhere to go.
+    async fn fence(self: &Arc<Self>) {
+        self.fleet.stop_acknowledging().await;
+        tokio::spawn(let_go(Arc::downgrade(self)));
+    }
+}
+
+/// Sends devices away once another region serves. One that came in after the hub was opened again stays.
+async fn let_go(item: Weak<Item>) {
+    let served = async {
+        while let Some(item) = item.upgrade() {
+            if item.link().is_some_and(|link| link.status().role == Some(Role::Active)) {
+                return;
+            }
+            drop(item);
+            sleep(SERVED_LOOK_EVERY).await;
+        }
+    };
+    if timeout(KEPT_MAX, served).await.is_ok() {
+        sleep(NAME_FOLLOWS).await;
+    }
+    if let Some(item) = item.upgrade() {
+        item.fleet.evacuate(Some(LET_GO_PER_SECOND));
     }
 }
