@@ -16,7 +16,7 @@ use super::identity::{self, Known, Rejected};
 use super::live::Live;
 use crate::mqtt::behind::{Behind, Hello, Verdict};
 use crate::names::{Key, Subs};
-use crate::registry::{Device, Edit};
+use crate::registry::{Auth, Device, Edit};
 
 /// How often a device that is held because the registry may lack it is looked up again.
 const LOOKED_UP_AGAIN_AFTER: Duration = Duration::from_secs(1);
@@ -93,13 +93,13 @@ impl Fleet {
         let (Ok(device), Ok(parent)) = (read(&hello.key), parent.as_ref().map_or(Ok(None), read)) else {
             return Checked::Wait;
         };
-        let authorities = self.authorities();
+        let trusted = self.trusted();
         let known = Known {
             hosts: &self.options().hosts,
             device: device.as_deref(),
             parent: parent.as_deref(),
             policies: &|| self.registry().policies().unwrap_or_default(),
-            authorities: authorities.as_deref(),
+            authorities: &trusted.authorities,
             now: super::now(),
         };
         match (identity::check(hello, &known), device, standing) {
@@ -126,6 +126,10 @@ impl Fleet {
         // From here on changes reach the connection by themselves; what changed before is seen now.
         let now = self.registry().get(&hello.key).ok().flatten()?;
         if !connection.live().is_let_in(&now) || !self.gate().is_open_as(opening) {
+            return None;
+        }
+        // So is an authority that was taken away meanwhile.
+        if now.auth == Auth::Authority && !matches!(self.check(hello), Checked::Good(_)) {
             return None;
         }
         connection.live().knows_desired(now.desired.version);

@@ -1,21 +1,36 @@
-//! What changes in the registry, told to those who are connected: new desired properties, and that they have to go.
+//! What changes in the registry, told to those who are connected: new desired properties, and that they have to go, or to come again
+//! because their authority may not be believed any more.
 
 use std::sync::{Arc, Weak};
 
 use bytes::Bytes;
 use tokio::sync::broadcast::Receiver;
 use tokio::sync::broadcast::error::RecvError;
+use tokio::sync::watch;
 
 use super::connection::with_version;
+use super::trust::Trusted;
 use super::{Fleet, Inner};
 use crate::mqtt::behind::Closing;
 use crate::names::Key;
-use crate::registry::{Change, Device};
+use crate::registry::{Auth, Change, Device};
 
 /// Runs until the hub or its registry is gone.
-pub(super) async fn follow(hub: Weak<Inner>, mut changes: Receiver<Arc<Change>>) {
+pub(super) async fn follow(
+    hub: Weak<Inner>,
+    mut changes: Receiver<Arc<Change>>,
+    mut settings: watch::Receiver<u64>,
+) {
+    let Some(mut trusted) = hub.upgrade().map(|inner| Fleet(inner).trusted()) else { return };
     loop {
-        let change = changes.recv().await;
+        let change = tokio::select! {
+            change = changes.recv() => change,
+            changed = settings.changed() => {
+                let Some(inner) = hub.upgrade().filter(|_| changed.is_ok()) else { return };
+                trusted = Fleet(inner).looks_at_authorities(&trusted);
+                continue;
+            }
+        };
         let Some(inner) = hub.upgrade() else { return };
         let fleet = Fleet(inner);
         match change {
@@ -57,6 +72,20 @@ impl Fleet {
         if change.key.module.is_none() && is_off(change.after.as_deref()) && !is_off(was) {
             self.close_modules(&change.key);
         }
+    }
+
+    /// Where an authority is believed no more, whoever came by one is to come again. Returns what is believed now.
+    fn looks_at_authorities(&self, earlier: &Trusted) -> Arc<Trusted> {
+        let trusted = self.trusted();
+        if trusted.believes_less_than(earlier) {
+            for live in self.sessions().all() {
+                let device = self.registry().get(&live.key).ok().flatten();
+                if device.is_none_or(|device| device.auth == Auth::Authority) {
+                    live.close(Closing::Leaving);
+                }
+            }
+        }
+        trusted
     }
 
     /// A module does not outlive its device.

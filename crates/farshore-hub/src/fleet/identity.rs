@@ -18,7 +18,7 @@ pub(crate) struct Known<'a> {
     pub(crate) parent: Option<&'a Device>,
     /// Read only when a token names one.
     pub(crate) policies: &'a dyn Fn() -> Vec<Policy>,
-    pub(crate) authorities: Option<&'a Authorities>,
+    pub(crate) authorities: &'a Authorities,
     pub(crate) now: Moment,
 }
 
@@ -94,10 +94,7 @@ fn certificate(hello: &Hello, device: &Device, known: &Known<'_>) -> Result<(), 
                 .collect();
             certificate::check_thumbprint(chain, &registered, known.now)
         }
-        Auth::Authority => known
-            .authorities
-            .ok_or_else(|| Rejected::Proof("this hub trusts no authority".to_owned()))?
-            .check(chain, hello.key.device.as_str(), known.now),
+        Auth::Authority => known.authorities.check(chain, hello.key.device.as_str(), known.now),
         Auth::Sas { .. } | Auth::None => {
             return Err(Rejected::Proof(
                 "it showed no token and is not registered with a certificate".into(),

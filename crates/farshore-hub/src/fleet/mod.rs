@@ -3,8 +3,8 @@
 //! A [`Fleet`] decides two things that nothing else here decides: who comes in, and what may be acknowledged. Everything else it
 //! passes on between a connection, the registry and the telemetry log.
 //!
-//! Read in this order: `gate` (what may be acknowledged), `admission` (whose turn it is), `identity` (who it is), `doors` (coming in),
-//! `live` and `sessions` (who is connected), `connection` (what they can do), `follow` (what they are told), `methods`, `messages`,
+//! Read in this order: `gate` (what may be acknowledged), `admission` (whose turn it is), `trust` (whom it believes), `identity` (who it is), `doors`
+//! (coming in), `live` and `sessions` (who is connected), `connection` (what they can do), `follow` (what they are told), `methods`, `messages`,
 //! then the faces: `rest`, `amqp`, `provision`.
 //!
 //! Must always hold: nothing is acknowledged that is not durable; nothing is acknowledged once [`Fleet::stop_acknowledging`] has been
@@ -26,6 +26,7 @@ mod rest;
 mod sessions;
 #[cfg(test)]
 mod tests;
+mod trust;
 
 use std::convert::Infallible;
 use std::fmt;
@@ -44,18 +45,19 @@ use tokio::time::{MissedTickBehavior, interval};
 use crate::mqtt::behind::Closing;
 use crate::names::{DeviceId, Key};
 use crate::registry::{ChangeError, Counts, Device, Edit, Invalid, Registry, RegistryError};
-use crate::sas::{Authorities, Policy};
+use crate::sas::Policy;
 use crate::telemetry::{Telemetry, TelemetryError, TelemetryOptions, TelemetryStats};
 
 pub use admission::AdmissionOptions;
 pub use gate::{Lease, Phase, Standing};
 pub use messages::{MessageLimits, SendError};
 pub use methods::{InvokeError, METHOD_BYTES_MAX, METHOD_WAIT_MAX, MethodCall};
-pub use provision::Provision;
 
 use admission::Admission;
 use gate::{Entered, Gate};
+pub(crate) use provision::ASK_AGAIN_AFTER;
 use sessions::Sessions;
+use trust::{Trust, Trusted};
 
 /// What a hub is opened with.
 #[derive(Debug, Clone)]
@@ -145,7 +147,7 @@ struct Inner {
     /// Raised when messages were sent, ended or taken, for those who wait for feedback.
     news: watch::Sender<()>,
     leases: amqp::Leases,
-    authorities: RwLock<Option<Arc<Authorities>>>,
+    trust: Trust,
     follower: RwLock<Option<JoinHandle<()>>>,
 }
 
@@ -194,20 +196,20 @@ impl Fleet {
             options.telemetry.clone(),
         )
         .map_err(|source| FleetError::Telemetry { name: name(), source })?;
-        let changes = registry.changed();
+        let (changes, settings) = (registry.changed(), registry.settings_changed());
         let inner = Arc::new(Inner {
             gate: Arc::new(Gate::new()),
             admission: Arc::new(Admission::new(&options.admission)),
             sessions: Sessions::new(),
             news: watch::Sender::new(()),
             leases: amqp::Leases::default(),
-            authorities: RwLock::default(),
+            trust: Trust::new(&registry),
             follower: RwLock::default(),
             options,
             registry,
             telemetry,
         });
-        let follower = tokio::spawn(follow::follow(Arc::downgrade(&inner), changes));
+        let follower = tokio::spawn(follow::follow(Arc::downgrade(&inner), changes, settings));
         *inner.follower.write().unwrap_or_else(PoisonError::into_inner) = Some(follower);
         Ok(Self(inner))
     }
@@ -263,11 +265,6 @@ impl Fleet {
     /// acknowledgement, so it is to be quick. `None`: until it is fenced.
     pub fn acknowledge_while(&self, lease: Option<Lease>) {
         self.gate().set_lease(lease);
-    }
-
-    /// The authorities whose certificates are accepted from devices that are registered so.
-    pub fn set_authorities(&self, authorities: Authorities) {
-        *self.0.authorities.write().unwrap_or_else(PoisonError::into_inner) = Some(Arc::new(authorities));
     }
 
     /// Gives a new hub the policies that every hub has. One that has any keeps what it has. For the region in which a hub is made,
@@ -370,8 +367,9 @@ impl Fleet {
         &self.0.leases
     }
 
-    pub(crate) fn authorities(&self) -> Option<Arc<Authorities>> {
-        self.0.authorities.read().unwrap_or_else(PoisonError::into_inner).clone()
+    /// Whom it believes, as its settings say now.
+    pub(crate) fn trusted(&self) -> Arc<Trusted> {
+        self.0.trust.now(self.registry(), self.name())
     }
 
     fn abandon_calls(&self) {

@@ -1,16 +1,14 @@
 //! The node as each protocol sees it: it finds the hub that is meant, which then answers for itself.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use async_trait::async_trait;
 
-use super::{Fronts, Served};
-use crate::fleet::{Phase, Standing};
+use super::Fronts;
+use crate::fleet::ASK_AGAIN_AFTER;
 use crate::mqtt::behind::{Behind, Hello, Verdict};
-use crate::names::{DeviceId, Key};
-use crate::provision::{Assigned, Assignment, Credential, Known};
-use crate::record::Auth;
+use crate::names::DeviceId;
+use crate::provision::{Assignment, Known};
 use crate::{amqp, provision, rest};
 
 #[async_trait]
@@ -64,61 +62,26 @@ fn host_of(audience: &str) -> &str {
     rest.split('/').next().unwrap_or_default()
 }
 
-/// A hub that does not serve here now, or is not here, may soon.
-const LATER: Duration = Duration::from_secs(5);
-
+/// A hub that is not here may be on its way: nobody is told that they are wrong.
 #[async_trait]
 impl provision::Behind for Fronts {
     async fn known(&self, scope: &str, registration: &DeviceId) -> Known {
-        let Some(served) = self.find(scope) else { return Known::NoScope };
-        let not_now = Known::NotNow { retry_after: LATER };
-        if !served.fleet.is_serving() {
-            return not_now;
-        }
-        match served.fleet.registry().get(&Key::device(registration.clone())) {
-            Ok(Some(device)) if !device.enabled => Known::Disabled,
-            Ok(Some(device)) => Known::Device(credential(&served, &device.auth)),
-            // The lost region may have known it.
-            Ok(None) if matches!(served.fleet.phase(), Phase::Open { standing: Standing::Behind, .. }) => {
-                not_now
-            }
-            Ok(None) => Known::Stranger(Vec::new()),
-            Err(error) => {
-                tracing::warn!(hub = served.fleet.name(), %error, "a registration cannot be looked up");
-                not_now
+        match self.find_scope(scope) {
+            Some(served) => served.fleet.known(registration),
+            None => {
+                tracing::debug!(scope, %registration, "no hub of this name is here: the device is to ask again");
+                Known::NotNow { retry_after: ASK_AGAIN_AFTER }
             }
         }
     }
 
-    async fn assign(&self, scope: &str, registration: &DeviceId, _request: provision::Request) -> Assignment {
-        let later = Assignment::Assigning { retry_after: LATER };
-        let Some(served) = self.find(scope).filter(|served| served.fleet.is_serving()) else { return later };
-        let Ok(Some(device)) = served.fleet.registry().get(&Key::device(registration.clone())) else {
-            return later;
-        };
-        Assignment::Assigned(Assigned {
-            hub: served.names.first().cloned().unwrap_or_default(),
-            device: registration.clone(),
-            created: device.created,
-            updated: device.status_at,
-            etag: device.etag.clone(),
-            payload: None,
-        })
-    }
-}
-
-fn credential(served: &Served, auth: &Auth) -> Credential {
-    match auth {
-        Auth::Sas { primary, secondary } => {
-            Credential::Keys { primary: primary.clone(), secondary: secondary.clone() }
+    async fn assign(&self, scope: &str, registration: &DeviceId, request: provision::Request) -> Assignment {
+        match self.find_scope(scope) {
+            Some(served) => {
+                let host = served.names.first().map(String::as_str).unwrap_or_default();
+                served.fleet.assign(host, registration, request).await
+            }
+            None => Assignment::Assigning { retry_after: ASK_AGAIN_AFTER },
         }
-        Auth::SelfSigned { primary_thumbprint, secondary_thumbprint } => {
-            Credential::Thumbprints(primary_thumbprint.iter().chain(secondary_thumbprint).cloned().collect())
-        }
-        Auth::Authority => {
-            let known = served.fleet.authorities();
-            known.map_or(Credential::None, |known| Credential::Authority((*known).clone()))
-        }
-        Auth::None => Credential::None,
     }
 }

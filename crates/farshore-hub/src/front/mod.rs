@@ -89,6 +89,12 @@ impl Fronts {
         }
     }
 
+    /// The hub that devices name when they ask where they belong: by one of its names, or by its id.
+    fn find_scope(&self, scope: &str) -> Option<Served> {
+        let by_id = self.read().get(scope).cloned();
+        by_id.or_else(|| self.find(scope))
+    }
+
     fn read(&self) -> RwLockReadGuard<'_, BTreeMap<String, Served>> {
         self.hubs.read().unwrap_or_else(PoisonError::into_inner)
     }

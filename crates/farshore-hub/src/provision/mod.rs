@@ -4,7 +4,7 @@
 //! another answer. A registration id is the id of a device. One that the hub knows proves its own key or certificate; one that
 //! it does not know may prove that it belongs to a group, and is then created.
 //!
-//! Read in this order: this file (what is asked of the hub), `proof` (who may register), `answer` (topics and bodies),
+//! Read in this order: this file (what is asked of the hub), `enrollment` (groups, as they are set), `proof` (who may register), `answer` (topics and bodies),
 //! `connection` (the loop), `front` (one port for this and the hub itself).
 //!
 //! Must always hold: nobody is told a hub without proof; a hub that cannot tell now never says that a device is wrong: the device
@@ -12,6 +12,7 @@
 
 mod answer;
 mod connection;
+mod enrollment;
 mod front;
 mod proof;
 
@@ -28,13 +29,14 @@ use serde_json::Value;
 use crate::names::DeviceId;
 use crate::sas::Authorities;
 pub use connection::Provisioning;
+pub use enrollment::{BadEnrollment, ENROLLMENTS, Enrollment};
 pub use front::Front;
 pub use proof::{BadGroupKey, derived_key};
 
 /// The hubs that devices are told about.
 #[async_trait]
 pub trait Behind: Send + Sync + fmt::Debug + 'static {
-    /// What is known of a registration in a scope (the id of a hub, or whatever the operator named its scope).
+    /// What is known of a registration in a scope, which is a name of a hub.
     async fn known(&self, scope: &str, registration: &DeviceId) -> Known;
 
     /// Assigns the device to the hub that is active now, and creates it first if it was admitted as a new one. Asked again it
@@ -51,9 +53,10 @@ pub enum Known {
     Disabled,
     /// It is not. It may come in if it proves that it belongs to one of these groups.
     Stranger(Vec<Group>),
-    /// No hub has this scope.
-    NoScope,
-    /// Nobody can tell at the moment: the hub is changing sides, or its registry is behind.
+    /// That much, by a hub whose registry is behind: proof counts, and who has none is told to ask again, as another region may know
+    /// better.
+    Perhaps(Box<Self>),
+    /// Nobody can tell at the moment: the hub is changing sides, or is not here yet.
     NotNow {
         /// When to ask again.
         retry_after: Duration,

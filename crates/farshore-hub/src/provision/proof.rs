@@ -58,8 +58,8 @@ pub(super) fn admitted(claim: &Claim, known: &Known, now: Moment) -> Option<Resu
     Some(match known {
         Known::Device(credential) => proved(claim, credential, now).map(|()| Admission::Registered),
         Known::Disabled => Err(Unproved("the device is disabled".to_owned())),
-        Known::NoScope => Err(Unproved("no hub has this scope".to_owned())),
         Known::Stranger(groups) => member(claim, groups, now),
+        Known::Perhaps(known) => Ok(admitted(claim, known, now)?.ok()?),
         Known::NotNow { .. } => return None,
     })
 }
@@ -184,13 +184,18 @@ mod tests {
             ("the group's own key", claim(resource, &primary), &group, None),
             ("a key, and is disabled", claim(resource, &primary), &Known::Disabled, None),
             ("a key, and no group", claim(resource, &own), &Known::Stranger(Vec::new()), None),
-            ("a key, and no hub", claim(resource, &primary), &Known::NoScope, None),
         ];
         for (what, claim, known, expected) in rows {
             assert_eq!(admitted(&claim, known, NOW).unwrap().ok(), expected, "{what}");
         }
         let not_now = Known::NotNow { retry_after: Duration::from_secs(1) };
         assert!(admitted(&claim(resource, &primary), &not_now, NOW).is_none());
+        let perhaps = |known: &Known| Known::Perhaps(Box::new(known.clone()));
+        let admission = admitted(&claim(resource, &primary), &perhaps(&device), NOW).unwrap().ok();
+        assert_eq!(admission, Some(Admission::Registered), "proof is proof");
+        for known in [perhaps(&Known::Disabled), perhaps(&Known::Stranger(Vec::new())), perhaps(&device)] {
+            assert!(admitted(&claim(resource, &other), &known, NOW).is_none(), "{known:?}");
+        }
         let late = NOW.after(Duration::from_secs(3600));
         assert!(admitted(&claim(resource, &primary), &device, late).unwrap().is_err());
     }

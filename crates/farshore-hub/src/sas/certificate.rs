@@ -83,6 +83,12 @@ pub struct Authorities {
 }
 
 impl Authorities {
+    /// No chain is ever accepted.
+    #[must_use]
+    pub fn none() -> Self {
+        Self { verifier: None, count: 0 }
+    }
+
     /// Takes certificates of authorities; none: no chain is ever accepted.
     ///
     /// # Errors
@@ -93,7 +99,7 @@ impl Authorities {
             roots.add(certificate.clone()).map_err(|_| BadCertificate::Unreadable)?;
         }
         if roots.is_empty() {
-            return Ok(Self { verifier: None, count: 0 });
+            return Ok(Self::none());
         }
         let provider = Arc::new(rustls::crypto::ring::default_provider());
         let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider)

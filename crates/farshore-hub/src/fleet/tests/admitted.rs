@@ -109,9 +109,7 @@ async fn a_policy_of_the_hub_connects_devices_if_it_may() {
 async fn a_certificate_connects_by_its_thumbprint() {
     let hub = open("oslo");
     let pair = rcgen::KeyPair::generate().unwrap();
-    let mut params = rcgen::CertificateParams::new(Vec::new()).unwrap();
-    params.distinguished_name.push(rcgen::DnType::CommonName, "pump");
-    let certificate = params.self_signed(&pair).unwrap().der().clone();
+    let certificate = named("pump").self_signed(&pair).unwrap().der().clone();
     let thumbprint = crate::sas::certificate::thumbprint(&certificate);
     let auth = Auth::SelfSigned { primary_thumbprint: None, secondary_thumbprint: Some(thumbprint) };
     hub.edit("pump", vec![Edit::Create(NewDevice::with(auth))]).await;
@@ -194,4 +192,49 @@ async fn when_changes_were_missed_every_connection_is_looked_at() {
         assert_eq!(next(session).await, Outgoing::Close(why));
     }
     assert!(is_quiet(&sessions[3]).await);
+}
+
+fn named(name: &str) -> rcgen::CertificateParams {
+    let mut params = rcgen::CertificateParams::new(Vec::new()).unwrap();
+    params.distinguished_name.push(rcgen::DnType::CommonName, name);
+    params
+}
+
+/// An authority, with its certificate in PEM.
+fn authority() -> (rcgen::CertifiedIssuer<'static, rcgen::KeyPair>, String) {
+    let mut params = named("root");
+    params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+    let issuer = rcgen::CertifiedIssuer::self_signed(params, rcgen::KeyPair::generate().unwrap()).unwrap();
+    let pem = issuer.pem();
+    (issuer, pem)
+}
+
+#[tokio::test]
+async fn a_certificate_of_an_authority_connects_as_long_as_it_is_believed_in_either_region() {
+    let (oslo, paris) = (open("oslo"), open("paris"));
+    let (issuer, pem) = authority();
+    let key = rcgen::KeyPair::generate().unwrap();
+    let certificate = named("pump").signed_by(&key, &issuer).unwrap().der().clone();
+    oslo.edit("pump", vec![Edit::Create(NewDevice::with(Auth::Authority))]).await;
+    oslo.register("valve").await;
+    let shown =
+        || Hello { password: None, certificates: vec![certificate.clone()], ..hello("pump", &new_key()) };
+    assert!(matches!(oslo.admit(shown()).await, Verdict::Unauthorized), "nobody is believed");
+    let settings = oslo.fleet.registry();
+    settings.set_setting("authorities", "maker", Some(json!({ "pem": pem }))).await.unwrap();
+    settings.set_setting("authorities", "broken", Some(json!({ "pem": "x" }))).await.unwrap();
+    settings.set_setting("authorities", "strange", Some(json!(7))).await.unwrap();
+    let session = opened(oslo.admit(shown()).await);
+    oslo.is_pulled_by(&paris).await;
+    opened(paris.admit(shown()).await);
+
+    // By another setting, it goes on being believed.
+    settings.set_setting("enrollments", "line", Some(json!({ "authority": pem }))).await.unwrap();
+    settings.set_setting("authorities", "maker", None).await.unwrap();
+    assert!(is_quiet(&session).await);
+    settings.set_setting("enrollments", "line", None).await.unwrap();
+    assert_eq!(next(&session).await, Outgoing::Close(Closing::Leaving));
+    assert!(matches!(oslo.admit(shown()).await, Verdict::Unauthorized));
+    oslo.is_pulled_by(&paris).await;
+    assert!(matches!(paris.admit(shown()).await, Verdict::Unauthorized));
 }

@@ -1,7 +1,7 @@
 //! What an operator asks of a hub: `{"ask": NAME, …}`.
 //!
 //! Read in this order: this file (who is asked, and what a refusal is), `standing` (how the hub stands, and how far groups have
-//! read), `access` (policies, connection strings), `devices` (identities and twins), `speak` (methods, messages), `events`
+//! read), `access` (policies, connection strings), `trust` (authorities, enrollments), `devices` (identities and twins), `speak` (methods, messages), `events`
 //! (telemetry), `lines` (files of identities, a piece at a time), `home` (the merge, and the conflicts it met).
 //!
 //! Must always hold: what is changed here is changed under the right to serve, and is durable before it is answered; a hub that
@@ -16,6 +16,7 @@ mod speak;
 mod standing;
 #[cfg(test)]
 mod tests;
+mod trust;
 
 use std::fmt::Display;
 use std::path::PathBuf;
@@ -91,6 +92,13 @@ impl Desk {
             "set-policy" => self.set_policy(parsed(question)?).await,
             "delete-policy" => self.delete_policy(parsed(question)?).await,
             "regenerate" => self.regenerate(parsed(question)?).await,
+            "authorities" => self.authorities(),
+            "set-authority" => self.set_authority(parsed(question)?).await,
+            "delete-authority" => self.delete_authority(parsed(question)?).await,
+            "enrollments" => self.enrollments(&parsed(question)?),
+            "set-enrollment" => self.set_enrollment(parsed(question)?).await,
+            "delete-enrollment" => self.delete_enrollment(parsed(question)?).await,
+            "enrollment-key" => self.enrollment_key(&parsed(question)?),
             "connection-string" => self.connection_string(parsed(question)?),
             "devices" => self.devices(parsed(question)?).await,
             "device" => self.device(&parsed::<devices::Named>(question)?),
@@ -163,9 +171,12 @@ fn unknown(key: &Key) -> StepError {
     fatal(format!("there is no device {key}: see farshore hub device list"))
 }
 
-/// The registry could not be read or written.
+/// The registry could not be read or written, or was asked for what cannot be.
 fn broken(error: RegistryError) -> StepError {
-    retry(error)
+    match error {
+        RegistryError::Setting(bad) => fatal(bad.to_string()),
+        other => retry(other),
+    }
 }
 
 /// A change that was not made.

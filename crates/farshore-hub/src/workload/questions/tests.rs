@@ -1,5 +1,7 @@
 //! Questions of an operator to one hub, and to a pair of them.
 
+mod trust;
+
 use std::sync::Arc;
 
 use farshore_core::ids::{Epoch, Token};
