@@ -139,6 +139,20 @@ impl Leaves {
         (root, metadata)
     }
 
+    /// The changes that wrote what is there, leaf by leaf. What is deleted has none: its place is forgotten some day, at another time
+    /// in each region.
+    pub(super) fn dots(&self, rules: &Rules, counts: impl Fn(&Arc<str>) -> bool) -> Vec<u8> {
+        let mut dots = Vec::new();
+        for register in self.0.values() {
+            if let Some(Sibling { mark, value: Of { value: Some(_), .. } }) =
+                register.best(rules, |of| counts(&of.generation))
+            {
+                mark.write_dot(&mut dots);
+            }
+        }
+        dots
+    }
+
     pub(super) fn clear(&mut self) {
         self.0.clear();
     }

@@ -29,6 +29,13 @@ impl Mark {
         self.stamp.moment()
     }
 
+    /// Writes what no other change has: where it was made, and the tick there.
+    pub(super) fn write_dot(&self, out: &mut Vec<u8>) {
+        out.extend_from_slice(&self.stamp.ticks().to_le_bytes());
+        out.extend_from_slice(self.region().as_str().as_bytes());
+        out.push(0);
+    }
+
     /// Whether a version has seen this change: then it holds it, or has replaced it.
     #[must_use]
     pub fn is_in(&self, seen: &VersionVector) -> bool {

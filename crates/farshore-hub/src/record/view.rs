@@ -10,6 +10,7 @@ use serde_json::Value;
 
 use super::device::{Auth, Life, Record, Scope, Status, nothing};
 use super::leaves::{Of, flatten};
+use super::mark::Mark;
 use super::register::{Register, Sibling};
 use super::rules::Rules;
 use crate::names::{Key, Subs};
@@ -21,9 +22,9 @@ pub struct Device {
     pub key: Key,
     /// Which life: changes when it is deleted and made anew.
     pub generation: Arc<str>,
-    /// Changes exactly when something of the identity changes; the same in both regions.
+    /// Changes when something of the identity is written, also when it is what it was before; the same in both regions.
     pub etag: String,
-    /// Changes exactly when tags or desired properties change; the same in both regions.
+    /// Changes when tags or desired properties are written; the same in both regions.
     pub twin_etag: String,
     /// Whether it may connect.
     pub enabled: bool,
@@ -54,11 +55,11 @@ pub struct Device {
 }
 
 impl Device {
-    /// Whether it differs at most in what is listed as contested.
+    /// Whether it differs at most in what is listed as contested, and in when it was heard of.
     #[must_use]
     pub fn serves_the_same(&self, other: &Self) -> bool {
         let (conflicts, quarantined) = (other.conflicts, other.quarantined.clone());
-        *other == Self { conflicts, quarantined, ..self.clone() }
+        *other == Self { conflicts, quarantined, last_seen: other.last_seen, ..self.clone() }
     }
 }
 
@@ -89,13 +90,15 @@ impl Record {
     pub fn device(&self, key: &Key, rules: &Rules) -> Option<Device> {
         let living = self.living(rules)?;
         let counts = |generation: &Arc<str>| living.counting.contains(generation);
-        let status = self.status_now(rules, counts).map(|sibling| sibling.value.value.clone());
+        let status = self.status_now(rules, counts);
+        let status_dot = dot(status.map(|best| &best.mark));
+        let status = status.map(|sibling| sibling.value.value.clone());
         let status =
             status.unwrap_or_else(|| Status { enabled: false, reason: String::new(), at: living.created });
-        let auth = self
-            .auth
-            .best(rules, |of| counts(&of.generation))
-            .map_or(Auth::None, |best| best.value.value.clone());
+        let auth = self.auth.best(rules, |of| counts(&of.generation));
+        let auth_dot = dot(auth.map(|best| &best.mark));
+        let auth = auth.map_or(Auth::None, |best| best.value.value.clone());
+        let scope_dot = dot(self.scope.best(rules, |of| counts(&of.generation)).map(|best| &best.mark));
         let scope = best_or_default(&self.scope, rules, &counts);
         let tags = self.tags.render(rules, counts).0;
         let (value, metadata) = self.desired.render(rules, counts);
@@ -113,8 +116,12 @@ impl Record {
             &[u8::from(status.enabled)],
             status.reason.as_bytes(),
             &postcard::to_allocvec(&(&auth, &scope)).unwrap_or_default(),
+            &status_dot,
+            &auth_dot,
+            &scope_dot,
         ]);
-        let twin = twin_digest(&generation, &tags, &desired);
+        let dots = [&self.tags, &self.desired].map(|leaves| leaves.dots(rules, counts));
+        let twin = twin_digest(&generation, &tags, &desired, &dots);
         let kept = self.kept.best(rules, |of| counts(&of.generation)).map(|best| &best.value.value);
         let shown = |own: String, kept: Option<&(String, String)>| match kept {
             Some((of, shown)) if *of == own => shown.clone(),
@@ -240,7 +247,16 @@ fn digest_of(parts: &[&[u8]]) -> String {
     URL_SAFE_NO_PAD.encode(&hash.as_ref()[..12])
 }
 
-fn twin_digest(generation: &Arc<str>, tags: &Value, desired: &Section) -> String {
+/// What tells a change from all others, in every region; nothing for what was never written.
+fn dot(mark: Option<&Mark>) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    if let Some(mark) = mark {
+        mark.write_dot(&mut bytes);
+    }
+    bytes
+}
+
+fn twin_digest(generation: &Arc<str>, tags: &Value, desired: &Section, dots: &[Vec<u8>]) -> String {
     let version = desired.version.to_le_bytes();
     let mut parts: Vec<Vec<u8>> = vec![generation.as_bytes().to_vec(), version.to_vec()];
     for section in [tags, &desired.value] {
@@ -251,6 +267,6 @@ fn twin_digest(generation: &Arc<str>, tags: &Value, desired: &Section) -> String
             parts.push(text.as_bytes().to_vec());
         }
     }
-    let parts: Vec<&[u8]> = parts.iter().map(Vec::as_slice).collect();
+    let parts: Vec<&[u8]> = parts.iter().chain(dots).map(Vec::as_slice).collect();
     digest_of(&parts)
 }
