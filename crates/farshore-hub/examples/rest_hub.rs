@@ -32,6 +32,10 @@ struct Pretended;
 
 #[async_trait]
 impl Behind for Pretended {
+    async fn stopped(&self) {
+        std::future::pending().await
+    }
+
     fn serving(&self) -> Serving {
         Serving::Active
     }

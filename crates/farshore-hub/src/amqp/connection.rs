@@ -27,6 +27,8 @@ const WRITE_WAIT: Duration = Duration::from_secs(30);
 const ANSWER_WAIT: Duration = Duration::from_secs(30);
 /// How long a peer has to go after it was told to, or to close its side after this side did.
 const FAREWELL: Duration = Duration::from_secs(2);
+/// Whether the key by which a peer came is still one of the hub's is asked this often.
+const KEYS_LOOKED_AT_EVERY: Duration = Duration::from_millis(500);
 /// A peer that wants signs of life more often than this does not get them more often.
 const BEAT_MIN: Duration = Duration::from_millis(250);
 
@@ -40,6 +42,7 @@ enum Event {
     Fed(Fed),
     Settled,
     Beat,
+    Look,
     Late,
     Stop,
 }
@@ -67,6 +70,7 @@ pub(super) async fn serve<S>(
             Event::Fed((hub, answer)) => peer.fed(&hub, answer),
             Event::Settled => {}
             Event::Beat => peer.out.extend_from_slice(&wire::EMPTY),
+            Event::Look => peer.look(),
             Event::Late => peer.late(),
             Event::Stop => peer.engine.send_away(),
         }
@@ -91,6 +95,7 @@ struct Peer<W> {
     since: Instant,
     heard: Instant,
     spoke: Instant,
+    looked: Instant,
     buffer: BytesMut,
     out: Vec<u8>,
     asked: FuturesUnordered<BoxFuture<'static, Answered>>,
@@ -111,6 +116,7 @@ impl<W: AsyncWrite + Unpin> Peer<W> {
             since,
             heard: since,
             spoke: since,
+            looked: since,
             buffer: BytesMut::with_capacity(READ_BYTES),
             out: Vec::new(),
             asked: FuturesUnordered::new(),
@@ -121,7 +127,7 @@ impl<W: AsyncWrite + Unpin> Peer<W> {
     }
 
     async fn wait(&mut self, reader: &mut (impl AsyncRead + Unpin)) -> Event {
-        let (late, beat) = (self.late_at(), self.beat_at());
+        let (late, beat, look) = (self.late_at(), self.beat_at(), self.looked + KEYS_LOOKED_AT_EVERY);
         self.buffer.reserve(READ_BYTES);
         tokio::select! {
             read = reader.read_buf(&mut self.buffer) => Event::Read(read),
@@ -129,6 +135,7 @@ impl<W: AsyncWrite + Unpin> Peer<W> {
             Some(fed) = next_of(&mut self.feeding) => Event::Fed(fed),
             Some(()) = self.settling.next() => Event::Settled,
             () = sleep_until(beat.unwrap_or(late)), if beat.is_some() => Event::Beat,
+            () = sleep_until(look), if self.engine.granted().is_some() => Event::Look,
             () = sleep_until(late) => Event::Late,
         }
     }
@@ -246,6 +253,17 @@ impl<W: AsyncWrite + Unpin> Peer<W> {
             self.engine.expel("no token was put in time, or it expired: put a new one before");
         } else if self.heard + 2 * IDLE <= Instant::now() {
             self.engine.silent();
+        }
+    }
+
+    /// Whoever came by a key that the hub has no more, goes.
+    fn look(&mut self) {
+        self.looked = Instant::now();
+        let stands = self.engine.granted().is_none_or(|granted| self.behind.still_grants(granted));
+        if !stands {
+            self.engine.expel(
+                "the key that signed the token is no longer one of this hub's: make a token with the new one",
+            );
         }
     }
 

@@ -29,6 +29,7 @@ use bytes::Bytes;
 use farshore_core::moment::Moment;
 
 use crate::names::Key;
+use crate::sas::KeyMark;
 pub use listener::{Options, serve};
 
 /// The hub, or all the hubs, behind an AMQP listener.
@@ -40,6 +41,9 @@ pub trait Behind: Send + Sync + fmt::Debug + 'static {
     /// [`Refused::Unauthorized`] when it does not open the service side of a hub, [`Refused::Unavailable`] when that hub is not
     /// served here now.
     async fn authorize(&self, token: &str, audience: &str) -> Result<Granted, Refused>;
+
+    /// Whether what a token opened may still be used: not when the key that signed it is no longer one of the hub's.
+    fn still_grants(&self, granted: &Granted) -> bool;
 
     /// Keeps a message for its device. On `Ok` it is durable.
     ///
@@ -64,6 +68,8 @@ pub struct Granted {
     pub hub: Arc<str>,
     /// When it ends; then the connection is closed unless another token came.
     pub expires: Moment,
+    /// The key that signed the token.
+    pub by: Option<KeyMark>,
 }
 
 /// Why something was not done.

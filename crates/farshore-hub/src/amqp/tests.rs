@@ -1,5 +1,6 @@
 //! The listener on loopback, asked by an AMQP client that others wrote, and by peers that mean no good.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -36,6 +37,8 @@ struct Remembers {
     feedback: Mutex<Vec<Feedback>>,
     settled: Mutex<Vec<(String, Settled)>>,
     grown: Notify,
+    /// The keys by which tokens were good were changed.
+    has_other_keys: AtomicBool,
 }
 
 impl Remembers {
@@ -62,11 +65,15 @@ impl Behind for Remembers {
     async fn authorize(&self, token: &str, _audience: &str) -> Result<Granted, Refused> {
         match token.split_once(' ') {
             Some(("good", hub)) => {
-                Ok(Granted { hub: hub.into(), expires: NOW.after(Duration::from_secs(3600)) })
+                Ok(Granted { hub: hub.into(), expires: NOW.after(Duration::from_secs(3600)), by: None })
             }
-            Some(("old", hub)) => Ok(Granted { hub: hub.into(), expires: NOW }),
+            Some(("old", hub)) => Ok(Granted { hub: hub.into(), expires: NOW, by: None }),
             _ => Err(Refused::Unauthorized("the token is wrong".to_owned())),
         }
+    }
+
+    fn still_grants(&self, _granted: &Granted) -> bool {
+        !self.has_other_keys.load(Ordering::Relaxed)
     }
 
     async fn send(&self, _hub: &str, message: CloudMessage) -> Result<(), Refused> {
@@ -325,6 +332,16 @@ async fn a_listener_that_ends_sends_everybody_away() {
     assert!(format!("{end:?}").contains("DetachForced"), "{end:?}");
     let _ = timeout(PATIENCE, connection.on_close()).await.unwrap();
     served.ended.await.unwrap();
+}
+
+#[tokio::test]
+async fn who_came_by_a_key_that_the_hub_has_no_more_goes() {
+    let served = served().await;
+    let (mut connection, mut session) = served.connect(None).await;
+    assert_eq!(put_token(&mut session, "good hub").await, 200);
+    served.hub.has_other_keys.store(true, Ordering::Relaxed);
+    let end = timeout(PATIENCE, connection.on_close()).await.unwrap();
+    assert!(format!("{end:?}").contains("no longer one of this hub's"), "{end:?}");
 }
 
 #[tokio::test]

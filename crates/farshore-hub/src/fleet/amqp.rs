@@ -12,7 +12,7 @@ use crate::amqp::{self, Behind, CloudMessage, FeedbackRecord, Granted, Refused, 
 use crate::names::Key;
 use crate::registry::{Ack, Feedback, Message, Outcome};
 use crate::sas::token::CLOCK_SKEW_GRACE;
-use crate::sas::{Rights, Token, policy};
+use crate::sas::{KeyMark, Rights, Token, policy};
 
 /// Feedback that was handed out and not settled for so long is handed out again.
 const LEASE: Duration = Duration::from_secs(60);
@@ -89,7 +89,16 @@ impl Behind for Fleet {
         if !rights.map_err(|refused| unauthorized(&refused))?.include(Rights::SERVICE_CONNECT) {
             return Err(unauthorized(&crate::sas::Refused::Rights));
         }
-        Ok(Granted { hub: host.as_str().into(), expires: token.expires().after(CLOCK_SKEW_GRACE) })
+        let by = KeyMark::of_token(&token, &policies, super::now());
+        Ok(Granted { hub: host.as_str().into(), expires: token.expires().after(CLOCK_SKEW_GRACE), by })
+    }
+
+    fn still_grants(&self, granted: &Granted) -> bool {
+        let stands = |by: KeyMark| {
+            // What cannot be read now is read again soon.
+            self.registry().policies().map_or(true, |now| by.stands(&now, Rights::SERVICE_CONNECT))
+        };
+        granted.by.is_none_or(stands)
     }
 
     async fn send(&self, _hub: &str, message: CloudMessage) -> Result<(), Refused> {
@@ -219,6 +228,14 @@ mod tests {
             let granted = behind.authorize(&token, &format!("amqps://{HOST}:5671/messages")).await;
             assert_eq!(granted.is_ok(), policy.rights.include(Rights::SERVICE_CONNECT), "{}", policy.name);
         }
+        let policies = hub.fleet.registry().policies().unwrap();
+        let mut service = policies.into_iter().find(|policy| policy.name == "service").unwrap();
+        let token = Token::make(HOST, &service.primary, Some("service"), until).unwrap();
+        let granted = behind.authorize(&token, HOST).await.unwrap();
+        assert!(behind.still_grants(&granted));
+        service.primary = crate::sas::new_key();
+        hub.fleet.registry().set_policy(service).await.unwrap();
+        assert!(!behind.still_grants(&granted), "the key was changed");
         let waits = {
             let behind = Arc::clone(&behind);
             tokio::spawn(async move { behind.feedback(HOST).await })

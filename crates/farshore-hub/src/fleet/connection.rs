@@ -10,12 +10,14 @@ use futures_util::future::BoxFuture;
 use serde_json::{Map, Value, json};
 use std::sync::Arc;
 
+use super::gate::Phase;
 use super::live::{Live, Next};
 use super::{Fleet, NotChanged};
+use crate::link::Awaited;
 use crate::mqtt::behind::{Closing, NotKept, Outgoing, Session, Telemetered, TwinError};
 use crate::names::Subs;
 use crate::registry::Edit;
-use crate::telemetry::Event;
+use crate::telemetry::{Event, Kept};
 
 /// One admitted connection.
 pub(crate) struct Connection {
@@ -38,6 +40,7 @@ impl Drop for Connection {
     fn drop(&mut self) {
         self.live.close(Closing::Leaving);
         self.fleet.sessions().leave(&self.live);
+        self.fleet.activity().note(&self.live);
     }
 }
 
@@ -58,13 +61,33 @@ impl Connection {
 
     fn event(&self, telemetered: Telemetered) -> Event {
         let Telemetered { system, properties, body } = telemetered;
+        let enqueued = super::now();
+        self.live.hear(enqueued);
         Event {
             key: self.live.key.clone(),
             generation: Arc::clone(&self.live.generation),
-            enqueued: super::now(),
+            enqueued,
             system,
             properties,
             body,
+        }
+    }
+}
+
+impl Fleet {
+    /// Returns when the other region has an event, too, or is not waited for any more, or nothing is acknowledged here any more.
+    async fn reaches(&self, mut awaited: Awaited, kept: Kept) {
+        let next = match kept {
+            Kept::Stored { offset } => offset + 1,
+            // It was stored before now, in whichever log: where this region's ends now, everything that it could be is.
+            Kept::Duplicate => self.telemetry().ends().get(self.telemetry().own()).copied().unwrap_or(0),
+        };
+        let mut phase = self.gate().watch();
+        let has_it = awaited.wait_for(|upto| upto.is_none_or(|upto| upto >= next));
+        tokio::select! {
+            // The link is gone: its successor was not there when this was stored.
+            _ = has_it => {}
+            _ = phase.wait_for(|phase| !matches!(phase, Phase::Open { .. })) => {}
         }
     }
 }
@@ -91,8 +114,12 @@ impl Session for Connection {
         let append = self.fleet.telemetry().append(entered.epoch(), self.event(event));
         // It is in the log's queue. Nobody may poll what is returned here for long: who fences waits for the queue instead.
         drop(entered);
+        let fleet = self.fleet.clone();
         async move {
-            append.await.map_err(|error| NotKept::Storage(error.to_string()))?;
+            let kept = append.await.map_err(|error| NotKept::Storage(error.to_string()))?;
+            if let Some(awaited) = fleet.awaited() {
+                fleet.reaches(awaited, kept).await;
+            }
             // Durable, and still ours to acknowledge? Else the device sends it again, to whoever serves now.
             if gate.is_open_as(opening) { Ok(()) } else { Err(NotKept::Fenced) }
         }
@@ -129,6 +156,7 @@ impl Session for Connection {
     }
 
     async fn report(&self, patch: Value) -> Result<u64, TwinError> {
+        self.live.hear(super::now());
         let fenced = || TwinError::Unavailable(NotKept::Fenced.to_string());
         let entered = self.fleet.gate().enter(self.live.opening).ok_or_else(fenced)?;
         let edit = Edit::Reported { patch, replace: false };
@@ -156,10 +184,12 @@ impl Session for Connection {
     }
 
     async fn completed(&self, lock: u64) {
+        self.live.hear(super::now());
         self.fleet.complete_message(&self.live, lock).await;
     }
 
     async fn answered(&self, rid: &str, status: i32, body: Bytes) {
+        self.live.hear(super::now());
         if let Ok(rid) = u64::from_str_radix(rid, 16) {
             self.live.answer(rid, (status, body));
         }

@@ -12,7 +12,7 @@ use tokio::time::{sleep, timeout};
 use super::Fleet;
 use super::connection::Connection;
 use super::gate::{Phase, Standing};
-use super::identity::{self, Known, Rejected};
+use super::identity::{self, Known, Proof, Rejected};
 use super::live::Live;
 use crate::mqtt::behind::{Behind, Hello, Verdict};
 use crate::names::{Key, Subs};
@@ -34,7 +34,7 @@ enum Checked {
 struct Proved {
     device: Arc<Device>,
     opening: u64,
-    expires: Option<farshore_core::moment::Moment>,
+    proof: Proof,
 }
 
 #[async_trait]
@@ -103,7 +103,7 @@ impl Fleet {
             now: super::now(),
         };
         match (identity::check(hello, &known), device, standing) {
-            (Ok(expires), Some(device), _) => Checked::Good(Proved { device, opening, expires }),
+            (Ok(proof), Some(device), _) => Checked::Good(Proved { device, opening, proof }),
             (Ok(_), None, _) => Checked::Wait,
             (Err(_), _, Standing::Behind) => Checked::Wait,
             (Err(why), _, Standing::Current) => Checked::Rejected(why),
@@ -112,7 +112,7 @@ impl Fleet {
 
     /// Puts the connection in its place. `None`: something has changed meanwhile.
     async fn enter(&self, hello: &Hello, proved: Proved) -> Option<Connection> {
-        let Proved { device, opening, expires } = proved;
+        let Proved { device, opening, proof } = proved;
         let stored = device.subs;
         if hello.clean && stored != Subs::default() {
             let entered = self.gate().enter(opening)?;
@@ -120,12 +120,14 @@ impl Fleet {
         }
         let subs = if hello.clean { Subs::default() } else { stored };
         let number = self.sessions().number();
-        let live = Arc::new(Live::new(&device, number, opening, super::now(), subs));
+        let live = Arc::new(Live::new(&device, number, opening, super::now(), subs).let_in_by(proof.policy));
         self.sessions().enter(&live);
-        let connection = Connection::new(self.clone(), live, hello.clean, subs != Subs::default(), expires);
+        let connection =
+            Connection::new(self.clone(), live, hello.clean, subs != Subs::default(), proof.expires);
         // From here on changes reach the connection by themselves; what changed before is seen now.
         let now = self.registry().get(&hello.key).ok().flatten()?;
-        if !connection.live().is_let_in(&now) || !self.gate().is_open_as(opening) {
+        let is_let_in = connection.live().is_let_in(&now) && self.stands(proof.policy);
+        if !is_let_in || !self.gate().is_open_as(opening) {
             return None;
         }
         // So is an authority that was taken away meanwhile.

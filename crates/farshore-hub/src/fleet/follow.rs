@@ -2,11 +2,13 @@
 //! because their authority may not be believed any more.
 
 use std::sync::{Arc, Weak};
+use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::sync::broadcast::Receiver;
 use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::watch;
+use tokio::time::{MissedTickBehavior, interval};
 
 use super::connection::with_version;
 use super::trust::Trusted;
@@ -14,6 +16,18 @@ use super::{Fleet, Inner};
 use crate::mqtt::behind::Closing;
 use crate::names::Key;
 use crate::registry::{Auth, Change, Device};
+use crate::sas::{KeyMark, Policy, Rights};
+
+/// Whoever stands on a key that its policy has no more goes within twice this. Where nothing was changed it costs nothing.
+const POLICIES_LOOKED_AT_EVERY: Duration = Duration::from_millis(250);
+
+/// Policies as they were when they were looked at last.
+#[derive(Default)]
+struct Looked {
+    /// The registry's newest number then.
+    own: u64,
+    policies: Vec<Policy>,
+}
 
 /// Runs until the hub or its registry is gone.
 pub(super) async fn follow(
@@ -22,12 +36,20 @@ pub(super) async fn follow(
     mut settings: watch::Receiver<u64>,
 ) {
     let Some(mut trusted) = hub.upgrade().map(|inner| Fleet(inner).trusted()) else { return };
+    let mut looked = Looked::default();
+    let mut ticks = interval(POLICIES_LOOKED_AT_EVERY);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         let change = tokio::select! {
             change = changes.recv() => change,
             changed = settings.changed() => {
                 let Some(inner) = hub.upgrade().filter(|_| changed.is_ok()) else { return };
                 trusted = Fleet(inner).looks_at_authorities(&trusted);
+                continue;
+            }
+            _ = ticks.tick() => {
+                let Some(inner) = hub.upgrade() else { return };
+                Fleet(inner).look_at_policies(&mut looked);
                 continue;
             }
         };
@@ -48,6 +70,34 @@ pub(super) async fn follow(
 }
 
 impl Fleet {
+    /// Whether the key that somebody was let in by is still one of a policy that lets devices in.
+    pub(super) fn stands(&self, by: Option<KeyMark>) -> bool {
+        // What cannot be read now is read again soon.
+        let stands = |mark: KeyMark| {
+            self.registry().policies().map_or(true, |now| mark.stands(&now, Rights::DEVICE_CONNECT))
+        };
+        by.is_none_or(stands)
+    }
+
+    /// Closes the connections whose policy has lost the key that they were let in by, or the right.
+    fn look_at_policies(&self, looked: &mut Looked) {
+        let own = self.registry().own();
+        if own == looked.own {
+            return;
+        }
+        let Ok(policies) = self.registry().policies() else { return };
+        let is_same = policies == looked.policies;
+        *looked = Looked { own, policies };
+        if is_same {
+            return;
+        }
+        for live in self.sessions().all() {
+            if live.policy.is_some_and(|by| !by.stands(&looked.policies, Rights::DEVICE_CONNECT)) {
+                live.close(Closing::Revoked);
+            }
+        }
+    }
+
     fn tell(&self, change: &Change) {
         let was = change.before.as_deref();
         if change.messages {

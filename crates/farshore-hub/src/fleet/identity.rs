@@ -6,7 +6,7 @@ use crate::mqtt::behind::Hello;
 use crate::names::Key;
 use crate::registry::{Auth, Device};
 use crate::sas::token::CLOCK_SKEW_GRACE;
-use crate::sas::{Authorities, Policy, Refused, Rights, Token, certificate, policy};
+use crate::sas::{Authorities, KeyMark, Policy, Refused, Rights, Token, certificate, policy};
 
 /// What a connection is held against.
 pub(crate) struct Known<'a> {
@@ -35,8 +35,17 @@ pub(crate) enum Rejected {
     Proof(String),
 }
 
-/// Whether this is who it says it is, and may connect; then, until when the proof counts.
-pub(crate) fn check(hello: &Hello, known: &Known<'_>) -> Result<Option<Moment>, Rejected> {
+/// What somebody was let in by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Proof {
+    /// Until when it counts.
+    pub(crate) expires: Option<Moment>,
+    /// The key of a policy; `None`: the device's own.
+    pub(crate) policy: Option<KeyMark>,
+}
+
+/// Whether this is who it says it is, and may connect.
+pub(crate) fn check(hello: &Hello, known: &Known<'_>) -> Result<Proof, Rejected> {
     if !is_ours(&hello.host, known.hosts) {
         return Err(Rejected::Host(hello.host.clone()));
     }
@@ -48,8 +57,8 @@ pub(crate) fn check(hello: &Hello, known: &Known<'_>) -> Result<Option<Moment>, 
         return Err(Rejected::Disabled);
     }
     match &hello.password {
-        Some(text) => token(text, hello, device, known).map(Some),
-        None => certificate(hello, device, known).map(|()| None),
+        Some(text) => token(text, hello, device, known),
+        None => certificate(hello, device, known).map(|()| Proof { expires: None, policy: None }),
     }
 }
 
@@ -58,7 +67,7 @@ fn is_ours(host: &str, hosts: &[String]) -> bool {
     hosts.is_empty() || hosts.iter().any(|ours| name(ours) == name(host))
 }
 
-fn token(text: &str, hello: &Hello, device: &Device, known: &Known<'_>) -> Result<Moment, Rejected> {
+fn token(text: &str, hello: &Hello, device: &Device, known: &Known<'_>) -> Result<Proof, Rejected> {
     let proof = |why: &dyn ToString| Rejected::Proof(why.to_string());
     let token = Token::parse(text).map_err(|bad| proof(&bad))?;
     let path = path(&hello.key);
@@ -67,12 +76,15 @@ fn token(text: &str, hello: &Hello, device: &Device, known: &Known<'_>) -> Resul
     let Some(host) = hosts.iter().find(|host| token.covers(host, &path)) else {
         return Err(proof(&Refused::Resource));
     };
+    let mut by = None;
     if token.policy().is_some() {
-        let rights = policy::authorize(&token, &(known.policies)(), host, &path, known.now)
+        let policies = (known.policies)();
+        let rights = policy::authorize(&token, &policies, host, &path, known.now)
             .map_err(|refused| proof(&refused))?;
         if !rights.include(Rights::DEVICE_CONNECT) {
             return Err(proof(&Refused::Rights));
         }
+        by = KeyMark::of_token(&token, &policies, known.now);
     } else {
         let Auth::Sas { primary, secondary } = &device.auth else {
             return Err(proof(&"it is registered with a certificate, and showed a token"));
@@ -80,7 +92,7 @@ fn token(text: &str, hello: &Hello, device: &Device, known: &Known<'_>) -> Resul
         token.verify(&[primary, secondary], known.now).map_err(|refused| proof(&refused))?;
     }
     // The grace that let it in lets it stay.
-    Ok(token.expires().after(CLOCK_SKEW_GRACE))
+    Ok(Proof { expires: Some(token.expires().after(CLOCK_SKEW_GRACE)), policy: by })
 }
 
 fn certificate(hello: &Hello, device: &Device, known: &Known<'_>) -> Result<(), Rejected> {

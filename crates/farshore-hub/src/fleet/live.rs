@@ -4,6 +4,7 @@
 
 use std::collections::VecDeque;
 use std::hash::{DefaultHasher, Hash, Hasher};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
@@ -13,6 +14,7 @@ use tokio::sync::{Notify, oneshot};
 use crate::mqtt::behind::{Closing, Outgoing, Sent};
 use crate::names::{Key, Subs};
 use crate::registry::Device;
+use crate::sas::KeyMark;
 
 /// Changes of desired properties that wait for a device that does not read. One that is so far behind is disconnected: it asks for
 /// its whole twin when it is back.
@@ -44,8 +46,13 @@ pub(crate) struct Live {
     pub(crate) since: Moment,
     /// Which life of the device it speaks for.
     pub(crate) generation: Arc<str>,
-    /// Of the credentials that it was admitted by.
+    /// Of the device's credentials when it was admitted.
     pub(crate) credentials: u64,
+    /// The key of a policy that it was admitted by; `None`: by those credentials.
+    pub(crate) policy: Option<KeyMark>,
+    /// When it was last heard of, and what the registry says of that; in microseconds.
+    heard: AtomicU64,
+    kept: AtomicU64,
     state: Mutex<State>,
     wake: Notify,
 }
@@ -127,9 +134,32 @@ impl Live {
             since,
             generation: Arc::clone(&device.generation),
             credentials: credentials(device),
+            policy: None,
+            heard: AtomicU64::new(since.0),
+            kept: AtomicU64::new(device.last_seen.0),
             state: Mutex::new(State { subs, look: subs.messages.is_some(), ..State::default() }),
             wake: Notify::new(),
         }
+    }
+
+    /// The device said something.
+    pub(crate) fn hear(&self, at: Moment) {
+        self.heard.fetch_max(at.0, Ordering::Relaxed);
+    }
+
+    /// The registry says this now.
+    pub(crate) fn kept(&self, at: Moment) {
+        self.kept.fetch_max(at.0, Ordering::Relaxed);
+    }
+
+    /// When it was last heard of, and what the registry says of that.
+    pub(crate) fn heard(&self) -> (Moment, Moment) {
+        (Moment(self.heard.load(Ordering::Relaxed)), Moment(self.kept.load(Ordering::Relaxed)))
+    }
+
+    /// It was admitted by a key of a policy.
+    pub(crate) fn let_in_by(self, policy: Option<KeyMark>) -> Self {
+        Self { policy, ..self }
     }
 
     /// Whether the device, as it is now, would be let in by what this connection has shown.

@@ -4,13 +4,14 @@
 //! passes on between a connection, the registry and the telemetry log.
 //!
 //! Read in this order: `gate` (what may be acknowledged), `admission` (whose turn it is), `trust` (whom it believes), `identity` (who it is), `doors`
-//! (coming in), `live` and `sessions` (who is connected), `connection` (what they can do), `follow` (what they are told), `methods`, `messages`,
-//! then the faces: `rest`, `amqp`, `provision`.
+//! (coming in), `live` and `sessions` (who is connected), `connection` (what they can do), `follow` (what they are told), `activity` (when they were
+//! heard of), `methods`, `messages`, then the faces: `rest`, `amqp`, `provision`.
 //!
 //! Must always hold: nothing is acknowledged that is not durable; nothing is acknowledged once [`Fleet::stop_acknowledging`] has been
 //! called; a hub that does not serve, or whose registry is behind, refuses nobody for good; a device has one connection; nothing is
 //! sent to a device that is not subscribed to it; a message is done when the device says so, a method is sent once.
 
+mod activity;
 mod admission;
 mod amqp;
 mod connection;
@@ -42,6 +43,7 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::{MissedTickBehavior, interval};
 
+use crate::link::Awaited;
 use crate::mqtt::behind::Closing;
 use crate::names::{DeviceId, Key};
 use crate::registry::{ChangeError, Counts, Device, Edit, Invalid, Registry, RegistryError};
@@ -147,6 +149,8 @@ struct Inner {
     /// Raised when messages were sent, ended or taken, for those who wait for feedback.
     news: watch::Sender<()>,
     leases: amqp::Leases,
+    activity: activity::Activity,
+    awaited: RwLock<Option<Awaited>>,
     trust: Trust,
     follower: RwLock<Option<JoinHandle<()>>>,
 }
@@ -203,13 +207,18 @@ impl Fleet {
             sessions: Sessions::new(),
             news: watch::Sender::new(()),
             leases: amqp::Leases::default(),
+            activity: activity::Activity::default(),
+            awaited: RwLock::default(),
             trust: Trust::new(&registry),
             follower: RwLock::default(),
             options,
             registry,
             telemetry,
         });
-        let follower = tokio::spawn(follow::follow(Arc::downgrade(&inner), changes, settings));
+        let (followed, kept) = (Arc::downgrade(&inner), Arc::downgrade(&inner));
+        let follower = tokio::spawn(async move {
+            tokio::join!(follow::follow(followed, changes, settings), activity::keep(kept));
+        });
         *inner.follower.write().unwrap_or_else(PoisonError::into_inner) = Some(follower);
         Ok(Self(inner))
     }
@@ -265,6 +274,12 @@ impl Fleet {
     /// acknowledgement, so it is to be quick. `None`: until it is fenced.
     pub fn acknowledge_while(&self, lease: Option<Lease>) {
         self.gate().set_lease(lease);
+    }
+
+    /// What devices say is acknowledged only when the other region has it, too, as far as this tells: see [`Awaited`]. `None`: when it
+    /// is durable here.
+    pub fn acknowledge_after(&self, awaited: Option<Awaited>) {
+        *self.0.awaited.write().unwrap_or_else(PoisonError::into_inner) = awaited;
     }
 
     /// Gives a new hub the policies that every hub has. One that has any keeps what it has. For the region in which a hub is made,
@@ -323,6 +338,12 @@ impl Fleet {
         self.sessions().get(key).filter(|live| !live.is_closing()).map(|live| live.since)
     }
 
+    /// When a device or module that is connected was last heard of.
+    #[must_use]
+    pub fn last_heard(&self, key: &Key) -> Option<Moment> {
+        self.sessions().get(key).map(|live| live.heard().0)
+    }
+
     /// Ends a device's connection. It may come again.
     pub fn close_device(&self, key: &Key, why: Closing) {
         if let Some(live) = self.sessions().get(key) {
@@ -361,6 +382,16 @@ impl Fleet {
 
     fn news(&self) -> watch::Receiver<()> {
         self.0.news.subscribe()
+    }
+
+    /// What is to be waited for before something is acknowledged; `None`: nothing, now.
+    fn awaited(&self) -> Option<Awaited> {
+        let awaited = self.0.awaited.read().unwrap_or_else(PoisonError::into_inner);
+        awaited.as_ref().filter(|awaited| awaited.borrow().is_some()).cloned()
+    }
+
+    fn activity(&self) -> &activity::Activity {
+        &self.0.activity
     }
 
     fn leases(&self) -> &amqp::Leases {

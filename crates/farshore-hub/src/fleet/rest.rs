@@ -1,13 +1,19 @@
 //! The hub as services see it over HTTP.
 
+use std::time::Duration;
+
 use async_trait::async_trait;
 use farshore_core::moment::Moment;
 use serde_json::Value;
+use tokio::time::timeout;
 
 use super::gate::{Entered, Phase};
 use super::{Fleet, InvokeError, MethodCall};
 use crate::names::Key;
 use crate::rest::{Behind, Call, Held, NotInvoked, Serving};
+
+/// Readers who wait find out within this that the hub's right to serve has run out.
+const LOOK_EVERY: Duration = Duration::from_millis(250);
 
 impl Held for Entered {
     fn may_answer(&self) -> bool {
@@ -25,6 +31,16 @@ impl Behind for Fleet {
         }
     }
 
+    async fn stopped(&self) {
+        let mut phase = self.gate().watch();
+        while self.serving() == Serving::Active {
+            // That a right has run out is told by nobody.
+            if let Ok(Err(_)) = timeout(LOOK_EVERY, phase.changed()).await {
+                return;
+            }
+        }
+    }
+
     fn hold(&self) -> Option<Box<dyn Held>> {
         let entered = self.gate().enter_now()?;
         Some(Box::new(entered))
@@ -36,6 +52,10 @@ impl Behind for Fleet {
 
     fn connected_since(&self, key: &Key) -> Option<Moment> {
         self.connection_of(key)
+    }
+
+    fn last_heard(&self, key: &Key) -> Option<Moment> {
+        Self::last_heard(self, key)
     }
 
     fn forget_messages(&self, key: &Key) {
@@ -69,6 +89,9 @@ mod tests {
     use http::{Method, Request, StatusCode};
     use http_body_util::{BodyExt as _, Full};
 
+    use farshore_core::ids::Epoch;
+
+    use super::super::Standing;
     use super::super::tests::{HOST, Hub, PATIENCE, key, open, within};
     use crate::rest::{self, HubOptions};
     use crate::sas::Token;
@@ -77,7 +100,7 @@ mod tests {
     async fn ask(hub: &Arc<rest::Hub>, token: &str, method: Method, path: &str) -> (StatusCode, String) {
         let request = Request::builder()
             .method(method)
-            .uri(format!("{path}?api-version=2021-04-12"))
+            .uri(format!("{path}{}api-version=2021-04-12", if path.contains('?') { '&' } else { '?' }))
             .header("host", HOST)
             .header("authorization", token)
             .body(Full::new(Bytes::from_static(br#"{"deviceId":"late"}"#)))
@@ -145,7 +168,15 @@ mod tests {
             (|hub| hub.fleet.gate().shut(super::Phase::Fenced), "IotHubFailingOver"),
         ];
         for (stop, code) in cases {
-            stop(&hub);
+            hub.fleet.open_to_devices(Epoch(1), Standing::Current);
+            let (waits, ()) = tokio::join!(
+                within(ask(&face, &token, Method::GET, "/messages/events?from=latest&wait=60")),
+                async {
+                    tokio::task::yield_now().await;
+                    stop(&hub);
+                }
+            );
+            assert_eq!(waits.0, StatusCode::SERVICE_UNAVAILABLE, "{}", waits.1);
             let (status, body) = ask(&face, &token, Method::DELETE, "/devices/late").await;
             assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE);
             assert!(body.contains(code), "{body}");

@@ -39,6 +39,11 @@ impl amqp::Behind for Fronts {
         amqp::Behind::authorize(&served.fleet, token, audience).await
     }
 
+    fn still_grants(&self, granted: &amqp::Granted) -> bool {
+        // A hub that is not here any more says so itself when it is asked.
+        self.find(&granted.hub).is_none_or(|served| amqp::Behind::still_grants(&served.fleet, granted))
+    }
+
     async fn send(&self, hub: &str, message: amqp::CloudMessage) -> Result<(), amqp::Refused> {
         let served = self.find(hub).ok_or_else(|| not_here(hub))?;
         amqp::Behind::send(&served.fleet, hub, message).await

@@ -8,7 +8,7 @@ use tokio::time::{Instant, sleep};
 
 use super::wire::{Answer, Question, decode, encode};
 use super::{LinkOptions, Shared, WAIT};
-use crate::record::Rules;
+use crate::record::{Conflict, Rules};
 use crate::registry::{JoinError, MergeReport};
 use crate::telemetry::Extended;
 
@@ -16,6 +16,8 @@ use crate::telemetry::Extended;
 const AGAIN_AFTER: Duration = Duration::from_millis(250);
 /// A region that gives nothing is looked at this often.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
+/// Conflicts that are looked at when a link begins: more were noted as they came, unless the node was stopped that moment.
+const CONFLICTS_MAX: usize = 1000;
 /// A merge that a person waits for ends within this, or is asked for again: it goes on where it was.
 const MERGE_MAX: Duration = Duration::from_secs(10);
 
@@ -46,6 +48,9 @@ pub struct Merged {
 /// Asks for ever.
 pub(super) async fn run(shared: Arc<Shared>) {
     let mut changes = shared.options.duties.changes();
+    // What was joined before the node stopped, and may not be noted.
+    let open = shared.options.registry.conflicts(CONFLICTS_MAX);
+    note(&shared, open.unwrap_or_default()).await;
     loop {
         let began = Instant::now();
         let rest = match step(&shared).await {
@@ -128,6 +133,7 @@ async fn take(shared: &Shared, answer: Answer) -> Result<Taken, String> {
         };
         shared.state().from_start = false;
         taken.changed += joined.changed as u64;
+        note(shared, joined.conflicts).await;
     }
     for (origin, start) in &answer.starts.0 {
         if telemetry.ends().get(origin).is_none_or(|end| end < start) && *start > 0 {
@@ -141,6 +147,21 @@ async fn take(shared: &Shared, answer: Answer) -> Result<Taken, String> {
         taken.duplicates += duplicates;
     }
     Ok(taken)
+}
+
+/// Notes what both regions had changed. It was joined already, and nothing of it is lost when it cannot be noted now.
+async fn note(shared: &Shared, conflicts: Vec<Conflict>) {
+    if conflicts.is_empty() && shared.state().status.unnoted.is_none() {
+        return;
+    }
+    let noted = Arc::clone(&shared.options.noted);
+    let done = tokio::task::spawn_blocking(move || noted.note(conflicts, super::now())).await;
+    let path = shared.options.noted.path();
+    let failed = done.map_err(std::io::Error::other).flatten().err();
+    shared.state().status.unnoted = failed.map(|error| {
+        tracing::error!(%error, file = %path.display(), "conflicts cannot be noted; it is tried again");
+        format!("conflicts cannot be noted in {} ({error}): make room there", path.display())
+    });
 }
 
 /// See [`super::Link::merge`].

@@ -1,16 +1,22 @@
 //! The link between the two regions of a hub: each asks the other for what it lacks, and joins it to what it has.
 //!
 //! Read in this order: [`duty`](Duties) (who may serve, and who may not any more), `wire` (question and answer), `follow` (asking,
-//! and joining what comes), this file (answering, and how far both are).
+//! and joining what comes), `give` (what is answered), this file (who is answered, and how far both are), `confirmed` (what is
+//! acknowledged only when both have it), `mend` (what a disk has spoilt), `noted` (what both had changed).
 //!
 //! A question says what is durable at the asker, so it confirms what was given before. Asking again is harmless: a join
 //! changes nothing that is there already.
 //!
 //! Must always hold: nothing is given or taken under a token that is over; nobody is told of progress that is not durable; a region
-//! that serves takes nothing from one that was fenced unless the operator asked for the merge, or it follows again.
+//! that serves takes nothing from one that was fenced unless the operator asked for the merge, or it follows again; what both had
+//! changed is noted for good.
 
+mod confirmed;
 mod duty;
 mod follow;
+mod give;
+mod mend;
+mod noted;
 mod wire;
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -18,19 +24,22 @@ use std::time::Duration;
 
 use farshore_core::ids::{Epoch, ItemId, Region, Token};
 use farshore_core::moment::Moment;
-use farshore_core::workload::{Pull, ReplicationState, Role, StepError};
+use farshore_core::workload::{Pull, ReplicationMode, ReplicationState, Role, StepError};
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, timeout};
 
+pub use confirmed::Awaited;
 pub use duty::{Duties, Duty, Stale};
 pub use follow::{Merged, Taken};
+pub use noted::{Noted, view};
 pub use wire::Position;
 
 use crate::record::Rules;
 use crate::registry::Registry;
-use crate::telemetry::{Cursor, RawBatch, Telemetry, TelemetryError};
-use wire::{Answer, Question, decode, encode};
+use crate::telemetry::{Cursor, Telemetry};
+use confirmed::Confirmed;
+use wire::{Question, as_wanted, decode, encode};
 
 /// A region that has not asked for this long is away: it asks again as soon as it is answered, at the latest after [`WAIT`].
 const SILENCE: Duration = Duration::from_secs(3);
@@ -63,18 +72,22 @@ pub struct LinkOptions {
     pub before: u64,
     /// The right under which what is here was last written.
     pub epoch: Epoch,
+    /// Where it is noted what both regions had changed.
+    pub noted: Arc<Noted>,
+    /// Whether what devices say is acknowledged only when the other region has it, too.
+    pub mode: ReplicationMode,
 }
 
 /// The link of one hub to its other region. Ends when it is dropped.
 #[derive(Debug)]
 pub struct Link {
     shared: Arc<Shared>,
-    follower: JoinHandle<()>,
+    tasks: [JoinHandle<()>; 3],
 }
 
 impl Drop for Link {
     fn drop(&mut self) {
-        self.follower.abort();
+        self.tasks.iter().for_each(JoinHandle::abort);
     }
 }
 
@@ -95,6 +108,10 @@ pub struct LinkStatus {
     pub moved_bytes: u64,
     /// Why it is not heard, in words.
     pub note: Option<String>,
+    /// Telemetry that is damaged here and that the other region cannot give, in words.
+    pub lost: Vec<String>,
+    /// Why conflicts cannot be noted, in words. They are kept in mind, and in their entries.
+    pub unnoted: Option<String>,
 }
 
 /// What the other region still lacks.
@@ -124,13 +141,17 @@ struct Shared {
     state: Mutex<State>,
     /// Told when the other region has confirmed more.
     confirmed: Notify,
+    /// With [`ReplicationMode::Sync`]: how far it has.
+    awaited: Confirmed,
 }
 
 #[derive(Debug, Default)]
 struct State {
     status: LinkStatus,
     heard: Option<Instant>,
-    /// It had everything once since it was away.
+    /// What was here when it was heard before.
+    before: Option<Position>,
+    /// It had everything once since it was away: all that was here when it was heard before.
     streams: bool,
     /// It came with nothing.
     seeds: bool,
@@ -146,9 +167,25 @@ impl Link {
     /// Begins to ask the other region for what it has.
     #[must_use]
     pub fn spawn(options: LinkOptions) -> Self {
-        let shared = Arc::new(Shared { options, state: Mutex::default(), confirmed: Notify::new() });
-        let follower = tokio::spawn(follow::run(Arc::clone(&shared)));
-        Self { shared, follower }
+        let shared = Arc::new(Shared {
+            options,
+            state: Mutex::default(),
+            confirmed: Notify::new(),
+            awaited: Confirmed::new(),
+        });
+        let tasks = [
+            tokio::spawn(follow::run(Arc::clone(&shared))),
+            tokio::spawn(mend::run(Arc::clone(&shared))),
+            tokio::spawn(confirmed::run(Arc::clone(&shared))),
+        ];
+        Self { shared, tasks }
+    }
+
+    /// Up to where the other region has this one's telemetry, for those who acknowledge nothing before that; `None` inside: it is not
+    /// waited for, because it is away or was not asked to be.
+    #[must_use]
+    pub fn awaited(&self) -> Awaited {
+        self.shared.awaited.awaited()
     }
 
     /// Answers the other region.
@@ -245,7 +282,7 @@ impl State {
 
     fn hear(&mut self, role: Role, theirs: &Position) {
         if !self.is_up() {
-            self.streams = false;
+            (self.streams, self.before) = (false, None);
             self.seeds = *theirs == Position::default();
         }
         self.heard = Some(Instant::now());
@@ -307,6 +344,9 @@ impl Shared {
                 what: format!("{item} is shared with {partner} here, not with {by}"),
             });
         }
+        if let Some(wanted) = as_wanted(question) {
+            return Ok(encode(&mend::give(self, wanted).await?));
+        }
         let question: Question = decode(question).map_err(|what| StepError::Fatal { what })?;
         duties.see(question.token).map_err(|stale| StepError::Fenced { current: stale.highest })?;
         {
@@ -341,93 +381,22 @@ impl Shared {
     /// The other region has told what it is and what is durable there.
     fn hear(&self, role: Role, theirs: &Position) {
         self.state().hear(role, theirs);
-        if self.confirmed(&self.position()) {
-            self.state().streams = true;
+        let here = self.position();
+        let is_current = {
+            let mut state = self.state();
+            // Under load something new is always there: who had all of it a moment ago keeps up.
+            let before = state.before.replace(here.clone());
+            state.streams |= [Some(here), before].iter().flatten().any(|here| theirs.has_all_of(here));
+            state.streams
+        };
+        if is_current && self.options.mode == ReplicationMode::Sync {
+            self.awaited.rise(theirs.telemetry.next(&self.options.here));
         }
         for (origin, next) in &theirs.telemetry.0 {
             self.options.telemetry.pulled(&self.options.partner, origin, *next);
         }
         self.confirmed.notify_waiters();
     }
-
-    /// Whether the asker may have what is here.
-    fn gives(&self, question: &Question) -> bool {
-        match (self.options.duties.now().role, question.role) {
-            // Whoever serves, or served last, gives to whoever follows.
-            (Role::Active | Role::Unconfirmed | Role::Fenced, Role::Target) => true,
-            // Whoever follows gives what it has from its own time: the merge.
-            (Role::Target, Role::Active) => {
-                let telemetry = &self.options.telemetry;
-                question.since < self.options.before
-                    || telemetry.ends().iter().any(|(origin, end)| question.cursor.next(origin) < *end)
-            }
-            (Role::Fenced, Role::Active) => question.merge,
-            _ => false,
-        }
-    }
-
-    /// Returns when there is something that the asker lacks.
-    async fn grown(&self, since: u64, cursor: &Cursor) {
-        let LinkOptions { registry, telemetry, .. } = &self.options;
-        tokio::select! {
-            () = changed_after(registry, since) => {}
-            () = telemetry.grown(cursor) => {}
-        }
-    }
-
-    async fn gather(&self, question: &Question) -> Result<Answer, StepError> {
-        let LinkOptions { registry, telemetry, duties, .. } = &self.options;
-        let duty = duties.now();
-        let gives = self.gives(question);
-        let mut answer = Answer {
-            token: duties.token(),
-            role: duty.role,
-            has: self.position(),
-            at: now(),
-            withheld: !gives,
-            batch: None,
-            starts: Cursor::default(),
-            telemetry: Vec::new(),
-        };
-        if gives {
-            let (registry, telemetry) = (registry.clone(), telemetry.clone());
-            let (since, cursor) = (question.since, question.cursor.clone());
-            let read = tokio::task::spawn_blocking(move || {
-                let batch = registry.since(since, PIECE).map_err(|error| error.to_string())?;
-                let starts = Cursor(telemetry.starts());
-                let events = lacking(&telemetry, &cursor, &starts).map_err(|error| error.to_string())?;
-                Ok::<_, String>((batch, starts, events))
-            });
-            let read = read.await.map_err(|error| StepError::Retry { what: error.to_string() })?;
-            let (batch, starts, events) = read.map_err(|what| StepError::Retry { what })?;
-            (answer.batch, answer.starts, answer.telemetry) = (Some(batch), starts, events);
-        }
-        Ok(answer)
-    }
-}
-
-/// Returns when the registry has a change after `since`. Not every change is announced: the number is looked at, too.
-async fn changed_after(registry: &Registry, since: u64) {
-    let mut changes = registry.changed();
-    while registry.own() <= since {
-        let _ = timeout(LOOK_EVERY, changes.recv()).await;
-    }
-}
-
-/// Telemetry after `cursor`, of every region's log, a piece of it.
-fn lacking(telemetry: &Telemetry, cursor: &Cursor, starts: &Cursor) -> Result<Vec<RawBatch>, TelemetryError> {
-    let mut left = PIECE;
-    let mut parts = Vec::new();
-    for (origin, end) in telemetry.ends() {
-        let from = cursor.next(&origin).max(starts.next(&origin));
-        if from >= end || left == 0 {
-            continue;
-        }
-        let part = telemetry.raw(&origin, from, left)?;
-        left = left.saturating_sub(part.frames.len());
-        parts.push(part);
-    }
-    Ok(parts)
 }
 
 #[cfg(test)]

@@ -1,11 +1,12 @@
 use std::convert::Infallible;
+use std::os::unix::fs::FileExt as _;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::*;
 use crate::names::Key;
 use crate::record::{Auth, Edit, NewDevice};
-use crate::telemetry::{Event, TelemetryOptions};
+use crate::telemetry::{Event, SEGMENT_BYTES_MIN, TelemetryOptions};
 use async_trait::async_trait;
 use bytes::Bytes;
 
@@ -16,7 +17,8 @@ struct Side {
     telemetry: Telemetry,
     duties: Arc<Duties>,
     link: Arc<OnceLock<Link>>,
-    _dir: tempfile::TempDir,
+    noted: Arc<Noted>,
+    dir: tempfile::TempDir,
 }
 
 /// Calls the other side in this process.
@@ -50,11 +52,12 @@ fn token(epoch: u64) -> Token {
 fn open(name: &str, role: Role) -> Side {
     let dir = tempfile::tempdir().unwrap();
     let registry = Registry::open(&dir.path().join("registry"), region(name)).unwrap();
-    let options = TelemetryOptions { segment_bytes: 1 << 20, ..TelemetryOptions::default() };
+    let options = TelemetryOptions { segment_bytes: SEGMENT_BYTES_MIN, ..TelemetryOptions::default() };
     let telemetry = Telemetry::open(&dir.path().join("telemetry"), region(name), options).unwrap();
     registry.activate(Epoch(1));
     let duties = Arc::new(Duties::new(Duty { token: token(1), role }));
-    Side { region: region(name), registry, telemetry, duties, link: Arc::default(), _dir: dir }
+    let noted = Arc::new(Noted::new(dir.path().to_owned()));
+    Side { region: region(name), registry, telemetry, duties, link: Arc::default(), noted, dir }
 }
 
 struct Pair {
@@ -89,6 +92,8 @@ impl Pair {
             duties: Arc::clone(&own.duties),
             before: 1_000_000,
             epoch: Epoch(1),
+            noted: Arc::clone(&own.noted),
+            mode: ReplicationMode::Sync,
         });
         own.link.set(link).unwrap();
     }
@@ -110,6 +115,11 @@ impl Side {
         self.registry.change(Key::parse(id).unwrap(), |_| Ok::<_, Infallible>(edit)).await.unwrap();
     }
 
+    async fn tag(&self, id: &str, place: &str) {
+        let edit = vec![Edit::Tags { patch: serde_json::json!({ "place": place }), replace: false }];
+        self.registry.change(Key::parse(id).unwrap(), |_| Ok::<_, Infallible>(edit)).await.unwrap();
+    }
+
     async fn says(&self, id: &str, message: &str, epoch: u64) {
         let event = Event {
             key: Key::parse(id).unwrap(),
@@ -120,6 +130,38 @@ impl Side {
             body: Bytes::from_static(b"{}"),
         };
         self.telemetry.append(Epoch(epoch), event).await.unwrap();
+    }
+
+    /// Says so much that it fills several files.
+    async fn says_much(&self, count: u64) {
+        let body = Bytes::from(vec![b'x'; 500]);
+        let kept: Vec<_> = (0..count)
+            .map(|number| {
+                let event = Event {
+                    key: Key::parse("pump").unwrap(),
+                    generation: "1".into(),
+                    enqueued: now(),
+                    system: vec![("$.mid".to_owned(), number.to_string())],
+                    properties: Vec::new(),
+                    body: body.clone(),
+                };
+                self.telemetry.append(Epoch(1), event)
+            })
+            .collect();
+        for kept in kept {
+            kept.await.unwrap();
+        }
+    }
+
+    /// Spoils a few bytes in the middle of the second file of paris's log here.
+    fn spoil(&self, at: u64) {
+        let mut files: Vec<_> = std::fs::read_dir(self.dir.path().join("telemetry/paris"))
+            .unwrap()
+            .map(|entry| entry.unwrap().path())
+            .collect();
+        files.sort();
+        let file = std::fs::OpenOptions::new().write(true).open(&files[1]).unwrap();
+        file.write_all_at(&[0xff; 8], at).unwrap();
     }
 
     fn link(&self) -> &Link {
@@ -293,4 +335,123 @@ async fn a_fenced_source_is_still_drained_by_a_target_that_was_told_nothing_yet(
     pair.cut(false);
     pair.paris.link().drained(Duration::from_secs(20)).await.unwrap();
     assert_eq!(pair.oslo.heard(), ["last words"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_disk_has_spoilt_in_either_region_is_mended_from_the_other() {
+    let pair = Pair::start();
+    pair.paris.says_much(400).await;
+    pair.paris.link().drained(Duration::from_secs(20)).await.unwrap();
+    let whole = pair.paris.heard();
+    assert_eq!(whole.len(), 400);
+    pair.cut(true);
+    pair.paris.spoil(20_000);
+    pair.oslo.spoil(40_000);
+    // One is met by who reads, the other by who looks.
+    pair.paris.telemetry.read(&Cursor(pair.paris.telemetry.starts()), 400).unwrap();
+    for side in [&pair.paris, &pair.oslo] {
+        until("the damage is met", || {
+            side.telemetry.check_another().unwrap();
+            !side.telemetry.damages().is_empty()
+        })
+        .await;
+        assert!(side.telemetry.read(&Cursor::default(), 1000).is_ok(), "what is before it is given");
+    }
+    pair.cut(false);
+    for side in [&pair.paris, &pair.oslo] {
+        until("it is mended", || side.telemetry.damages().is_empty()).await;
+        assert_eq!(side.heard(), whole);
+        assert_eq!(side.link().status().lost, Vec::<String>::new());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_spoilt_in_both_regions_is_said_and_the_rest_is_mended() {
+    let pair = Pair::start();
+    pair.paris.says_much(400).await;
+    pair.paris.link().drained(Duration::from_secs(20)).await.unwrap();
+    for side in [&pair.paris, &pair.oslo] {
+        side.spoil(20_000);
+    }
+    pair.paris.spoil(50_000);
+    for side in [&pair.paris, &pair.oslo] {
+        until("it is said", || {
+            side.telemetry.check_another().unwrap();
+            side.telemetry.damages().len() == 1 && side.link().status().lost.len() == 1
+        })
+        .await;
+    }
+    let said = pair.paris.link().status().lost.remove(0);
+    assert!(said.contains("oslo does not give them") && said.contains("restore that file"), "{said}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_follower_goes_on_after_what_was_spoilt_before_it_had_it() {
+    let pair = Pair::start();
+    pair.paris.device("pump").await;
+    pair.paris.link().drained(Duration::from_secs(20)).await.unwrap();
+    pair.cut(true);
+    pair.paris.says_much(400).await;
+    pair.paris.spoil(20_000);
+    let behind = pair.paris.link().behind().events;
+    assert_eq!(behind, 400);
+    pair.cut(false);
+    pair.paris.link().drained(Duration::from_secs(20)).await.unwrap();
+    assert_eq!(pair.oslo.telemetry.ends()[&pair.paris.region], 400);
+    let damage = pair.paris.telemetry.damages().remove(0);
+    let (mut cursor, mut missed, mut heard) = (Cursor::default(), 0, 0);
+    while cursor.next(&pair.paris.region) < 400 {
+        let page = pair.oslo.telemetry.read(&cursor, 1000).unwrap();
+        missed += page.missed.values().sum::<u64>();
+        heard += page.events.len() as u64;
+        cursor = page.next;
+    }
+    assert_eq!((missed, heard), (damage.next - damage.offset, 400 - (damage.next - damage.offset)));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_both_had_changed_is_noted_in_both_once() {
+    let pair = Pair::start();
+    pair.paris.device("pump").await;
+    pair.paris.link().drained(Duration::from_secs(20)).await.unwrap();
+    pair.cut(true);
+    pair.oslo.becomes(Role::Active, 2);
+    pair.oslo.tag("pump", "north").await;
+    pair.paris.tag("pump", "south").await;
+    pair.paris.becomes(Role::Fenced, 2);
+    pair.paris.becomes(Role::Target, 2);
+    pair.cut(false);
+    pair.oslo.link().drained(Duration::from_secs(20)).await.unwrap();
+    for side in [&pair.paris, &pair.oslo] {
+        until("it is noted", || side.noted.latest(9).unwrap().0 == 1).await;
+        let (_, lines) = side.noted.latest(9).unwrap();
+        let line = &lines[0];
+        assert_eq!(
+            (&line["winner"]["value"], &line["losers"][0]["value"]),
+            (&"north".into(), &"south".into())
+        );
+    }
+    // Another change of the same device, which is still contested: nothing new.
+    pair.oslo.disable("pump").await;
+    pair.oslo.link().drained(Duration::from_secs(20)).await.unwrap();
+    assert_eq!(pair.paris.noted.latest(9).unwrap().0, 1);
+    pair.oslo.tag("pump", "west").await;
+    pair.oslo.link().drained(Duration::from_secs(20)).await.unwrap();
+    assert_eq!(pair.paris.registry.conflicts(9).unwrap(), [], "it was decided");
+    assert_eq!(pair.paris.noted.latest(9).unwrap().0, 1, "and is remembered");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_other_region_is_waited_for_while_it_keeps_up_and_not_while_it_is_away() {
+    let pair = Pair::start();
+    pair.paris.says("pump", "a", 1).await;
+    let awaited = pair.paris.link().awaited();
+    until("it is waited for", || *awaited.borrow() == Some(1)).await;
+    assert_eq!(pair.oslo.heard(), ["a"], "what is confirmed is there");
+    pair.cut(true);
+    pair.paris.says("pump", "b", 1).await;
+    assert!((*awaited.borrow()).is_none_or(|upto| upto < 2), "nobody confirms what nobody has");
+    until("it is not waited for", || awaited.borrow().is_none()).await;
+    pair.cut(false);
+    until("it is waited for again", || *awaited.borrow() == Some(2)).await;
 }

@@ -1,6 +1,6 @@
-//! What the two regions of a hub say to each other: one question, one answer, each with its version and its token.
+//! What the two regions of a hub say to each other: a question or a wish, each with an answer, its version and its token.
 
-use farshore_core::ids::{Epoch, Token};
+use farshore_core::ids::{Epoch, Region, Token};
 use farshore_core::moment::Moment;
 use farshore_core::workload::Role;
 use serde::{Deserialize, Serialize};
@@ -10,6 +10,8 @@ use crate::telemetry::{Cursor, RawBatch};
 
 /// The first byte of every question and answer.
 const VERSION: u8 = 1;
+/// The first byte of a wish; its answer begins as all answers do.
+const WANTED: u8 = 2;
 
 /// How far a region's hub has come.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -89,6 +91,36 @@ impl Answer {
     }
 }
 
+/// "Give me these events: they are damaged here."
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Wanted {
+    pub(super) token: Token,
+    /// Of whose log.
+    pub(super) origin: Region,
+    /// The first.
+    pub(super) from: u64,
+    /// How much, roughly.
+    pub(super) bytes: u32,
+}
+
+/// The events that are wanted, or why they cannot be had.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(super) struct Piece {
+    pub(super) token: Token,
+    pub(super) given: Result<RawBatch, String>,
+}
+
+/// A wish in bytes.
+pub(super) fn encode_wanted(wanted: &Wanted) -> Vec<u8> {
+    postcard::to_extend(wanted, vec![WANTED]).unwrap_or_default()
+}
+
+/// The wish that these bytes are; `None`: they are no wish.
+pub(super) fn as_wanted(bytes: &[u8]) -> Option<Wanted> {
+    let rest = bytes.strip_prefix(&[WANTED])?;
+    postcard::from_bytes(rest).ok()
+}
+
 pub(super) fn encode(message: &impl Serialize) -> Vec<u8> {
     postcard::to_extend(message, vec![VERSION]).unwrap_or_default()
 }
@@ -103,5 +135,48 @@ pub(super) fn decode<'a, T: Deserialize<'a>>(bytes: &'a [u8]) -> Result<T, Strin
             "the other region of the hub speaks version {version}, this one version {VERSION}: run the same farshore in both"
         )),
         None => Err("the other region of the hub says nothing".into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+
+    fn position(telemetry: &[(&str, u64)]) -> Position {
+        let ends: BTreeMap<_, _> =
+            telemetry.iter().map(|(region, end)| (Region::parse(region).unwrap(), *end)).collect();
+        Position { telemetry: Cursor(ends), ..Position::default() }
+    }
+
+    #[test]
+    fn what_a_region_has_beyond_another_is_not_counted_as_had_in_common() {
+        for (here, theirs, common) in [
+            (&[][..], &[][..], 0),
+            (&[("paris", 10)], &[("paris", 7)], 7),
+            (&[("paris", 7)], &[("paris", 10)], 7),
+            // Its own events do not make up for those of the source that it lacks.
+            (&[("oslo", 50), ("paris", 7)], &[("paris", 10)], 7),
+            (&[("oslo", 50), ("paris", 7)], &[("oslo", 20), ("paris", 10)], 27),
+            (&[("paris", 7)], &[("oslo", 20)], 0),
+        ] {
+            assert_eq!(position(here).events_known_to(&position(theirs)), common, "{here:?} {theirs:?}");
+        }
+        assert_eq!(position(&[("oslo", 50), ("paris", 7)]).events(), 57);
+    }
+
+    #[test]
+    fn a_wish_is_told_from_a_question() {
+        let wanted = Wanted {
+            token: Token::new(1, Epoch(2)),
+            origin: Region::parse("oslo").unwrap(),
+            from: 9,
+            bytes: 5,
+        };
+        assert_eq!(as_wanted(&encode_wanted(&wanted)), Some(wanted));
+        assert_eq!(as_wanted(&[VERSION, 1, 2]), None);
+        assert_eq!(as_wanted(&[WANTED]), None);
+        assert_eq!(as_wanted(&[]), None);
     }
 }

@@ -79,6 +79,8 @@ impl Held for Unfenced {
 pub trait Behind: Send + Sync + fmt::Debug {
     /// Whether it serves.
     fn serving(&self) -> Serving;
+    /// Returns when it does not serve any more: whoever waits for news is to look for them elsewhere.
+    async fn stopped(&self);
     /// Held by whoever changes something, while they do; `None`: this hub may not change anything now. A hub that somebody can
     /// fence has a say of its own in this.
     fn hold(&self) -> Option<Box<dyn Held>> {
@@ -89,6 +91,10 @@ pub trait Behind: Send + Sync + fmt::Debug {
     fn connected(&self) -> u64;
     /// Since when this one is; `None`: it is not.
     fn connected_since(&self, key: &Key) -> Option<Moment>;
+    /// When this one, which is connected, was last heard of; what is kept of that may be older.
+    fn last_heard(&self, _key: &Key) -> Option<Moment> {
+        None
+    }
     /// The messages that wait for this one were purged: what its connection has not sent yet is not to be sent.
     fn forget_messages(&self, _key: &Key) {}
     /// Calls a method, once: it is never repeated. Returns the device's status and payload.

@@ -22,7 +22,7 @@ use super::error::RestError;
 use super::hub::{Hub, broken};
 use super::now;
 use super::request;
-use super::serve::Asked;
+use super::serve::{Asked, refuse_elsewhere};
 use crate::telemetry::{Cursor, Page, Stored};
 
 /// Events of a page, when the caller says nothing, and at most.
@@ -48,7 +48,11 @@ const MISSED: HeaderName = HeaderName::from_static("x-farshore-missed");
 /// `GET /messages/events?group=NAME&cursor={…}&from=latest&max=N&wait=SECONDS`
 ///
 /// JSON lines; with `Accept: text/event-stream` a stream whose ids are cursors, so that a browser resumes by itself.
+///
+/// Only the region that serves is read from: a reader of another would wait for what never comes there, and not learn that the hub
+/// has moved.
 pub(super) async fn read(hub: &Arc<Hub>, asked: &Asked) -> Result<Response<Body>, RestError> {
+    refuse_elsewhere(hub.behind().serving())?;
     let cursor = cursor(hub, asked)?;
     let max = request::parameter(&asked.parts, "max")?;
     let max = request::number(max.as_deref(), "max", PAGE_LEN.0, PAGE_LEN.1)?;
@@ -69,7 +73,18 @@ pub(super) async fn read(hub: &Arc<Hub>, asked: &Asked) -> Result<Response<Body>
     // Whoever does not wait needs no place.
     let _place = if wait > 0 { Some(place?) } else { None };
     let deadline = Instant::now() + Duration::from_secs(wait as u64);
-    Ok(lines(&next_page(hub, cursor, max, deadline).await?))
+    let page = tokio::select! {
+        page = next_page(hub, cursor, max, deadline) => page?,
+        () = hub.behind().stopped() => return Err(moved(hub)),
+    };
+    Ok(lines(&page))
+}
+
+/// The hub has moved while a reader waited.
+fn moved(hub: &Hub) -> RestError {
+    refuse_elsewhere(hub.behind().serving()).err().unwrap_or_else(|| {
+        RestError::unavailable("IotHubFailingOver", "the hub has just moved: ask again, by its name")
+    })
 }
 
 /// Where to begin: said outright, or where the group stands, or at the oldest.
@@ -190,7 +205,7 @@ struct Streaming {
     waiting: VecDeque<Bytes>,
 }
 
-/// Server-sent events until the token's time is over or the client goes.
+/// Server-sent events until the token's time is over, the hub serves elsewhere, or the client goes.
 fn stream(
     hub: Arc<Hub>,
     place: OwnedSemaphorePermit,
@@ -221,7 +236,10 @@ impl Streaming {
             return None;
         }
         let deadline = Instant::now() + STREAM_ALIVE;
-        let page = next_page(&self.hub, self.cursor.clone(), self.max, deadline).await.ok()?;
+        let page = tokio::select! {
+            page = next_page(&self.hub, self.cursor.clone(), self.max, deadline) => page.ok()?,
+            () = self.hub.behind().stopped() => return None,
+        };
         if page.events.is_empty() && page.missed.is_empty() && Instant::now() < deadline {
             // Nothing, and nothing to wait for: the log is closed.
             return None;

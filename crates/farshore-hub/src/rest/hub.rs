@@ -94,7 +94,8 @@ impl Hub {
     /// What only the living hub knows of a device.
     pub(super) fn live(&self, key: &Key) -> Result<Live, RestError> {
         let connected = self.behind.connected_since(key).filter(|_| self.behind.serving() == Serving::Active);
-        Ok(Live { connected, messages: self.registry.messages(key).map_err(broken)?.len() })
+        let heard = connected.and_then(|_| self.behind.last_heard(key));
+        Ok(Live { connected, heard, messages: self.registry.messages(key).map_err(broken)?.len() })
     }
 
     pub(super) fn scheduled(&self) -> &Scheduled {

@@ -19,11 +19,18 @@ pub(super) const NEVER: &str = "0001-01-01T00:00:00Z";
 pub(crate) struct Live {
     /// Since when it is connected.
     pub(crate) connected: Option<Moment>,
+    /// When it was last heard of, if it is connected.
+    pub(crate) heard: Option<Moment>,
     /// How many messages wait for it.
     pub(crate) messages: usize,
 }
 
 impl Live {
+    /// When the device was last heard of; `kept`: as its identity says.
+    pub(super) fn last_activity(self, kept: Moment) -> Moment {
+        self.heard.map_or(kept, |heard| heard.max(kept))
+    }
+
     pub(super) fn state(self) -> &'static str {
         if self.connected.is_some() { "Connected" } else { "Disconnected" }
     }
@@ -47,7 +54,7 @@ pub(crate) fn view(device: &Device, live: Live) -> Value {
         "etag": device.etag,
         "connectionState": live.state(),
         "connectionStateUpdatedTime": time(live.connected.unwrap_or(device.last_seen)),
-        "lastActivityTime": time(device.last_seen),
+        "lastActivityTime": time(live.last_activity(device.last_seen)),
         "cloudToDeviceMessageCount": live.messages,
         "authentication": auth_view(&device.auth),
     });

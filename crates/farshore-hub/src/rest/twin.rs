@@ -28,7 +28,7 @@ pub(crate) fn view(device: &Device, live: Live) -> Value {
         "status": status(device.enabled),
         "statusUpdateTime": time(device.status_at),
         "connectionState": live.state(),
-        "lastActivityTime": time(device.last_seen),
+        "lastActivityTime": time(live.last_activity(device.last_seen)),
         "cloudToDeviceMessageCount": live.messages,
         "authenticationType": device.auth.kind(),
         "x509Thumbprint": { "primaryThumbprint": primary, "secondaryThumbprint": secondary },

@@ -16,5 +16,5 @@ pub mod token;
 pub use authority::{AUTHORITIES, Authority, BadAuthority, Issuers};
 pub use certificate::{Authorities, BadCertificate};
 pub use connection::{BadConnectionString, ConnectionString, Credential};
-pub use policy::{Policy, Rights};
+pub use policy::{KeyMark, Policy, Rights};
 pub use token::{BadKey, BadToken, Refused, Token, new_key};

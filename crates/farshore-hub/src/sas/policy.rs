@@ -1,6 +1,8 @@
 //! Policies of a hub: named pairs of keys, and what each may do.
 
+use std::collections::hash_map::DefaultHasher;
 use std::fmt;
+use std::hash::{Hash as _, Hasher as _};
 
 use farshore_core::moment::Moment;
 use serde::{Deserialize, Serialize};
@@ -132,6 +134,35 @@ impl fmt::Debug for Policy {
     }
 }
 
+/// One key of one policy, without the key. What was opened by it ends when the policy has it no more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct KeyMark(u64);
+
+impl KeyMark {
+    fn of(policy: &Policy, key: &str) -> Self {
+        let mut hasher = DefaultHasher::new();
+        (policy.name.as_str(), key).hash(&mut hasher);
+        Self(hasher.finish())
+    }
+
+    /// The key that signed a token, if it is one of these policies'.
+    #[must_use]
+    pub fn of_token(token: &Token, policies: &[Policy], now: Moment) -> Option<Self> {
+        let policy = policies.iter().find(|policy| Some(policy.name.as_str()) == token.policy())?;
+        let mut keys = [&policy.primary, &policy.secondary].into_iter();
+        keys.find(|key| token.verify(&[key], now).is_ok()).map(|key| Self::of(policy, key))
+    }
+
+    /// Whether one of these policies still has the key, and gives this right.
+    #[must_use]
+    pub fn stands(self, policies: &[Policy], needed: Rights) -> bool {
+        policies.iter().any(|policy| {
+            let has = |key: &str| Self::of(policy, key) == self;
+            policy.rights.include(needed) && (has(&policy.primary) || has(&policy.secondary))
+        })
+    }
+}
+
 /// The rights that `token` gives at `host` for `path` (plain segments), by one of the hub's `policies`.
 ///
 /// # Errors
@@ -166,6 +197,23 @@ mod tests {
         assert_eq!(Rights::ALL.to_string(), "RegistryRead, RegistryWrite, ServiceConnect, DeviceConnect");
         assert!(Rights::parse("Everything").unwrap_err().contains("\"Everything\" is no right"));
         assert!(Rights::parse("").is_err());
+    }
+
+    #[test]
+    fn what_a_key_opened_stands_as_long_as_its_policy_has_the_key_and_the_right() {
+        let mut policies = Policy::well_known();
+        let now = Moment(1_000_000_000);
+        let device = policies.iter().position(|policy| policy.name == "device").unwrap();
+        let token = Token::make("hub", &policies[device].secondary, Some("device"), now).unwrap();
+        let token = Token::parse(&token).unwrap();
+        let mark = KeyMark::of_token(&token, &policies, now).unwrap();
+        assert!(mark.stands(&policies, Rights::DEVICE_CONNECT));
+        assert!(!mark.stands(&policies, Rights::SERVICE_CONNECT));
+        policies[device].primary = new_key();
+        assert!(mark.stands(&policies, Rights::DEVICE_CONNECT), "the other key was changed");
+        policies[device].secondary = new_key();
+        assert!(!mark.stands(&policies, Rights::DEVICE_CONNECT));
+        assert_eq!(KeyMark::of_token(&token, &policies, now), None);
     }
 
     #[test]

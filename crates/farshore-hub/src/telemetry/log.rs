@@ -69,6 +69,13 @@ impl Log {
         self.segments.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
+    /// Those that nothing is added to any more.
+    pub(super) fn sealed(&self) -> Vec<Arc<Segment>> {
+        let mut segments = self.segments();
+        segments.pop();
+        segments
+    }
+
     /// Where to read `offset`, or what comes next after it.
     pub(super) fn find(&self, offset: u64) -> Found {
         let end = self.end();

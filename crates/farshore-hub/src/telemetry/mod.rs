@@ -36,6 +36,7 @@ use std::fmt;
 use std::future::Future;
 use std::path::Path;
 use std::pin::Pin;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, ready};
 use std::thread::JoinHandle;
@@ -61,6 +62,8 @@ pub struct Telemetry {
 struct Open {
     shared: Arc<Shared>,
     writer: Mutex<Option<JoinHandle<()>>>,
+    /// Files that were read anew, to see whether they are as they were.
+    checked: AtomicUsize,
 }
 
 impl Telemetry {
@@ -77,7 +80,8 @@ impl Telemetry {
             drop(lock);
         });
         let thread = thread.map_err(TelemetryError::disk("start the writer of", dir))?;
-        Ok(Self { open: Arc::new(Open { shared, writer: Mutex::new(Some(thread)) }) })
+        let open = Open { shared, writer: Mutex::new(Some(thread)), checked: AtomicUsize::new(0) };
+        Ok(Self { open: Arc::new(open) })
     }
 
     /// The region whose events are appended here.
@@ -162,7 +166,7 @@ impl Telemetry {
     /// How much of a region's log lies at and after an offset: what a partner or consumer that stands there lacks.
     ///
     /// # Errors
-    /// [`TelemetryError::Disk`] and [`TelemetryError::Damaged`].
+    /// [`TelemetryError::Disk`].
     pub fn lag(&self, origin: &Region, from: u64) -> Result<Lag, TelemetryError> {
         let Some(log) = self.open.shared.log(origin) else { return Ok(Lag::default()) };
         let from = from.max(log.start());
@@ -170,7 +174,12 @@ impl Telemetry {
         if events == 0 {
             return Ok(Lag::default());
         }
-        Ok(Lag { events, bytes: log.bytes_from(from)?, oldest: self.enqueued(origin, from)? })
+        // Where the log is damaged nobody knows when that event came in; there is as much to be had all the same.
+        let oldest = match self.enqueued(origin, from) {
+            Err(TelemetryError::Damaged(_)) => None,
+            oldest => oldest?,
+        };
+        Ok(Lag { events, bytes: log.bytes_from(from)?, oldest })
     }
 
     /// A piece of a region's log for a partner whose copy ends at `from`: whole frames, at least one if there are any.
@@ -191,6 +200,20 @@ impl Telemetry {
     pub async fn extend(&self, batch: RawBatch) -> Result<Extended, TelemetryError> {
         let checked = replica::check(batch, &self.open.shared.identifier)?;
         self.ask(|done| Task::Extend(checked, done)).await
+    }
+
+    /// Reads one file anew, another one at each call and none that is being written: what a disk has spoilt is to be met while
+    /// there is a partner to mend it from, not by who needs it. Takes as long as reading a file; of no use while others wait.
+    ///
+    /// # Errors
+    /// [`TelemetryError::Disk`]
+    pub fn check_another(&self) -> Result<(), TelemetryError> {
+        let sealed: Vec<_> = self.open.shared.logs().iter().flat_map(|log| log.sealed()).collect();
+        if sealed.is_empty() {
+            return Ok(());
+        }
+        let turn = self.open.checked.fetch_add(1, Ordering::Relaxed);
+        sealed[turn % sealed.len()].check()
     }
 
     /// Damaged places that were met so far, in every log. Files are checked as they are first read.

@@ -287,6 +287,14 @@ impl Segment {
         damage
     }
 
+    /// Reads a file that is not written any more once again, and tells of damage that nobody had met.
+    pub(super) fn check(&self) -> Result<(), TelemetryError> {
+        let before = self.damages();
+        let is_new = |damage: &&Damage| before.iter().all(|known| known.offset != damage.offset);
+        self.scan(&mut |_, _| {})?.iter().filter(is_new).for_each(|damage| tracing::error!("{damage}"));
+        Ok(())
+    }
+
     /// Writes frames over a damaged place, and looks at the file again. Frames are the same in every copy, so they fit.
     pub(super) fn mend(&self, at: u64, frames: &[u8]) -> Result<Vec<Damage>, TelemetryError> {
         let room = self.end().at.saturating_sub(at);
@@ -367,8 +375,13 @@ impl Segment {
             Ok(()) => marks(&bytes).into_iter().flatten().filter(|mark| mark.at < end.at).collect(),
             Err(_) => Vec::new(),
         };
-        marks.retain(|mark| mark.at > HEAD_BYTES && mark.offset < end.offset);
+        // What was seen or written by this process: a damaged place does not hide more than is between two of these.
+        let known = self.known.read().unwrap_or_else(PoisonError::into_inner);
+        marks.extend(known.index.iter().map(|entry| entry.mark));
+        drop(known);
+        marks.retain(|mark| mark.at > HEAD_BYTES && mark.at < end.at && mark.offset < end.offset);
         marks.sort_unstable_by_key(|mark| mark.at);
+        marks.dedup();
         marks.push(end);
         marks
     }

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use farshore_core::fencing::FenceTimings;
 use farshore_core::ids::{Epoch, ItemId, Region, Token};
-use farshore_core::workload::{Promotion, Role, Watermark};
+use farshore_core::workload::{Promotion, ReplicationMode, Role, Watermark};
 use serde::{Deserialize, Serialize};
 
 use super::spec::HubSpec;
@@ -35,6 +35,9 @@ pub(super) struct Card {
     pub(super) spec: HubSpec,
     /// The other region.
     pub(super) partner: Option<Region>,
+    /// Whether what devices say is acknowledged only when that region has it, too.
+    #[serde(default)]
+    pub(super) mode: ReplicationMode,
     /// The right under which what is here was last written.
     pub(super) epoch: Epoch,
     /// With [`Role::Target`]: the newest change of its own from the time before it followed.
@@ -74,6 +77,7 @@ impl Card {
             role,
             spec,
             partner: None,
+            mode: ReplicationMode::default(),
             epoch: token.epoch,
             before: 0,
             theirs: None,

@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use farshore_core::ids::{Epoch, ItemId, Region, Token};
 use farshore_core::lease::Lease;
-use farshore_core::workload::{Observation, Order, Role, StepError};
+use farshore_core::workload::{Observation, Order, ReplicationMode, Role, StepError};
 use serde_json::Value;
 use tokio::task::JoinHandle;
 
@@ -21,7 +21,7 @@ use super::spec::HubSpec;
 use super::{Around, look};
 use crate::fleet::{Fleet, FleetOptions};
 use crate::front::Served;
-use crate::link::{Duties, Duty, Link, LinkOptions};
+use crate::link::{Duties, Duty, Link, LinkOptions, Noted};
 
 /// One hub of the region.
 #[derive(Debug)]
@@ -29,6 +29,7 @@ pub(super) struct Item {
     pub(super) around: Arc<Around>,
     pub(super) fleet: Fleet,
     pub(super) lease: Arc<Lease>,
+    pub(super) noted: Arc<Noted>,
     duties: Arc<Duties>,
     card: Mutex<Card>,
     live: Mutex<Live>,
@@ -122,10 +123,12 @@ impl Item {
         let lease = Arc::new(Lease::new(Arc::new(super::boot_time)));
         lease.raise(card.token);
         around.fronts.put(Served::new(&fleet, names, around.options.exchange.clone()));
+        let noted = Arc::new(Noted::new(around.dir_of(&card.item)));
         let item = Arc::new(Self {
             around,
             fleet,
             lease,
+            noted,
             duties,
             card: Mutex::new(card),
             live: Mutex::default(),
@@ -217,10 +220,9 @@ impl Item {
 
     /// Makes the link anew, as the card says.
     fn connect(self: &Arc<Self>) {
-        let (partner, before, epoch, item) = {
-            let card = self.card();
-            (card.partner.clone(), card.before, card.epoch, card.item.clone())
-        };
+        let Card { partner, before, epoch, item, mode, role, .. } = self.card().clone();
+        // Only whoever serves acknowledges, and waits.
+        let mode = if role == Role::Active { mode } else { ReplicationMode::Async };
         self.fleet.telemetry().wait_for(partner.iter().cloned().collect());
         let link = partner.map(|partner| {
             Arc::new(Link::spawn(LinkOptions {
@@ -233,8 +235,11 @@ impl Item {
                 duties: Arc::clone(&self.duties),
                 before,
                 epoch,
+                noted: Arc::clone(&self.noted),
+                mode,
             }))
         });
+        self.fleet.acknowledge_after(link.as_ref().map(|link| link.awaited()));
         self.live().link = link;
     }
 

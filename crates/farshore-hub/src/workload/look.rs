@@ -2,7 +2,8 @@
 
 use farshore_core::moment::Moment;
 use farshore_core::workload::{
-    Divergence, Endpoint, Loss, Observation, Point, PointKind, Replication, ReplicationState, Role, Watermark,
+    Divergence, Endpoint, Loss, Observation, Point, PointKind, Replication, ReplicationMode,
+    ReplicationState, Role, Watermark,
 };
 use serde_json::json;
 
@@ -12,6 +13,9 @@ use crate::link::{Link, Position};
 
 /// The one point of a hub: what has arrived.
 pub(super) const POINT: &str = "live";
+
+/// Damaged places that are told one by one: the log has them all.
+const DAMAGE_SAID_MAX: usize = 3;
 
 /// A change is so many bytes on the wire, roughly: for progress, not for accounts.
 const CHANGE_BYTES: u64 = 500;
@@ -25,13 +29,15 @@ pub(super) fn look(item: &Item) -> Observation {
     if let Some(failing) = &stats.telemetry.failing {
         warnings.push(format!("telemetry is not acknowledged: {failing}"));
     }
-    warnings.extend(stats.telemetry.damaged.iter().take(3).cloned());
+    warnings.extend(damage(item, &stats.telemetry.damaged));
+    warnings.extend(item.link().and_then(|link| link.status().unnoted));
     if stats.telemetry.expired_unpulled > 0 {
         warnings.push(format!(
             "{} events were deleted before the other region had them: raise retention_gib, or mend the link",
             stats.telemetry.expired_unpulled
         ));
     }
+    warnings.extend(suspended(item));
     warnings.extend(item.lease.warning());
     if role == Role::Active && !card.is_whole {
         warnings.push(
@@ -59,6 +65,13 @@ pub(super) fn look(item: &Item) -> Observation {
         warnings,
         start: None,
     }
+}
+
+/// What of the telemetry cannot be read here: what the other region does not give, or, until it was asked, all of it.
+fn damage(item: &Item, met: &[String]) -> Vec<String> {
+    let lost = item.link().map(|link| link.status().lost).unwrap_or_default();
+    let said = if lost.is_empty() { met } else { &lost };
+    said.iter().take(DAMAGE_SAID_MAX).cloned().collect()
 }
 
 /// A target that had everything of its source once; and whoever was promoted, until that is accepted.
@@ -183,6 +196,20 @@ fn replication(item: &Item) -> Option<Replication> {
         acknowledged,
         lag: Loss { writes: behind.records(), bytes: behind.bytes, seconds: seconds_behind(&link) },
         note: status.note,
+    })
+}
+
+/// That the other region is not waited for, though it should be.
+fn suspended(item: &Item) -> Option<String> {
+    let card = item.card();
+    let (is_sync, role, partner) = (card.mode == ReplicationMode::Sync, card.role, card.partner.clone()?);
+    drop(card);
+    let is_waited_for = item.link().is_some_and(|link| link.awaited().borrow().is_some());
+    (is_sync && role == Role::Active && !is_waited_for).then(|| {
+        format!(
+            "what devices say is acknowledged when it is durable here, though protection is synchronous: until {partner} is heard and \
+             keeps up again"
+        )
     })
 }
 

@@ -360,3 +360,30 @@ async fn what_is_deleted_is_gone_and_can_be_made_again() {
     let refused = paris.hubs.act(&taken).await.unwrap_err().to_string();
     assert!(refused.contains("the hub fleet is called iot.example already"), "{refused}");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn synchronous_protection_waits_for_the_other_region_and_says_when_it_does_not() {
+    let (paris, oslo) = protected().await;
+    let action = Action::Replicate {
+        target: region("oslo"),
+        address: "unused".to_owned(),
+        mode: ReplicationMode::Sync,
+    };
+    paris.act(1, action).await.unwrap();
+    paris.until("streaming", streams).await;
+    let is_waited_for = || paris.item().link().unwrap().awaited().borrow().is_some();
+    paris.until("oslo is waited for", |_| is_waited_for()).await;
+    let told = |seen: &Observation| {
+        seen.warnings.iter().any(|warning| warning.contains("though protection is synchronous"))
+    };
+    paris.until("nothing is wrong", |seen| !told(seen)).await;
+    paris.world.is_cut.store(true, Ordering::SeqCst);
+    paris.until("that it is suspended", |seen| told(seen) && !is_waited_for()).await;
+    paris.world.is_cut.store(false, Ordering::SeqCst);
+    paris.until("oslo is waited for again", |seen| !told(seen) && is_waited_for()).await;
+    assert!(oslo.item().link().unwrap().awaited().borrow().is_none(), "a target acknowledges nothing");
+    let paris = paris.restart().await;
+    paris.act(1, Action::Serve).await.unwrap();
+    let is_waited_for = || paris.item().link().unwrap().awaited().borrow().is_some();
+    paris.until("it is remembered", |_| is_waited_for()).await;
+}

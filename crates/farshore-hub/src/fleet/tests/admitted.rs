@@ -106,6 +106,43 @@ async fn a_policy_of_the_hub_connects_devices_if_it_may() {
 }
 
 #[tokio::test]
+async fn who_came_by_a_key_that_its_policy_has_no_more_goes() {
+    let hub = open("oslo");
+    hub.fleet.make_policies().await.unwrap();
+    let registry = hub.fleet.registry();
+    let of = |name: &str| registry.policies().unwrap().into_iter().find(|one| one.name == name).unwrap();
+    let (device, owner) = (of("device"), of("iothubowner"));
+    let shown = |id: &str, policy: &str, sas: &str| {
+        let resource = format!("{HOST}/devices/{id}");
+        let token = Token::make(&resource, sas, Some(policy), now().after(PATIENCE)).unwrap();
+        Hello { password: Some(token), ..hello(id, sas) }
+    };
+    let mut sessions = Vec::new();
+    for (id, policy, sas) in [
+        ("primary", &device, &device.primary),
+        ("secondary", &device, &device.secondary),
+        ("owned", &owner, &owner.primary),
+    ] {
+        hub.register(id).await;
+        sessions.push(opened(hub.admit(shown(id, &policy.name, sas)).await));
+    }
+    let own = hub.register("own").await;
+    let own = hub.connect("own", &own).await;
+    let changed = crate::sas::Policy { primary: new_key(), ..device.clone() };
+    registry.set_policy(changed).await.unwrap();
+    assert_eq!(next(&sessions[0]).await, Outgoing::Close(Closing::Revoked));
+    let again = hub.admit(shown("primary", "device", &device.primary)).await;
+    assert!(matches!(again, Verdict::Unauthorized));
+    assert!(is_quiet(&sessions[1]).await, "it stands on the other key");
+    registry.delete_policy("device").await.unwrap();
+    assert_eq!(next(&sessions[1]).await, Outgoing::Close(Closing::Revoked));
+    let owner = crate::sas::Policy { rights: crate::sas::Rights::SERVICE_CONNECT, ..owner };
+    registry.set_policy(owner).await.unwrap();
+    assert_eq!(next(&sessions[2]).await, Outgoing::Close(Closing::Revoked), "the right was taken");
+    assert!(is_quiet(&own).await, "a device's own key has nothing to do with it");
+}
+
+#[tokio::test]
 async fn a_certificate_connects_by_its_thumbprint() {
     let hub = open("oslo");
     let pair = rcgen::KeyPair::generate().unwrap();

@@ -150,3 +150,27 @@ async fn a_method_in_flight_fails_at_once_when_the_hub_is_fenced() {
     assert_eq!(within(called).await.unwrap(), Err(InvokeError::NotServing));
     assert_eq!(within(waits).await.unwrap(), Err(InvokeError::NotServing));
 }
+
+#[tokio::test]
+async fn telemetry_is_acknowledged_when_the_other_region_has_it_or_is_not_waited_for() {
+    let hub = open("oslo");
+    let sas = hub.register("pump").await;
+    let session = hub.connect("pump", &sas).await;
+    let has = tokio::sync::watch::Sender::new(Some(0));
+    hub.fleet.acknowledge_after(Some(has.subscribe()));
+    let mut first = tokio::spawn(session.telemetry(event("1")));
+    let mut second = tokio::spawn(session.telemetry(event("2")));
+    assert!(timeout(Duration::from_millis(50), &mut first).await.is_err(), "nobody else has it");
+    has.send_replace(Some(1));
+    within(first).await.unwrap().unwrap();
+    assert!(timeout(Duration::from_millis(50), &mut second).await.is_err(), "nobody else has this one");
+    has.send_replace(None);
+    within(second).await.unwrap().unwrap();
+    within(session.telemetry(event("3"))).await.unwrap();
+    has.send_replace(Some(2));
+    let late = tokio::spawn(session.telemetry(event("4")));
+    tokio::task::yield_now().await;
+    within(hub.fleet.stop_acknowledging()).await;
+    assert_eq!(within(late).await.unwrap(), Err(NotKept::Fenced), "a fence waits for nobody");
+    assert_eq!(hub.stored(), ["1", "2", "3", "4"]);
+}

@@ -1,6 +1,6 @@
 use bytes::Bytes;
 use http::Request;
-use http_body_util::Full;
+use http_body_util::{BodyExt as _, Full};
 use serde_json::{Value, json};
 
 use super::fixture::Fixture;
@@ -21,6 +21,8 @@ async fn a_hub_that_does_not_serve_reads_and_changes_nothing() {
             "clients look the name up again"
         );
         for (line, body) in [
+            ("GET /messages/events", Value::Null),
+            ("GET /messages/events?wait=60&group=billing", Value::Null),
             ("PUT /devices/new", json!({})),
             ("DELETE /devices/pump", Value::Null),
             ("PATCH /twins/pump", json!({})),
@@ -78,4 +80,26 @@ async fn what_was_changed_while_the_hub_moved_is_not_acknowledged() {
     let called = hub.ask("POST /twins/online/methods", json!({"methodName": "echo", "payload": 1})).await;
     assert_eq!(called.status, 200, "a method keeps nothing");
     assert_eq!(hub.get("/devices/online").await.status, 200, "nor does reading");
+}
+
+#[tokio::test]
+async fn readers_who_wait_are_told_at_once_that_the_hub_has_moved() {
+    let hub = Fixture::new().await;
+    let accept = [("accept", "text/event-stream")];
+    let mut stream = hub.raw("GET /messages/events", &accept, b"").await.into_body();
+    assert!(stream.frame().await.unwrap().unwrap().is_data(), "the stream is open");
+    let (waited, ended, ()) = tokio::join!(
+        hub.get("/messages/events?from=latest&wait=60"),
+        async { stream.frame().await.is_none() },
+        async {
+            tokio::task::yield_now().await;
+            hub.behind.set(Serving::FailingOver);
+        }
+    );
+    Fixture::is(&waited, "a long poll", 503, "IotHubFailingOver");
+    assert_eq!(waited.header("connection"), "close");
+    assert!(!waited.header("retry-after").is_empty());
+    assert!(ended, "a stream ends, and its reader comes again");
+    let refused = hub.bytes("GET /messages/events", &accept, b"").await;
+    Fixture::is(&refused, "a stream", 503, "IotHubFailingOver");
 }

@@ -12,6 +12,7 @@ use http::{HeaderMap, Request};
 use http_body_util::{BodyExt, Full};
 use serde_json::{Value, json};
 use tempfile::TempDir;
+use tokio::sync::Notify;
 
 use crate::names::Key;
 use crate::registry::Registry;
@@ -26,6 +27,7 @@ pub(super) const HOST: &str = "contoso.hub";
 #[derive(Debug, Default)]
 pub(super) struct Pretended {
     serving: AtomicU8,
+    changed: Notify,
     /// Whoever holds the right to change something has lost it by the time they ask.
     is_fenced: Arc<AtomicBool>,
 }
@@ -33,6 +35,7 @@ pub(super) struct Pretended {
 impl Pretended {
     pub(super) fn set(&self, serving: Serving) {
         self.serving.store(serving as u8, Ordering::Relaxed);
+        self.changed.notify_waiters();
     }
 
     /// From now on whoever changes something may not say so.
@@ -54,6 +57,16 @@ impl Behind for Pretended {
     fn serving(&self) -> Serving {
         let all = [Serving::Active, Serving::Standby, Serving::FailingOver];
         all.into_iter().find(|one| *one as u8 == self.serving.load(Ordering::Relaxed)).unwrap()
+    }
+
+    async fn stopped(&self) {
+        loop {
+            let changed = self.changed.notified();
+            if self.serving() != Serving::Active {
+                return;
+            }
+            changed.await;
+        }
     }
 
     fn hold(&self) -> Option<Box<dyn Held>> {

@@ -5,7 +5,7 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use farshore_core::ids::{Region, Token};
-use farshore_core::workload::{Action, Order, PointChoice, Promotion, Role, StepError};
+use farshore_core::workload::{Action, Order, PointChoice, Promotion, ReplicationMode, Role, StepError};
 use tokio::time::{sleep, timeout};
 
 use super::super::drill::Drill;
@@ -43,8 +43,8 @@ impl Item {
             Action::PrepareTarget { source, .. } | Action::Follow { source, .. } => {
                 self.follow(order.token, source).await
             }
-            Action::Replicate { target, .. } => self.pair_with(order.token, Some(target)),
-            Action::StopReplicating => self.pair_with(order.token, None),
+            Action::Replicate { target, mode, .. } => self.pair_with(order.token, Some(target), *mode),
+            Action::StopReplicating => self.pair_with(order.token, None, ReplicationMode::default()),
             Action::Fence { lost_after } => {
                 self.stop_serving(order.token)?;
                 self.change(|card| card.lost_after = lost_after.or(card.lost_after))?;
@@ -105,8 +105,13 @@ impl Item {
         Ok(())
     }
 
-    fn pair_with(self: &Arc<Self>, token: Token, partner: Option<&Region>) -> Result<(), StepError> {
-        self.change(|card| (card.token, card.partner) = (token, partner.cloned()))?;
+    fn pair_with(
+        self: &Arc<Self>,
+        token: Token,
+        partner: Option<&Region>,
+        mode: ReplicationMode,
+    ) -> Result<(), StepError> {
+        self.change(|card| (card.token, card.partner, card.mode) = (token, partner.cloned(), mode))?;
         self.set_duty();
         self.connect();
         Ok(())

@@ -102,7 +102,7 @@ impl Desk {
     /// What only the living hub knows of a device.
     fn live(&self, key: &Key) -> Result<Live, StepError> {
         let messages = self.registry().messages(key).map_err(broken)?.len();
-        Ok(Live { connected: self.fleet.connection_of(key), messages })
+        Ok(Live { connected: self.fleet.connection_of(key), heard: self.fleet.last_heard(key), messages })
     }
 
     /// A page of devices and modules.

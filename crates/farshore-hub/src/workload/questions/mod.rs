@@ -29,7 +29,7 @@ use serde_json::Value;
 
 use super::item::{Item, fatal, retry};
 use crate::fleet::Fleet;
-use crate::link::Link;
+use crate::link::{Link, Noted};
 use crate::names::Key;
 use crate::record::Device;
 use crate::registry::{ChangeError, Registry, RegistryError};
@@ -57,6 +57,8 @@ struct Desk {
     ca: Option<String>,
     /// Where it keeps what is no entry: reports of merges.
     dir: PathBuf,
+    /// What both regions had changed.
+    noted: Arc<Noted>,
     link: Option<Arc<Link>>,
 }
 
@@ -75,6 +77,7 @@ impl Desk {
             endpoints: around.endpoints(),
             ca: around.options.ca.clone(),
             dir: around.dir_of(&card.item),
+            noted: Arc::clone(&item.noted),
             link: {
                 drop(card);
                 item.link()

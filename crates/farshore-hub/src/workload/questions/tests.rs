@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use farshore_core::ids::{Epoch, Token};
 use farshore_core::moment::Moment;
-use farshore_core::workload::Pull;
+use farshore_core::workload::{Pull, ReplicationMode};
 use serde_json::json;
 
 use super::*;
@@ -37,6 +37,7 @@ async fn hub(region: &str, epoch: u64) -> Asked {
         endpoints: vec![Endpoint { name: "mqtt".to_owned(), uri: "mqtt://127.0.0.1:1883".to_owned() }],
         ca: Some("PEM".to_owned()),
         dir: dir.path().to_owned(),
+        noted: Arc::new(Noted::new(dir.path().to_owned())),
         link: None,
     };
     Asked { desk, _dir: dir }
@@ -333,6 +334,8 @@ fn connect(hub: &mut Asked, partner: &str, duty: Duty) -> Arc<Way> {
         duties: Arc::new(Duties::new(duty)),
         before: 0,
         epoch: duty.token.epoch,
+        noted: Arc::clone(&hub.desk.noted),
+        mode: ReplicationMode::Async,
     });
     (hub.desk.partner, hub.desk.link) = (Some(partner), Some(Arc::new(link)));
     way
@@ -386,6 +389,7 @@ async fn a_merge_is_planned_done_and_kept() {
     assert_eq!(conflicts["kept"], noted.lines().count());
     assert_eq!(conflicts["open"].as_array().unwrap().len(), noted.lines().count());
     assert!(noted.lines().all(|line| line.contains("\"noted\":\"")), "{noted}");
+    assert_eq!(conflicts["noted"].as_array().unwrap().len(), noted.lines().count());
 
     let again = oslo.ask(json!({"ask": "merge", "plan": false})).await;
     assert_eq!(

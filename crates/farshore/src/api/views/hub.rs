@@ -579,13 +579,15 @@ pub struct HubSideView {
     pub value: Value,
 }
 
-/// What nobody has decided yet, and what merges have noted.
+/// What nobody has decided yet, and what was noted of what both regions had changed.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(default)]
 pub struct HubConflictsView {
     /// What two regions changed at once and nobody has decided since; at most 1000.
     pub open: Vec<HubConflictView>,
-    /// How many conflicts merges have noted.
+    /// The latest that were noted, decided or not, the newest first; at most 100.
+    pub noted: Vec<HubConflictView>,
+    /// How many were noted since the hub was made: by merges, and by what a region took over when it followed again.
     pub kept: u64,
     /// Where they are noted, on the node that answered.
     pub file: Option<String>,

@@ -206,8 +206,17 @@ fn conflicts_page(name: &Name, all: &HubConflictsView) -> String {
         page.push('\n');
         page.push_str(&conflict_page(conflict));
     }
+    let is_decided = |noted: &&HubConflictView| {
+        let noted = HubConflictView { noted: None, ..HubConflictView::clone(noted) };
+        !all.open.contains(&noted)
+    };
+    let decided: Vec<_> = all.noted.iter().filter(is_decided).collect();
+    if !decided.is_empty() {
+        page.push_str("\ndecided since, the newest first:\n");
+        decided.iter().for_each(|conflict| page.push_str(&conflict_page(conflict)));
+    }
     if let Some(file) = &all.file {
-        page.push_str(&format!("\n{} were noted by merges of hub/{name}, in {file}\n", all.kept));
+        page.push_str(&format!("\n{} were noted for hub/{name}, in {file}\n", all.kept));
     }
     page
 }
