@@ -239,8 +239,14 @@ async fn a_message_that_expired_or_was_sent_in_vain_too_often_ends_and_its_sende
     }
     let session = hub.connect("pump", &sas).await;
     assert!(is_quiet(&session).await);
-    let mut told: Vec<_> =
-        hub.fleet.registry().feedback(10).unwrap().into_iter().map(|news| news.outcome).collect();
+    let feedback = || hub.fleet.registry().feedback(10).unwrap();
+    within(async {
+        while feedback().len() < 2 {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    let mut told: Vec<_> = feedback().into_iter().map(|news| news.outcome).collect();
     told.sort();
     assert_eq!(told, [Outcome::DeliveredTooOften, Outcome::Expired]);
 }
