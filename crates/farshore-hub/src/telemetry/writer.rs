@@ -148,6 +148,8 @@ impl Writer {
             Ok(()) => {
                 let stored = staged.batch.heads.len();
                 self.recovered(stored);
+                // Whoever is answered, and asks, is told of what was theirs.
+                self.count();
                 for (done, kept) in staged.waiting.drain(..) {
                     drop(done.send(Ok(kept)));
                 }
