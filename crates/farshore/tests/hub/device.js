@@ -3,6 +3,7 @@
 // Another port than 8883 is given in the connection string: `GatewayHostName=HOST:PORT`. Methods are subscribed to by name: `ping`
 // and what the first line's `methods` lists besides.
 
+const fs = require('node:fs');
 const readline = require('node:readline');
 const { Client, Message, ModuleClient } = require('azure-iot-device');
 const { Mqtt } = require('azure-iot-device-mqtt');
@@ -85,7 +86,9 @@ async function main() {
   const given = JSON.parse((await lines.next()).value);
   const kind = given.connection.includes('ModuleId=') ? ModuleClient : Client;
   const client = kind.fromConnectionString(given.connection, Mqtt);
-  await client.setOptions({ ca: given.ca, ...(given.keep_alive && { keepalive: given.keep_alive }) });
+  const { cert, key } = given.x509 || {};
+  const shown = given.x509 && { cert: fs.readFileSync(cert, 'utf8'), key: fs.readFileSync(key, 'utf8') };
+  await client.setOptions({ ca: given.ca, ...shown, ...(given.keep_alive && { keepalive: given.keep_alive }) });
   await client.open();
   const state = { twin: await listen(client, given) };
   say('ready');

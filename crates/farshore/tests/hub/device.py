@@ -1,7 +1,8 @@
 """A device by the official Python SDK, told what to do line by line.
 
 The first line on stdin is JSON: `connection` (a device's connection string), `ca` (PEM text), `listen` (any of "messages",
-"methods", "desired": what to subscribe to at the start), `keep_alive` in seconds. Each further line is an order:
+"methods", "desired": what to subscribe to at the start), `keep_alive` in seconds, and `x509` where it has a certificate: the files
+`cert` and `key`. Each further line is an order:
 {"do": "send", "id": any, "body": any, "mid": text, "properties": {}} -> {"event": "sent" or "unsent", "id"}
 {"do": "twin", "id"} -> {"event": "twin", "id", "twin"}; {"do": "report", "id", "patch": {}} -> {"event": "reported", "id"}
 {"do": "end"}. What failed says {"event": "failed", "id", "why"}. By themselves come "ready", "connected", "disconnected",
@@ -14,7 +15,7 @@ import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
-from azure.iot.device import IoTHubDeviceClient, IoTHubModuleClient, Message, MethodResponse
+from azure.iot.device import X509, IoTHubDeviceClient, IoTHubModuleClient, Message, MethodResponse
 
 _print = threading.Lock()
 
@@ -31,6 +32,10 @@ def text(data):
 def client(given):
     kind = IoTHubModuleClient if "ModuleId=" in given["connection"] else IoTHubDeviceClient
     options = {"server_verification_cert": given["ca"], "keep_alive": given.get("keep_alive", 60)}
+    if "x509" in given:
+        named = dict(part.split("=", 1) for part in given["connection"].split(";"))
+        x509 = X509(given["x509"]["cert"], given["x509"]["key"])
+        return kind.create_from_x509_certificate(x509, named["HostName"], named["DeviceId"], **options)
     return kind.create_from_connection_string(given["connection"], **options)
 
 

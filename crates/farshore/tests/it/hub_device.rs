@@ -66,8 +66,13 @@ impl Device {
     /// Registers a device and switches it on.
     pub(crate) async fn start(rig: &Rig, name: &str, id: &str, listen: &[&str]) -> Self {
         let connection = rig.device(id).await;
-        let ca = std::fs::read_to_string(rig.ca_file()).unwrap();
-        let given = json!({"connection": connection, "ca": ca, "listen": listen, "keep_alive": 20});
+        Self::run(rig, name, id, json!({"connection": connection, "listen": listen})).await
+    }
+
+    /// Switches on a device that is registered.
+    pub(crate) async fn run(rig: &Rig, name: &str, id: &str, mut given: Value) -> Self {
+        given["ca"] = json!(std::fs::read_to_string(rig.ca_file()).unwrap());
+        given["keep_alive"] = json!(20);
         let mut command = program(rig, name);
         let log = std::fs::File::create(rig.data().join(format!("{id}.log"))).unwrap();
         let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(log).spawn().unwrap();

@@ -10,7 +10,7 @@ use crate::hub_place::alone;
 use crate::hub_rig::{HOST, PATIENCE, Rig};
 
 /// Runs a program to its end: every check must have held, and there must be so many at least.
-async fn run(rig: &Rig, name: &str, given: &Value, checks: usize) {
+pub(crate) async fn run(rig: &Rig, name: &str, given: &Value, checks: usize) {
     let mut command = program(rig, name);
     command.env("RIG", given.to_string()).stdin(Stdio::null());
     let output = timeout(PATIENCE, command.output()).await.unwrap().unwrap();

@@ -1,7 +1,7 @@
 //! Device hubs: what only they have. Most of it is asked of the region that serves the hub, through its agent; what may be old is
 //! asked of the other region when that one does not answer.
 //!
-//! Read in this order: this file (how a hub stands, and what it gives to others), `policies`, `devices`, `speak` (twins, methods,
+//! Read in this order: this file (how a hub stands, and what it gives to others), `policies`, `trust` (authorities, enrollments), `devices`, `speak` (twins, methods,
 //! messages), `files` (import and export), `telemetry`, `merge`.
 //!
 //! Must always hold: whoever is shown a secret, or changes one, is in the audit before it is shown; no secret is in the
@@ -13,6 +13,7 @@ mod merge;
 mod policies;
 mod speak;
 mod telemetry;
+mod trust;
 
 use axum::Json;
 use axum::extract::rejection::QueryRejection;
@@ -43,6 +44,11 @@ pub(super) fn routes() -> OpenApiRouter<ApiState> {
         .routes(routes!(policies::list))
         .routes(routes!(policies::set, policies::delete))
         .routes(routes!(policies::regenerate))
+        .routes(routes!(trust::authorities))
+        .routes(routes!(trust::set_authority, trust::delete_authority))
+        .routes(routes!(trust::enrollments))
+        .routes(routes!(trust::set_enrollment, trust::delete_enrollment))
+        .routes(routes!(trust::enrollment_key))
         .routes(routes!(devices::list, devices::add))
         .routes(routes!(devices::show, devices::remove))
         .routes(routes!(devices::set_status))

@@ -25,7 +25,7 @@ const RIGHTS: [&str; 4] = ["RegistryRead", "RegistryWrite", "ServiceConnect", "D
 pub(super) struct WithKeys {
     /// With their keys; needs the right to contribute, and is audited.
     #[serde(default)]
-    keys: bool,
+    pub(super) keys: bool,
 }
 
 /// All policies.

@@ -143,6 +143,83 @@ pub struct HubPolicyRequest {
     pub rights: Vec<String>,
 }
 
+/// An authority whose devices may connect.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(default)]
+pub struct HubAuthorityView {
+    /// Its name here.
+    pub name: String,
+    /// Whose certificates these are.
+    pub subjects: Vec<String>,
+    /// When the first of them ends. Devices go on being let in then: their own certificates must be valid.
+    pub expires: Option<String>,
+    /// Whether that is past.
+    pub expired: bool,
+    /// Why the certificates count for nothing, if they do.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub unusable: Option<String>,
+}
+
+/// Certificates of an authority.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct HubAuthorityRequest {
+    /// One or more, in PEM.
+    pub pem: String,
+}
+
+/// A group of devices that may register themselves.
+#[derive(Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(default)]
+pub struct HubEnrollmentView {
+    /// Its name here.
+    pub name: String,
+    /// `keys` or `authority`: how its devices prove that they belong to it.
+    pub kind: String,
+    /// Whose the authority's certificates are.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub subjects: Vec<String>,
+    /// When the first of them ends.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub expires: Option<String>,
+    /// The group's first key, if it was asked for. A secret.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub primary: Option<String>,
+    /// The second key, if it was asked for. A secret.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub secondary: Option<String>,
+}
+
+impl std::fmt::Debug for HubEnrollmentView {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("HubEnrollmentView")
+            .field("name", &self.name)
+            .field("kind", &self.kind)
+            .finish_non_exhaustive()
+    }
+}
+
+/// How devices of a group prove that they belong to it: by keys, unless `pem` is given. Keys that are absent are made, or stay.
+#[derive(Clone, Default, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct HubEnrollmentRequest {
+    /// Certificates of the authority that signs the devices', in PEM.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pem: Option<String>,
+    /// The group's first key, in base64. A secret.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub primary: Option<String>,
+    /// The second key. A secret.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub secondary: Option<String>,
+}
+
+impl std::fmt::Debug for HubEnrollmentRequest {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("HubEnrollmentRequest").field("pem", &self.pem).finish_non_exhaustive()
+    }
+}
+
 /// Which of two keys.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]

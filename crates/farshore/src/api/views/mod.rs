@@ -19,12 +19,13 @@ pub use ask::{
     OnControlLossWord, ProtectRequest, ReasonRequest, ReplicationWord, TestFailoverRequest,
 };
 pub use hub::{
-    HubAuthRequest, HubCheckpointRequest, HubConflictView, HubConflictsView, HubConnectionStringView,
-    HubCursor, HubDeviceBrief, HubDeviceRequest, HubDevicesCount, HubDevicesView, HubEndpointsView,
-    HubEventView, HubEventsView, HubExportView, HubGroupView, HubImportRequest, HubImportView, HubKeyWord,
-    HubKeysRequest, HubKeysView, HubLateView, HubLineError, HubMergeRequest, HubMergeView, HubMessageRequest,
-    HubMessageView, HubMethodRequest, HubMethodView, HubPolicyRequest, HubPolicyView, HubReplicationView,
-    HubSideView, HubStatusRequest, HubTelemetryView, HubTwinRequest, HubView,
+    HubAuthRequest, HubAuthorityRequest, HubAuthorityView, HubCheckpointRequest, HubConflictView,
+    HubConflictsView, HubConnectionStringView, HubCursor, HubDeviceBrief, HubDeviceRequest, HubDevicesCount,
+    HubDevicesView, HubEndpointsView, HubEnrollmentRequest, HubEnrollmentView, HubEventView, HubEventsView,
+    HubExportView, HubGroupView, HubImportRequest, HubImportView, HubKeyWord, HubKeysRequest, HubKeysView,
+    HubLateView, HubLineError, HubMergeRequest, HubMergeView, HubMessageRequest, HubMessageView,
+    HubMethodRequest, HubMethodView, HubPolicyRequest, HubPolicyView, HubReplicationView, HubSideView,
+    HubStatusRequest, HubTelemetryView, HubTwinRequest, HubView,
 };
 pub use incident::{IncidentChangeView, IncidentMessage, IncidentRequest, IncidentView, SeverityWord};
 pub use item::{

@@ -1,7 +1,7 @@
 //! `farshore hub …`: device hubs, and what only they have.
 //!
 //! Read in this order: this file (the grammar, making and showing hubs), `device`, `access` (policies, connection
-//! strings), `speak` (twins, methods, messages), `file` (import, export), `monitor`, `merge`, `patience` (what goes on while a
+//! strings), `trust` (authorities, enrollments), `speak` (twins, methods, messages), `file` (import, export), `monitor`, `merge`, `patience` (what goes on while a
 //! failover is under way), `progress`.
 
 mod access;
@@ -12,6 +12,7 @@ mod monitor;
 mod patience;
 mod progress;
 mod speak;
+mod trust;
 
 use clap::{Args, Subcommand, ValueEnum};
 use farshore_core::ids::{Name, Region};
@@ -63,6 +64,12 @@ pub(super) enum HubCommand {
     /// Policies (named keys for back ends): list, add, delete, regenerate
     #[command(subcommand)]
     Policy(access::PolicyCommand),
+    /// Authorities whose certificates devices may show: list, add, remove
+    #[command(subcommand)]
+    Authority(trust::AuthorityCommand),
+    /// Groups of devices that may register themselves: list, add, remove, key
+    #[command(subcommand)]
+    Enrollment(trust::EnrollmentCommand),
     /// Print the connection string for a device or back end: a secret
     ConnectionString(access::ConnectionStringArgs),
     /// Take over what the other region has and this one has not: the way home
@@ -174,6 +181,8 @@ pub(super) async fn run(global: &Global, command: HubCommand) -> Result<(), Fail
         HubCommand::Method(args) => speak::method(global, &client, args).await,
         HubCommand::Twin(command) => speak::twin(global, &client, command).await,
         HubCommand::Policy(command) => access::policy(global, &client, command).await,
+        HubCommand::Authority(command) => trust::authority(global, &client, command).await,
+        HubCommand::Enrollment(command) => trust::enrollment(global, &client, command).await,
         HubCommand::ConnectionString(args) => access::connection_string(global, &client, &args).await,
         HubCommand::Merge(args) => merge::run(global, &client, &args).await,
         HubCommand::Conflicts { name } => merge::conflicts(global, &client, &name).await,
