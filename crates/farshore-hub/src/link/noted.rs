@@ -63,14 +63,13 @@ impl Noted {
         }
         self.read_once(&mut inner)?;
         let Inner { known: Some(known), waiting, count } = &mut *inner else { return Ok(()) };
-        let (mut lines, mut new) = (Vec::new(), Vec::new());
+        let (mut lines, mut new) = (Vec::new(), HashSet::new());
         for conflict in waiting.iter() {
             let mut line = view(conflict);
             let fingerprint = fingerprint(&line);
-            if known.contains(&fingerprint) || new.contains(&fingerprint) {
+            if known.contains(&fingerprint) || !new.insert(fingerprint) {
                 continue;
             }
-            new.push(fingerprint);
             line["noted"] = json!(now.to_string());
             serde_json::to_writer(&mut lines, &line)?;
             lines.push(b'\n');

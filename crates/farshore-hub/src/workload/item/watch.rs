@@ -4,6 +4,7 @@ use std::sync::Weak;
 use std::time::Duration;
 
 use farshore_core::workload::Role;
+use tokio::task::spawn_blocking;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
 use super::Item;
@@ -13,7 +14,7 @@ use crate::fleet::Standing;
 const WATCH_EVERY: Duration = Duration::from_millis(250);
 /// How far the source is, is kept this often: a target that starts when its source is gone can still say what it lacks.
 const KEEP_EVERY: Duration = Duration::from_secs(5);
-/// Retention is looked at this often.
+/// Retention is looked at this often, and one file of telemetry read anew.
 const TIDY_EVERY: Duration = Duration::from_secs(60);
 
 /// Fences the hub when a higher token is heard of, keeps what is to be kept, and forgets what is old.
@@ -76,6 +77,10 @@ impl Item {
         let (telemetry, registry) = (self.fleet.telemetry(), self.fleet.registry());
         if let Err(error) = telemetry.tidy(super::super::now()).await {
             tracing::warn!(hub = self.fleet.name(), %error, "old telemetry stays");
+        }
+        let checked = telemetry.clone();
+        if let Ok(Err(error)) = spawn_blocking(move || checked.check_another()).await {
+            tracing::warn!(hub = self.fleet.name(), %error, "a file of telemetry cannot be checked");
         }
         if let Err(error) = registry.purge_tombstones(&registry.stable()).await {
             tracing::warn!(hub = self.fleet.name(), %error, "tombstones stay");

@@ -224,6 +224,36 @@ fn conflicts_page(name: &Name, all: &HubConflictsView) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_was_decided_since_is_listed_after_what_is_open() {
+        let conflict = |device: &str, noted: Option<&str>| HubConflictView {
+            device: device.to_owned(),
+            group: "tags".to_owned(),
+            path: Some("place".to_owned()),
+            why: "later".to_owned(),
+            noted: noted.map(str::to_owned),
+            ..HubConflictView::default()
+        };
+        let at = Some("2026-11-21T03:00:00.5Z");
+        let all = HubConflictsView {
+            open: vec![conflict("pump", None)],
+            noted: vec![conflict("valve", at), conflict("pump", at)],
+            kept: 2,
+            file: Some("/data/conflicts.jsonl".to_owned()),
+        };
+        let page = conflicts_page(&Name::parse("fleet").unwrap(), &all);
+        assert_eq!(
+            (page.matches("pump: tags place").count(), page.matches("valve: tags place").count()),
+            (1, 1),
+            "{page}"
+        );
+        assert!(
+            page.find("pump:") < page.find("decided since") && page.contains("2 were noted for hub/fleet"),
+            "{page}"
+        );
+    }
+
     use crate::api::views::HubLateView;
     use serde_json::json;
 
