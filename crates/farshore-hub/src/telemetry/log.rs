@@ -12,8 +12,9 @@ use rustix::io::Errno;
 
 use super::error::{Damage, TelemetryError};
 use super::frame::Head;
+use super::head::{HEAD_BYTES, Mark};
 use super::marks::Ranges;
-use super::segment::{ENDING, HEAD_BYTES, Mark, Piece, Segment};
+use super::segment::{ENDING, Piece, Segment};
 
 /// How much is allocated ahead: a write into allocated space needs no new blocks, and cannot meet a full disk.
 const AHEAD_BYTES: u64 = 8 << 20;

@@ -1,7 +1,7 @@
 //! What devices said: one append-only log per region of origin, of which the partner keeps a copy with the same bytes
 //! and the same offsets, so that a consumer's cursor `{region: offset}` means the same in both.
 //!
-//! Read in this order: `event` (what is kept), `frame` (its bytes), `segment` (a file of frames), `log` (the files of
+//! Read in this order: `event` (what is kept), `frame` (its bytes), `head` and `segment` (a file of frames), `log` (the files of
 //! one region), `sidecar` and `marks` (what a copy knows besides the bytes: which events came late, which are in two
 //! logs), `window` (which events were seen lately), `queue` and `writer` (the one thread that writes), `open`, `read`,
 //! `replica`.
@@ -16,6 +16,7 @@
 mod error;
 mod event;
 mod frame;
+mod head;
 mod log;
 mod marks;
 mod open;

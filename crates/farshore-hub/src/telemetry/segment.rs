@@ -14,32 +14,20 @@ use farshore_core::ids::Region;
 use farshore_core::moment::Moment;
 
 use super::error::{Damage, TelemetryError};
-use super::frame::{self, Head, Parsed};
-
-/// Bytes before the first frame.
-pub(super) const HEAD_BYTES: u64 = 4096;
-
-/// What a file of this kind starts with; the last digit is the version.
-const MAGIC: [u8; 8] = *b"FSTELEM1";
-
-/// Where the two marks are: in sectors of their own, so that a torn write spoils one at most.
-const MARKS_AT: [u64; 2] = [1024, 2048];
+use super::frame::{self, FRAME_BYTES_MAX, Head, Parsed};
+use super::head::{HEAD_BYTES, MARKS_AT, Mark, best_mark, head, is_named, is_spoilt, mark_bytes, marks};
 
 /// An entry of the index for at least so many bytes: what is read in vain to find an event.
 const INDEX_STEP: u64 = 16 * 1024;
+
+/// What is written of a spoilt head: not its marks.
+const SECTOR: usize = 512;
 
 /// What is read at once.
 const CHUNK_BYTES: usize = 128 * 1024;
 
 /// Ending of a segment's file name.
 pub(super) const ENDING: &str = "log";
-
-/// A place in a segment that is known to be the start of a frame.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Mark {
-    pub(super) at: u64,
-    pub(super) offset: u64,
-}
 
 #[derive(Debug, Clone, Copy)]
 struct Entry {
@@ -108,10 +96,15 @@ impl Segment {
             .file_stem()
             .and_then(|stem| stem.to_str()?.parse().ok())
             .ok_or_else(|| foreign("its name is no offset"))?;
-        if bytes[..512] != head(region, first)[..512] {
-            return Err(foreign("its head does not name this region and offset"));
-        }
         let len = file.metadata().map_err(disk)?.len();
+        if !is_named(&bytes, region, first) {
+            if !is_spoilt(&bytes, &first_frame(&file, len).map_err(disk)?, first) {
+                return Err(foreign("its head does not name this region and offset"));
+            }
+            tracing::error!(path = %path.display(), "the head of a file of telemetry was spoilt, and is written again");
+            let written = file.write_all_at(&head(region, first)[..SECTOR], 0).and_then(|()| file.sync_all());
+            written.map_err(disk)?;
+        }
         let end = match (best_mark(&bytes), following) {
             (Some(mark), _) => mark,
             (None, Some(next)) => Mark { at: len, offset: next },
@@ -439,6 +432,14 @@ impl Piece {
     }
 }
 
+/// As many bytes after the head as a frame can have.
+fn first_frame(file: &File, len: u64) -> std::io::Result<Vec<u8>> {
+    let most = (frame::HEADER_BYTES + FRAME_BYTES_MAX) as u64;
+    let mut bytes = vec![0; place(len.saturating_sub(HEAD_BYTES).min(most))];
+    file.read_exact_at(&mut bytes, HEAD_BYTES)?;
+    Ok(bytes)
+}
+
 struct Walk {
     end: Mark,
     why: Option<&'static str>,
@@ -468,38 +469,4 @@ fn walk(bytes: &[u8], start: Mark, limit: u64, visit: &mut dyn FnMut(u64, &Head,
 
 fn place(at: u64) -> usize {
     usize::try_from(at).expect("segments fit in memory")
-}
-
-/// The part of a head that never changes.
-fn head(region: &Region, first: u64) -> Vec<u8> {
-    let mut bytes = vec![0; HEAD_BYTES as usize];
-    let name = region.as_str().as_bytes();
-    bytes[..8].copy_from_slice(&MAGIC);
-    bytes[8..16].copy_from_slice(&first.to_le_bytes());
-    bytes[16..16 + name.len()].copy_from_slice(name);
-    let crc = crc32c::crc32c(&bytes[..64]);
-    bytes[64..68].copy_from_slice(&crc.to_le_bytes());
-    bytes
-}
-
-fn mark_bytes(mark: Mark) -> [u8; 20] {
-    let mut bytes = [0; 20];
-    bytes[..8].copy_from_slice(&mark.at.to_le_bytes());
-    bytes[8..16].copy_from_slice(&mark.offset.to_le_bytes());
-    let crc = crc32c::crc32c(&bytes[..16]);
-    bytes[16..].copy_from_slice(&crc.to_le_bytes());
-    bytes
-}
-
-fn marks(head: &[u8; HEAD_BYTES as usize]) -> [Option<Mark>; 2] {
-    MARKS_AT.map(|at| {
-        let bytes = head[place(at)..].first_chunk::<20>()?;
-        let long = |at: usize| u64::from_le_bytes(std::array::from_fn(|byte| bytes[at + byte]));
-        let mark = Mark { at: long(0), offset: long(8) };
-        (mark.at >= HEAD_BYTES && mark_bytes(mark) == *bytes).then_some(mark)
-    })
-}
-
-fn best_mark(head: &[u8; HEAD_BYTES as usize]) -> Option<Mark> {
-    marks(head).into_iter().flatten().max_by_key(|mark| mark.at)
 }

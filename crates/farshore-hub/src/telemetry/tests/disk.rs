@@ -92,6 +92,28 @@ async fn a_damaged_middle_is_named_and_never_passed_by_itself() {
 }
 
 #[tokio::test]
+async fn a_spoilt_head_is_written_again_and_another_files_head_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let telemetry = open(&dir, "oslo");
+    fill(&telemetry, 1, 700, 0).await;
+    let (whole, _) = all(&telemetry, &Cursor::default(), 100);
+    drop(telemetry);
+    let paths = files(&dir, "oslo");
+    for (path, at) in [(&paths[0], 0), (&paths[1], 9), (&paths[2], 17), (&paths[2], 65), (&paths[3], 400)] {
+        change(path, at, 0x10);
+    }
+    let telemetry = open(&dir, "oslo");
+    assert_eq!(all(&telemetry, &Cursor::default(), 100).0, whole);
+    drop(telemetry);
+    let mut moved = std::fs::read(&paths[1]).unwrap();
+    let of = std::fs::read(&paths[2]).unwrap();
+    moved[..512].copy_from_slice(&of[..512]);
+    std::fs::write(&paths[1], &moved).unwrap();
+    let refused = Telemetry::open(dir.path(), region("oslo"), small()).unwrap_err();
+    assert!(matches!(refused, TelemetryError::Foreign { .. }), "{refused}");
+}
+
+#[tokio::test]
 async fn damage_that_happens_while_it_is_open_is_met_by_who_reads() {
     let dir = tempfile::tempdir().unwrap();
     let telemetry = open(&dir, "oslo");
