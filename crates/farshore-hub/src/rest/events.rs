@@ -23,6 +23,7 @@ use super::hub::{Hub, broken};
 use super::now;
 use super::request;
 use super::serve::{Asked, refuse_elsewhere};
+use crate::sas::{KeyMark, Rights, Token};
 use crate::telemetry::{Cursor, Page, Stored};
 
 /// Events of a page, when the caller says nothing, and at most.
@@ -36,6 +37,9 @@ const STREAM_ALIVE: Duration = Duration::from_secs(15);
 
 /// Readers that wait or stream at once. Consumers are few; this bounds what a mistake in one of them costs.
 pub(super) const READERS_MAX: usize = 256;
+
+/// Whether the key by which a stream was opened is still one of the hub's is looked at this often.
+const KEYS_LOOKED_AT_EVERY: Duration = Duration::from_millis(500);
 
 /// Longest name of a consumer group.
 const GROUP_LEN_MAX: usize = 64;
@@ -64,7 +68,11 @@ pub(super) async fn read(hub: &Arc<Hub>, asked: &Asked) -> Result<Response<Body>
         )
     });
     if accepts.contains("text/event-stream") {
-        return Ok(stream(Arc::clone(hub), place?, cursor, max, asked.until));
+        let token = Token::parse(request::authorization(&asked.parts)?);
+        let by = token.ok().and_then(|token| KeyMark::of_token(&token, &hub.policies().ok()?, asked.now));
+        let waiting = VecDeque::from([Bytes::from_static(b": farshore\n\n")]);
+        let (hub, _place, until) = (Arc::clone(hub), place?, asked.until);
+        return Ok(stream(Streaming { hub, _place, cursor, max, until, by, waiting }));
     }
     let wait = match request::parameter(&asked.parts, "wait")?.as_deref() {
         None | Some("0") => 0,
@@ -202,19 +210,13 @@ struct Streaming {
     cursor: Cursor,
     max: usize,
     until: Moment,
+    /// The key that signed the token.
+    by: Option<KeyMark>,
     waiting: VecDeque<Bytes>,
 }
 
-/// Server-sent events until the token's time is over, the hub serves elsewhere, or the client goes.
-fn stream(
-    hub: Arc<Hub>,
-    place: OwnedSemaphorePermit,
-    cursor: Cursor,
-    max: usize,
-    until: Moment,
-) -> Response<Body> {
-    let waiting = VecDeque::from([Bytes::from_static(b": farshore\n\n")]);
-    let streaming = Streaming { hub, _place: place, cursor, max, until, waiting };
+/// Server-sent events until the token's time is over or its key is changed, the hub serves elsewhere, or the client goes.
+fn stream(streaming: Streaming) -> Response<Body> {
     let frames = stream::unfold(streaming, |mut streaming| async move {
         let bytes = streaming.next().await?;
         Some((Ok::<_, Infallible>(Frame::data(bytes)), streaming))
@@ -239,6 +241,7 @@ impl Streaming {
         let page = tokio::select! {
             page = next_page(&self.hub, self.cursor.clone(), self.max, deadline) => page.ok()?,
             () = self.hub.behind().stopped() => return None,
+            () = self.is_shut_out() => return None,
         };
         if page.events.is_empty() && page.missed.is_empty() && Instant::now() < deadline {
             // Nothing, and nothing to wait for: the log is closed.
@@ -251,6 +254,15 @@ impl Streaming {
         self.pass(&page);
         self.cursor = page.next;
         Some(self.waiting.pop_front().unwrap_or_else(|| Bytes::from_static(b": alive\n\n")))
+    }
+
+    /// Returns when the key that signed the token is no longer one of the hub's.
+    async fn is_shut_out(&self) {
+        let Some(by) = self.by else { return std::future::pending().await };
+        // What cannot be read now is read again soon.
+        while self.hub.policies().map_or(true, |policies| by.stands(&policies, Rights::SERVICE_CONNECT)) {
+            tokio::time::sleep(KEYS_LOOKED_AT_EVERY).await;
+        }
     }
 
     fn pass(&mut self, page: &Page) {

@@ -107,6 +107,20 @@ async fn a_stream_sends_each_event_with_its_cursor() {
 }
 
 #[tokio::test]
+async fn a_stream_ends_when_the_key_that_opened_it_is_changed() {
+    let hub = Fixture::new().await;
+    let accept = [("accept", "text/event-stream")];
+    let mut stream = hub.raw("GET /messages/events", &accept, b"").await.into_body();
+    stream.frame().await.unwrap().unwrap();
+    let policies = hub.registry.policies().unwrap();
+    let owner = policies.into_iter().find(|policy| policy.name == "iothubowner").unwrap();
+    let changed = crate::sas::Policy { secondary: crate::sas::new_key(), ..owner };
+    hub.registry.set_policy(changed).await.unwrap();
+    let end = tokio::time::timeout(Duration::from_secs(30), stream.frame()).await.unwrap();
+    assert!(end.is_none(), "the token was signed with the key that was changed");
+}
+
+#[tokio::test]
 async fn readers_that_wait_are_counted() {
     let hub = Fixture::new().await;
     let accept = [("accept", "text/event-stream")];
