@@ -12,7 +12,8 @@
 //! [`record`] (what is kept, as values that can be joined), [`registry`] (where it is kept, and how regions exchange it),
 //! [`import`] (identities as lines of a file), [`rest`] (services ask it over HTTP),
 //! [`fleet`] (one hub in one region, alive: who comes in, what may be acknowledged),
-//! [`link`] (what the two regions of a hub ask each other).
+//! [`link`] (what the two regions of a hub ask each other),
+//! [`member`] (other hubs, compared on a schedule), [`trust`] (whom a hub believes when it goes out).
 //!
 //! Must always hold: the order is the same in every region; merging is commutative, associative and idempotent; an
 //! operation that was seen is never applied twice.
@@ -23,6 +24,7 @@ pub mod fleet;
 pub mod front;
 pub mod import;
 pub mod link;
+pub mod member;
 pub mod mqtt;
 pub mod names;
 pub mod percent;
@@ -34,5 +36,6 @@ pub mod rest;
 pub mod sas;
 pub mod sink;
 pub mod telemetry;
+pub mod trust;
 pub mod versions;
 pub mod workload;

@@ -320,6 +320,12 @@ impl Fleet {
         self.gate().phase()
     }
 
+    /// The same, to be told when it changes.
+    #[must_use]
+    pub fn phases(&self) -> watch::Receiver<Phase> {
+        self.gate().watch()
+    }
+
     /// Whether it serves, and its right to holds.
     #[must_use]
     pub fn is_serving(&self) -> bool {

@@ -106,14 +106,15 @@ impl Publisher {
     /// Publishes events in their order. `Ok`: the stream has every one of them.
     pub(super) async fn publish(&mut self, events: &[Stored]) -> Result<Published, SinkError> {
         self.look()?;
-        let first = self.sent;
+        let (first, named_by) = (self.sent, self.options.named_by.as_slice());
         let deadline = Instant::now() + ACK_DEADLINE;
         for stored in events {
             let subject = subject(&self.options.subject, &stored.event.key);
             let reply = format!("{}.{}", self.inbox, self.sent);
             self.sent += 1;
             let body = stored.event.body.clone();
-            let sending = self.client.publish_with_reply_and_headers(subject, reply, headers(stored), body);
+            let sending =
+                self.client.publish_with_reply_and_headers(subject, reply, headers(stored, named_by), body);
             let sent = timeout_at(deadline, sending).await.map_err(|_| SinkError::Silent)?;
             sent.map_err(|error| away(&error))?;
         }

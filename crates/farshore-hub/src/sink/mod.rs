@@ -4,8 +4,9 @@
 //!
 //! A sink is a consumer with a named group, like any other: it reads from its cursor, publishes, and moves the cursor
 //! when the stream has acknowledged. The group is replicated with the hub, so a sink goes on in the other region after a
-//! failover. A message's id is `region:offset`, which is the same in both regions: what is published again after a
-//! restart of either side is dropped by the stream, as far back as its duplicate window goes.
+//! failover. A message's id is made of the name that its device gave it, or is `region:offset`; either is the same in both
+//! regions: what is published again after a restart of either side is dropped by the stream, as far back as its duplicate
+//! window goes.
 //!
 //! Must always hold: the cursor never passes an event that the stream has not acknowledged.
 
@@ -81,6 +82,35 @@ pub struct SinkOptions {
     pub group: String,
     /// How long a stream that is made here knows ids again.
     pub duplicate_window: Duration,
+    /// Properties that together are the name of a message without `$.mid`, as the hub's telemetry has it.
+    pub named_by: Vec<String>,
+}
+
+impl SinkOptions {
+    /// Whether a sink can begin with these.
+    ///
+    /// # Errors
+    /// [`SinkError::Url`] and [`SinkError::Name`].
+    pub fn check(&self) -> Result<(), SinkError> {
+        check("the stream", &self.stream, &['.'])?;
+        check("the subject", &self.subject, &[])?;
+        self.server().map(|_| ())
+    }
+
+    fn server(&self) -> Result<ServerAddr, SinkError> {
+        let wrong = |why: String| SinkError::Url { url: without_credentials(&self.url), why };
+        if !matches!(self.url.split_once("://"), Some(("nats" | "tls", _))) {
+            return Err(wrong("it begins with neither nats:// nor tls://".to_owned()));
+        }
+        self.url.parse().map_err(|error: std::io::Error| wrong(error.to_string()))
+    }
+}
+
+/// An address as it may be shown: a name and password may stand before the host.
+#[must_use]
+pub fn without_credentials(url: &str) -> String {
+    let (scheme, rest) = url.split_once("://").unwrap_or(("", url));
+    format!("{scheme}://{}", rest.rsplit_once('@').map_or(rest, |(_, host)| host))
 }
 
 impl fmt::Debug for SinkOptions {
@@ -184,8 +214,7 @@ impl Sink {
         telemetry: Telemetry,
         cursors: Arc<dyn Cursors>,
     ) -> Result<Self, SinkError> {
-        check("the stream", &options.stream, &['.'])?;
-        check("the subject", &options.subject, &[])?;
+        options.check()?;
         let client = connect(&options).await?;
         let publisher = Publisher::new(client, options.clone()).await?;
         let stats = Arc::<Mutex<SinkStats>>::default();
@@ -230,14 +259,8 @@ fn check(what: &'static str, text: &str, also: &[char]) -> Result<(), SinkError>
 }
 
 async fn connect(options: &SinkOptions) -> Result<Client, SinkError> {
-    let url = &options.url;
-    let (scheme, rest) = url.split_once("://").unwrap_or(("", url));
-    let shown = format!("{scheme}://{}", rest.rsplit_once('@').map_or(rest, |(_, host)| host));
-    let wrong = |why: String| SinkError::Url { url: shown.clone(), why };
-    if !matches!(scheme, "nats" | "tls") {
-        return Err(wrong("it begins with neither nats:// nor tls://".to_owned()));
-    }
-    let address: ServerAddr = url.parse().map_err(|error: std::io::Error| wrong(error.to_string()))?;
+    let address = options.server()?;
+    let wrong = |why: String| SinkError::Url { url: without_credentials(&options.url), why };
     let mut connect = ConnectOptions::new()
         .name("farshore sink")
         .retry_on_initial_connect()

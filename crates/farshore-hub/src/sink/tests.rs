@@ -76,6 +76,7 @@ impl Nats {
             subject: "hub.fleet".into(),
             group: "sink".into(),
             duplicate_window: Duration::from_secs(600),
+            named_by: Vec::new(),
         }
     }
 

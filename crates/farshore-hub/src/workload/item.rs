@@ -17,6 +17,7 @@ use tokio::task::JoinHandle;
 
 use super::card::Card;
 use super::drill::Drill;
+use super::runners::Runners;
 use super::spec::HubSpec;
 use super::{Around, look};
 use crate::fleet::{Fleet, FleetOptions};
@@ -30,6 +31,7 @@ pub(super) struct Item {
     pub(super) fleet: Fleet,
     pub(super) lease: Arc<Lease>,
     pub(super) noted: Arc<Noted>,
+    pub(super) runners: Arc<Runners>,
     duties: Arc<Duties>,
     card: Mutex<Card>,
     live: Mutex<Live>,
@@ -124,11 +126,13 @@ impl Item {
         lease.raise(card.token);
         around.fronts.put(Served::new(&fleet, names, around.options.exchange.clone()));
         let noted = Arc::new(Noted::new(around.dir_of(&card.item)));
+        let runners = Runners::spawn(&fleet, card.spec.dedupe_property.iter().cloned().collect());
         let item = Arc::new(Self {
             around,
             fleet,
             lease,
             noted,
+            runners,
             duties,
             card: Mutex::new(card),
             live: Mutex::default(),
@@ -254,6 +258,7 @@ impl Item {
             watch.abort();
         }
         drop(link);
+        self.runners.stop().await;
         if let Some(drill) = drill
             && let Err(error) = drill.close().await
         {

@@ -39,6 +39,7 @@ pub(super) fn look(item: &Item) -> Observation {
     }
     warnings.extend(suspended(item));
     warnings.extend(item.lease.warning());
+    warnings.extend(item.runners.warnings());
     if role == Role::Active && !card.is_whole {
         warnings.push(
             "devices that only the lost region knew are told to wait: when it is back, run farshore hub merge or reprotect"

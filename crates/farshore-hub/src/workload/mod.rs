@@ -2,7 +2,8 @@
 //! order about.
 //!
 //! Read in this order: `spec` (what an operator says), `card` (what is remembered), `item` (one hub: every order), `look` (what it
-//! tells), `drill` (a copy to try), `questions` (what its operator asks), then this file (all hubs of a region).
+//! tells), `drill` (a copy to try), `runners` (what it does by itself: sinks, members), `questions` (what its operator asks), then this
+//! file (all hubs of a region).
 //!
 //! Must always hold: the card with the new token is durable before the order's effect; a hub that wakes up after a restart
 //! serves nobody until it is told to; a hub stops acknowledging before it closes its connections.
@@ -12,6 +13,7 @@ mod drill;
 mod item;
 mod look;
 mod questions;
+mod runners;
 mod spec;
 #[cfg(test)]
 mod tests;

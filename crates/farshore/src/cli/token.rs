@@ -114,7 +114,7 @@ fn word(role: RoleWord) -> &'static str {
 }
 
 /// `90d`, `12h`, `30m`, `45s`.
-fn duration(text: &str) -> Result<Duration, String> {
+pub(super) fn duration(text: &str) -> Result<Duration, String> {
     let wrong = || format!("{text:?} is not a time: write it like 90d, 12h, 30m or 45s");
     let unit = text.chars().last().ok_or_else(wrong)?;
     let seconds = match unit {

@@ -16,6 +16,8 @@ mod agent_ask;
 #[cfg(test)]
 mod api_bench;
 #[cfg(test)]
+mod api_hub_runners;
+#[cfg(test)]
 mod api_hub_trust;
 #[cfg(test)]
 mod api_hubs;
@@ -80,6 +82,8 @@ mod hub_place;
 mod hub_reader;
 #[cfg(test)]
 mod hub_rig;
+#[cfg(test)]
+mod hub_runners;
 #[cfg(test)]
 mod hub_sdk_certificates;
 #[cfg(test)]

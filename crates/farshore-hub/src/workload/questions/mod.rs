@@ -1,8 +1,9 @@
 //! What an operator asks of a hub: `{"ask": NAME, …}`.
 //!
 //! Read in this order: this file (who is asked, and what a refusal is), `standing` (how the hub stands, and how far groups have
-//! read), `access` (policies, connection strings), `trust` (authorities, enrollments), `devices` (identities and twins), `speak` (methods, messages), `events`
-//! (telemetry), `lines` (files of identities, a piece at a time), `home` (the merge, and the conflicts it met).
+//! read), `access` (policies, connection strings), `trust` (authorities, enrollments), `devices` (identities and twins), `speak` (methods,
+//! messages), `events` (telemetry), `lines` (files of identities, a piece at a time), `runners` (sinks and members), `home` (the merge,
+//! and the conflicts it met).
 //!
 //! Must always hold: what is changed here is changed under the right to serve, and is durable before it is answered; a hub that
 //! is not active answers what it knows and changes nothing.
@@ -12,6 +13,7 @@ mod devices;
 mod events;
 mod home;
 mod lines;
+mod runners;
 mod speak;
 mod standing;
 #[cfg(test)]
@@ -28,6 +30,7 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use super::item::{Item, fatal, retry};
+use super::runners::Runners;
 use crate::fleet::Fleet;
 use crate::link::{Link, Noted};
 use crate::names::Key;
@@ -60,6 +63,7 @@ struct Desk {
     /// What both regions had changed.
     noted: Arc<Noted>,
     link: Option<Arc<Link>>,
+    runners: Arc<Runners>,
 }
 
 impl Desk {
@@ -78,6 +82,7 @@ impl Desk {
             ca: around.options.ca.clone(),
             dir: around.dir_of(&card.item),
             noted: Arc::clone(&item.noted),
+            runners: Arc::clone(&item.runners),
             link: {
                 drop(card);
                 item.link()
@@ -118,6 +123,13 @@ impl Desk {
             "import" => self.import(parsed(question)?).await,
             "merge" => self.merge(parsed(question)?).await,
             "conflicts" => self.look(|desk| desk.conflicts()).await,
+            "sinks" => self.look(|desk| desk.sinks()).await,
+            "set-sink" => self.set_sink(parsed(question)?).await,
+            "delete-sink" => self.delete_sink(parsed(question)?).await,
+            "members" => self.look(|desk| desk.members()).await,
+            "set-member" => self.set_member(parsed(question)?).await,
+            "delete-member" => self.delete_member(parsed(question)?).await,
+            "run-member" => self.run_member(parsed(question)?).await,
             other => Err(fatal(format!("a hub is not asked {other:?}: are all nodes of one version?"))),
         }
     }

@@ -1,8 +1,10 @@
 //! Questions of an operator to one hub, and to a pair of them.
 
+mod runners;
 mod trust;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use farshore_core::ids::{Epoch, Token};
 use farshore_core::moment::Moment;
@@ -27,6 +29,7 @@ async fn hub(region: &str, epoch: u64) -> Asked {
     let fleet = Fleet::open(FleetOptions::new("fleet", region.clone(), dir.path().join("fleet"))).unwrap();
     fleet.open_to_devices(Epoch(epoch), Standing::Current);
     fleet.make_policies().await.unwrap();
+    let runners = Runners::spawn(&fleet, Vec::new());
     let desk = Desk {
         fleet,
         item: ItemId::parse("hub/fleet").unwrap(),
@@ -39,6 +42,7 @@ async fn hub(region: &str, epoch: u64) -> Asked {
         dir: dir.path().to_owned(),
         noted: Arc::new(Noted::new(dir.path().to_owned())),
         link: None,
+        runners,
     };
     Asked { desk, _dir: dir }
 }

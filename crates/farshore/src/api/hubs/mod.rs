@@ -1,8 +1,8 @@
 //! Device hubs: what only they have. Most of it is asked of the region that serves the hub, through its agent; what may be old is
 //! asked of the other region when that one does not answer.
 //!
-//! Read in this order: this file (how a hub stands, and what it gives to others), `policies`, `trust` (authorities, enrollments), `devices`, `speak` (twins, methods,
-//! messages), `files` (import and export), `telemetry`, `merge`.
+//! Read in this order: this file (how a hub stands, and what it gives to others), `policies`, `trust` (authorities, enrollments), `devices`,
+//! `speak` (twins, methods, messages), `files` (import and export), `telemetry`, `runners` (sinks and members), `merge`.
 //!
 //! Must always hold: whoever is shown a secret, or changes one, is in the audit before it is shown; no secret is in the
 //! audit, in a job, in the store or in a log; an answer holds a key only if it was asked for by name.
@@ -11,6 +11,7 @@ mod devices;
 mod files;
 mod merge;
 mod policies;
+mod runners;
 mod speak;
 mod telemetry;
 mod trust;
@@ -62,6 +63,11 @@ pub(super) fn routes() -> OpenApiRouter<ApiState> {
         .routes(routes!(telemetry::groups))
         .routes(routes!(telemetry::checkpoint))
         .routes(routes!(telemetry::delete))
+        .routes(routes!(runners::sinks))
+        .routes(routes!(runners::set_sink, runners::delete_sink))
+        .routes(routes!(runners::members))
+        .routes(routes!(runners::set_member, runners::delete_member))
+        .routes(routes!(runners::run_member))
         .routes(routes!(merge::merge))
         .routes(routes!(merge::conflicts))
 }

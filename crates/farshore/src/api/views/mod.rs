@@ -1,7 +1,7 @@
 //! What goes over the wire, shared by the API and the CLI. Fields are only ever added.
 //!
 //! Read in this order: `item`, `job`, `place` (regions, status, directory, audit), `incident`, `ask` (what clients send),
-//! `token`, `realtime`, `hub`.
+//! `token`, `realtime`, `hub`, `runners`.
 //! Moments are RFC 3339 in UTC; bytes are bytes.
 
 mod ask;
@@ -12,6 +12,7 @@ mod job;
 mod join;
 mod place;
 mod realtime;
+mod runners;
 mod token;
 
 pub use ask::{
@@ -43,5 +44,9 @@ pub use realtime::{
     ConnectionStringView, DrainRequest, DrainView, EndpointWord, HandlerView, HandlersRequest, HandlersView,
     KeyWord, KeysView, MembersRequest, MembersView, NegotiateView, RegenerateRequest, RegionStatsView,
     StatsView, UserEventsView,
+};
+pub use runners::{
+    HubDirectionWord, HubMemberFailedView, HubMemberReportView, HubMemberRequest, HubMemberRunRequest,
+    HubMemberView, HubSinkRequest, HubSinkView,
 };
 pub use token::{NewTokenView, RoleWord, TokenRequest, TokenView, WhoamiView};

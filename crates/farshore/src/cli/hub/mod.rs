@@ -1,7 +1,8 @@
 //! `farshore hub …`: device hubs, and what only they have.
 //!
 //! Read in this order: this file (the grammar, making and showing hubs), `device`, `access` (policies, connection
-//! strings), `trust` (authorities, enrollments), `speak` (twins, methods, messages), `file` (import, export), `monitor`, `merge`, `patience` (what goes on while a
+//! strings), `trust` (authorities, enrollments), `speak` (twins, methods, messages), `file` (import, export), `monitor`, `runner` (sinks,
+//! members), `merge`, `patience` (what goes on while a
 //! failover is under way), `progress`.
 
 mod access;
@@ -11,6 +12,7 @@ mod merge;
 mod monitor;
 mod patience;
 mod progress;
+mod runner;
 mod speak;
 mod trust;
 
@@ -82,6 +84,12 @@ pub(super) enum HubCommand {
     /// Consumer groups: list, delete
     #[command(subcommand)]
     Group(GroupCommand),
+    /// Sinks, where telemetry goes on (NATS JetStream): list, add, remove
+    #[command(subcommand)]
+    Sink(runner::SinkCommand),
+    /// Members, other hubs whose devices are taken over on a schedule: list, add, remove, run
+    #[command(subcommand)]
+    Member(runner::MemberCommand),
 }
 
 #[derive(Debug, Args)]
@@ -187,6 +195,8 @@ pub(super) async fn run(global: &Global, command: HubCommand) -> Result<(), Fail
         HubCommand::Merge(args) => merge::run(global, &client, &args).await,
         HubCommand::Conflicts { name } => merge::conflicts(global, &client, &name).await,
         HubCommand::Group(command) => group(global, &client, command).await,
+        HubCommand::Sink(command) => runner::sink(global, &client, command).await,
+        HubCommand::Member(command) => runner::member(global, &client, command).await,
     }
 }
 
