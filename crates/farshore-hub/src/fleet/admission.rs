@@ -22,7 +22,7 @@ pub struct AdmissionOptions {
     pub burst: u32,
     /// Nobody waits longer for their CONNACK: the SDKs give up after 60 s, or when their keep-alive ends.
     pub hold_max: Duration,
-    /// Nobody waits longer for a hub that was fenced: the device is to look for the one that took over.
+    /// Nobody waits longer for a hub that was fenced or follows another: the device is to look for the one that took over.
     pub fenced_hold_max: Duration,
     /// This many wait at once; more are told to come again.
     pub held_max: usize,

@@ -48,7 +48,7 @@ impl Behind for Fleet {
         let hold = self.options().admission.hold(hello.keep_alive);
         let verdict = tokio::select! {
             verdict = timeout(hold, self.let_in(&hello)) => verdict.unwrap_or(Verdict::Unavailable),
-            () = self.is_fenced_too_long() => Verdict::Unavailable,
+            () = self.is_elsewhere() => Verdict::Unavailable,
         };
         if matches!(verdict, Verdict::Unavailable) {
             admission.count_refused();
@@ -138,16 +138,19 @@ impl Fleet {
         Some(connection)
     }
 
-    /// Returns when the hub has been fenced for as long as somebody is held for that.
-    async fn is_fenced_too_long(&self) {
+    /// Returns when somebody who came here is to look elsewhere: the hub has been fenced, or has followed another, for as long as
+    /// somebody is held for that; or it was fenced and now it is known that another region serves.
+    async fn is_elsewhere(&self) {
         let mut phase = self.gate().watch();
         loop {
-            if phase.wait_for(|phase| *phase == Phase::Fenced).await.is_err() {
-                return;
-            }
-            let opened = phase.wait_for(|phase| *phase != Phase::Fenced);
-            if timeout(self.options().admission.fenced_hold_max, opened).await.is_err() {
-                return;
+            let shut = match phase.wait_for(|phase| matches!(phase, Phase::Fenced | Phase::Following)).await {
+                Ok(shut) => *shut,
+                Err(_) => return,
+            };
+            let changed = async { phase.wait_for(|phase| *phase != shut).await.map(|phase| *phase) };
+            match timeout(self.options().admission.fenced_hold_max, changed).await {
+                Err(_) | Ok(Ok(Phase::Following) | Err(_)) => return,
+                Ok(Ok(_)) => {}
             }
         }
     }

@@ -26,8 +26,10 @@ pub enum Standing {
 pub enum Phase {
     /// Opened, and nobody has said what for.
     Closed,
-    /// The other region serves, or nobody is known to: connections are held, then told to come again.
+    /// Nobody is known to serve: connections are held, then told to come again.
     StandingBy,
+    /// The other region serves: connections are told to come again soon, which leads them there.
+    Following,
     /// Serves devices and services.
     Open {
         /// Under which right to write.

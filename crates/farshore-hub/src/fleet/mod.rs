@@ -232,10 +232,19 @@ impl Fleet {
         tracing::info!(hub = self.0.options.name, epoch = epoch.0, ?standing, "open to devices");
     }
 
-    /// Serves nobody: the other region does, or it is not known who may. Who connects is held for a while, then told to come again.
+    /// Serves nobody: it is not known who may. Who connects is held for a while, then told to come again.
     /// Whoever is connected still is not acknowledged anything more, and is disconnected.
     pub fn stand_by(&self) {
-        self.gate().shut(Phase::StandingBy);
+        self.serve_nobody(Phase::StandingBy);
+    }
+
+    /// The same, and the other region serves: who was held is told to come again now, and who connects soon.
+    pub fn follow(&self) {
+        self.serve_nobody(Phase::Following);
+    }
+
+    fn serve_nobody(&self, phase: Phase) {
+        self.gate().shut(phase);
         self.abandon_calls();
         self.evacuate(None);
     }

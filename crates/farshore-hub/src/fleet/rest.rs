@@ -27,7 +27,7 @@ impl Behind for Fleet {
         match self.phase() {
             Phase::Open { .. } if self.is_serving() => Serving::Active,
             Phase::Open { .. } | Phase::Fenced => Serving::FailingOver,
-            Phase::Closed | Phase::StandingBy => Serving::Standby,
+            Phase::Closed | Phase::StandingBy | Phase::Following => Serving::Standby,
         }
     }
 

@@ -119,7 +119,10 @@ impl Item {
             )
         };
         let fleet = Fleet::open(options).map_err(retry)?;
-        fleet.stand_by();
+        match card.role {
+            Role::Target => fleet.follow(),
+            _ => fleet.stand_by(),
+        }
         let role = if card.role == Role::Active { Role::Unconfirmed } else { card.role };
         let duties = Arc::new(Duties::new(Duty { token: card.token, role }));
         let lease = Arc::new(Lease::new(Arc::new(super::boot_time)));

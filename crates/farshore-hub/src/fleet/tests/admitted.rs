@@ -55,6 +55,26 @@ async fn a_device_that_waits_comes_in_when_the_hub_opens_or_learns_of_it() {
 }
 
 #[tokio::test]
+async fn whoever_waits_here_is_sent_on_as_soon_as_another_region_serves() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut options = options("oslo", &dir);
+    (options.admission.hold_max, options.admission.fenced_hold_max) = (4 * PATIENCE, 4 * PATIENCE);
+    let hub = Hub { fleet: Fleet::open(options).unwrap(), dir };
+    hub.fleet.fence().await;
+    let fleet = hub.fleet.clone();
+    let early = tokio::spawn(async move { fleet.admit(hello("pump", &new_key())).await });
+    within(async {
+        while hub.fleet.stats().held == 0 {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    assert!(!early.is_finished());
+    hub.fleet.follow();
+    assert!(matches!(within(early).await.unwrap(), Verdict::Unavailable));
+}
+
+#[tokio::test]
 async fn whoever_goes_away_while_they_wait_is_forgotten() {
     let hub = closed("oslo");
     let waits = hub.fleet.admit(hello("pump", &new_key()));

@@ -39,6 +39,8 @@ const CONNECT_WITHIN: Duration = Duration::from_secs(30);
 const VERDICT_WITHIN: Duration = Duration::from_secs(60);
 /// What a device may send while it waits for its CONNACK; then it is not read until it has it.
 const EAGER_MAX: usize = 64 * 1024;
+/// How the official SDK for Python names itself in its user name.
+const PYTHON_SDK: &str = "DeviceClientType=azure-iot-device-iothub-py";
 /// For a last word to leave before the connection is cut.
 const LAST_WORD_WITHIN: Duration = Duration::from_secs(5);
 
@@ -114,9 +116,14 @@ async fn greet(behind: Arc<dyn Behind>, arrived: Arrived) -> Option<(Wire, Guest
         }
     };
     let greeted = Greeted { key: hello.key.clone(), keep_alive: hello.keep_alive };
-    let clean = hello.clean;
+    let (clean, is_lost_by_codes) = (hello.clean, is_lost_by_codes(&hello.query));
     let session = match verdict(&*behind, hello, &mut wire).await? {
         Verdict::Open(session) => session,
+        Verdict::Unavailable if is_lost_by_codes => {
+            debug!(%peer, key = %greeted.key, "not admitted: hung up on");
+            let _ = timeout(LAST_WORD_WITHIN, last_word(&mut wire)).await;
+            return None;
+        }
         verdict => {
             debug!(%peer, key = %greeted.key, "not admitted: {verdict:?}");
             refuse(&mut wire, code_of(&verdict)).await;
@@ -162,6 +169,13 @@ async fn verdict(behind: &dyn Behind, hello: Hello, wire: &mut Wire) -> Option<V
             },
         }
     }
+}
+
+/// Whether this is the official SDK for Python, which takes a return code for two events: that it was refused and, a little later, that
+/// its connection ended. When it has something to send it connects again after the first, and the second ends that attempt:
+/// sometimes it then waits for ever. A connection that only ends is one event, after which it connects again as well.
+fn is_lost_by_codes(query: &str) -> bool {
+    query.split('&').any(|pair| pair.starts_with(PYTHON_SDK))
 }
 
 fn code_of(verdict: &Verdict) -> ConnectAckReason {

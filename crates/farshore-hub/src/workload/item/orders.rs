@@ -98,7 +98,7 @@ impl Item {
             (card.promotion, card.lost_after, card.lease) = (None, None, None);
             card.partner = Some(source.clone());
         })?;
-        self.fleet.stand_by();
+        self.fleet.follow();
         self.live().confirmed = true;
         self.set_duty();
         self.connect();

@@ -138,6 +138,25 @@ async fn each_verdict_has_its_code() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn the_official_sdk_for_python_is_hung_up_on_because_a_code_may_silence_it_for_good() {
+    for (verdict, code) in
+        [(Verdict::Unavailable, None), (Verdict::Unauthorized, Some(ConnectAckReason::NotAuthorized))]
+    {
+        let mut rig = rig();
+        let mut packet = connect();
+        let name =
+            "hub.example/pump/?api-version=2019-10-01&DeviceClientType=azure-iot-device-iothub-py%2F2.14.0";
+        packet.username = Some(name.into());
+        rig.client.send(packet.into()).await;
+        rig.hello().await.1.send(verdict).unwrap();
+        if let Some(code) = code {
+            assert_eq!(rig.client.code().await, code);
+        }
+        assert_eq!(rig.client.recv().await, None);
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_held_device_may_ping_and_publish_and_is_answered_afterwards() {
     let mut rig = rig();
     rig.client.send(connect().into()).await;
