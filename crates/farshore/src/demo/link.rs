@@ -13,13 +13,16 @@ const PIECE: usize = 256 * 1024;
 
 /// A line to one address. Clones are the same line.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Line {
+pub struct Line {
     is_cut: Arc<AtomicBool>,
 }
 
 impl Line {
     /// Starts to relay to `far` and returns where to connect instead.
-    pub(super) fn lay(&self, far: SocketAddr) -> io::Result<SocketAddr> {
+    ///
+    /// # Errors
+    /// There is no port or no thread to be had.
+    pub fn lay(&self, far: SocketAddr) -> io::Result<SocketAddr> {
         let listener = TcpListener::bind((std::net::Ipv4Addr::LOCALHOST, 0))?;
         let near = listener.local_addr()?;
         let line = self.clone();
@@ -35,12 +38,12 @@ impl Line {
     }
 
     /// From now on nothing passes, in either direction.
-    pub(super) fn cut(&self) {
+    pub fn cut(&self) {
         self.is_cut.store(true, Ordering::SeqCst);
     }
 
     /// New connections pass again.
-    pub(super) fn mend(&self) {
+    pub fn mend(&self) {
         self.is_cut.store(false, Ordering::SeqCst);
     }
 

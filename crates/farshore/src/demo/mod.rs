@@ -9,7 +9,7 @@
 mod act;
 pub mod client;
 mod hub;
-mod link;
+pub mod link;
 mod realtime;
 mod report;
 mod stage;

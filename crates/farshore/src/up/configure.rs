@@ -60,12 +60,14 @@ pub(super) fn configure(
     }
     drop(held);
     let all = all_regions(options, &configs)?;
+    let mut from_near = Some(seen_from_near(options, &configs, &all)?);
     enroll(options, data, &configs)?;
     for config in &mut configs {
+        let seen = from_near.take().unwrap_or_else(|| all.clone());
         let looks_elsewhere = [NodeRole::Control, NodeRole::Realtime, NodeRole::Hubs];
         let looks_elsewhere = looks_elsewhere.iter().any(|role| config.has(*role));
         if config.store == StoreKind::Etcd || looks_elsewhere {
-            config.regions.clone_from(&all);
+            config.regions = seen;
         }
         if let Some(members) = members {
             config.etcd = Some(etcd(options, members));
@@ -178,6 +180,20 @@ fn all_regions(options: &ClusterOptions, configs: &[NodeConfig]) -> Result<Vec<R
         near.agent = format!("{scheme}://{}", lay(near_listen(configs)?).map_err(wrong)?);
     }
     Ok(all)
+}
+
+/// The same as the first region has it: what it asks the second one goes over the line, too.
+fn seen_from_near(
+    options: &ClusterOptions,
+    configs: &[NodeConfig],
+    all: &[RegionConfig],
+) -> Result<Vec<RegionConfig>, UpError> {
+    let mut seen = all.to_vec();
+    if let (Some(Line(lay)), [_, far, ..], [_, config, ..]) = (&options.line, &mut seen[..], configs) {
+        let (scheme, _) = far.agent.split_once("://").unwrap_or(("http", ""));
+        far.agent = format!("{scheme}://{}", lay(config.listen).map_err(wrong)?);
+    }
+    Ok(seen)
 }
 
 fn near_listen(configs: &[NodeConfig]) -> Result<std::net::SocketAddr, UpError> {

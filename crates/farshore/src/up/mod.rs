@@ -51,8 +51,8 @@ pub struct ClusterOptions {
     /// Each region has an address of its own, 127.0.0.2 and on, where it listens for devices at the ports that official SDKs
     /// know, and for questions about names at port 53: for regions that are made now, by root.
     pub device_ports: bool,
-    /// Puts something between the first two regions: before the second one's replication listener, and before the first one's
-    /// agent. Given an address, it says where to connect instead.
+    /// Puts something between the first two regions: before the second one's replication listener, before the first one's agent,
+    /// and before the second one's agent for the first region. Given an address, it says where to connect instead.
     pub line: Option<Line>,
 }
 

@@ -5,6 +5,7 @@ service), `device` (is registered), `idle` (is registered and never connects) an
 names the authority. Every check prints one line of JSON; one that failed makes the program fail.
 """
 
+import faulthandler
 import json
 import os
 import sys
@@ -14,6 +15,7 @@ import traceback
 from azure.iot.hub import IoTHubRegistryManager
 
 GIVEN = json.loads(os.environ["RIG"])
+faulthandler.dump_traceback_later(90, exit=True)  # Only a hang takes as long: then it is said where.
 QUEUE = 50  # Messages that may wait for one device.
 _failed = []
 

@@ -6,7 +6,7 @@
 const fs = require('node:fs');
 const readline = require('node:readline');
 const { Client, Message, ModuleClient } = require('azure-iot-device');
-const { Mqtt } = require('azure-iot-device-mqtt');
+const { Mqtt, MqttWs } = require('azure-iot-device-mqtt');
 
 const say = (event, more = {}) => console.log(JSON.stringify({ event, ...more }));
 const why = (error) => `${error.name}: ${error.message}`;
@@ -20,8 +20,9 @@ function listenToMessages(client) {
 }
 
 function listenToMethods(client, names) {
+  const on = (client.onDeviceMethod ?? client.onMethod).bind(client);
   for (const name of names) {
-    client.onDeviceMethod(name, (request, response) => {
+    on(name, (request, response) => {
       say('method', { name, payload: request.payload });
       response.send(200, { method: name, payload: request.payload }, (error) => error && say('error', { why: why(error) }));
     });
@@ -85,7 +86,7 @@ async function main() {
   const lines = readline.createInterface({ input: process.stdin })[Symbol.asyncIterator]();
   const given = JSON.parse((await lines.next()).value);
   const kind = given.connection.includes('ModuleId=') ? ModuleClient : Client;
-  const client = kind.fromConnectionString(given.connection, Mqtt);
+  const client = kind.fromConnectionString(given.connection, given.websockets ? MqttWs : Mqtt);
   const { cert, key } = given.x509 || {};
   const shown = given.x509 && { cert: fs.readFileSync(cert, 'utf8'), key: fs.readFileSync(key, 'utf8') };
   await client.setOptions({ ca: given.ca, ...shown, ...(given.keep_alive && { keepalive: given.keep_alive }) });

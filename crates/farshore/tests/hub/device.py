@@ -1,21 +1,26 @@
 """A device by the official Python SDK, told what to do line by line.
 
 The first line on stdin is JSON: `connection` (a device's connection string), `ca` (PEM text), `listen` (any of "messages",
-"methods", "desired": what to subscribe to at the start), `keep_alive` in seconds, and `x509` where it has a certificate: the files
-`cert` and `key`. Each further line is an order:
+"methods", "desired": what to subscribe to at the start), `keep_alive` in seconds, `websockets` (else TCP), and `x509` where it has a
+certificate: the files `cert` and `key`. Each further line is an order:
 {"do": "send", "id": any, "body": any, "mid": text, "properties": {}} -> {"event": "sent" or "unsent", "id"}
 {"do": "twin", "id"} -> {"event": "twin", "id", "twin"}; {"do": "report", "id", "patch": {}} -> {"event": "reported", "id"}
 {"do": "end"}. What failed says {"event": "failed", "id", "why"}. By themselves come "ready", "connected", "disconnected",
-"message", "method" and "desired". A method is answered with status 200 and what it was called with.
+"message", "method" and "desired", and "again" for each beginning that failed. A method is answered with status 200 and what it
+was called with. What the SDK logs goes to stderr.
 """
 
+import faulthandler
 import json
+import logging
 import os
 import sys
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 from azure.iot.device import X509, IoTHubDeviceClient, IoTHubModuleClient, Message, MethodResponse
+from azure.iot.device.exceptions import ConnectionDroppedError, ConnectionFailedError, OperationTimeout
 
 _print = threading.Lock()
 
@@ -32,6 +37,7 @@ def text(data):
 def client(given):
     kind = IoTHubModuleClient if "ModuleId=" in given["connection"] else IoTHubDeviceClient
     options = {"server_verification_cert": given["ca"], "keep_alive": given.get("keep_alive", 60)}
+    options["websockets"] = given.get("websockets", False)
     if "x509" in given:
         named = dict(part.split("=", 1) for part in given["connection"].split(";"))
         x509 = X509(given["x509"]["cert"], given["x509"]["key"])
@@ -39,9 +45,18 @@ def client(given):
     return kind.create_from_connection_string(given["connection"], **options)
 
 
+def begin(act):
+    """As applications do: the SDK connects again by itself only when it was connected once, unlike the one for Node."""
+    while True:
+        try:
+            return act()
+        except (ConnectionDroppedError, ConnectionFailedError, OperationTimeout) as error:
+            say("again", why=repr(error))
+            time.sleep(1)
+
+
 def listen(device, to):
-    """Sets the handlers; the SDK subscribes by itself once it is connected."""
-    device.on_connection_state_change = lambda: say("connected" if device.connected else "disconnected")
+    """Sets the handlers, which subscribes."""
 
     def method(request):
         say("method", name=request.name, payload=request.payload)
@@ -85,11 +100,15 @@ def perform(device, order):
 
 
 def main():
+    logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(threadName)s %(name)s %(message)s")
     given = json.loads(sys.stdin.readline())
+    faulthandler.dump_traceback_later(90, exit=True)  # Only a hang takes as long: then it is said where.
     device = client(given)
-    listen(device, given.get("listen", []))
-    device.connect()
+    device.on_connection_state_change = lambda: say("connected" if device.connected else "disconnected")
+    begin(device.connect)
+    begin(lambda: listen(device, given.get("listen", [])))
     say("ready")
+    faulthandler.cancel_dump_traceback_later()
     with ThreadPoolExecutor(max_workers=16) as workers:
         for line in sys.stdin:
             order = json.loads(line)

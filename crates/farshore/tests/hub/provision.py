@@ -6,6 +6,7 @@ key is wrong; null: there is none). Every check prints one line of JSON;
 one that failed makes the program fail.
 """
 
+import faulthandler
 import json
 import os
 import sys
@@ -14,6 +15,7 @@ import traceback
 from azure.iot.device import X509, IoTHubDeviceClient, Message, ProvisioningDeviceClient
 
 GIVEN = json.loads(os.environ["RIG"])
+faulthandler.dump_traceback_later(90, exit=True)  # Only a hang takes as long: then it is said where.
 _failed = []
 
 

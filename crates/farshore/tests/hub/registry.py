@@ -5,6 +5,7 @@ connected and answers the method `ping`) and `round` (a word for names that nobo
 Every check prints one line of JSON; one that failed makes the program fail.
 """
 
+import faulthandler
 import json
 import os
 import sys
@@ -22,6 +23,7 @@ from azure.iot.hub.models import (
 )
 
 GIVEN = json.loads(os.environ["RIG"])
+faulthandler.dump_traceback_later(90, exit=True)  # Only a hang takes as long: then it is said where.
 ROUND = GIVEN["round"]
 ONE = f"py-one-{ROUND}"
 KEY = "c2VjcmV0LXNlY3JldC1zZWNyZXQtc2VjcmV0LTEyMzQ="

@@ -17,6 +17,13 @@ use tokio::task::JoinHandle;
 
 use crate::hub_rig::{Rig, seen, until};
 
+/// How a device connects.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Via {
+    Tcp,
+    WebSocket,
+}
+
 /// Messages of one device that are under way at once.
 const LANES: u64 = 4;
 /// A lane sends a message so often.
@@ -53,6 +60,9 @@ pub(crate) fn program(rig: &Rig, name: &str) -> Command {
     command
 }
 
+/// The last event: the program has ended.
+const GONE: &str = "gone";
+
 /// A device that is on; it ends with its test.
 pub(crate) struct Device {
     pub(crate) id: String,
@@ -63,10 +73,16 @@ pub(crate) struct Device {
 }
 
 impl Device {
-    /// Registers a device and switches it on.
+    /// Registers a device, or a module of one, and switches it on.
     pub(crate) async fn start(rig: &Rig, name: &str, id: &str, listen: &[&str]) -> Self {
+        Self::start_via(rig, name, id, listen, Via::Tcp).await
+    }
+
+    /// The same by another way.
+    pub(crate) async fn start_via(rig: &Rig, name: &str, id: &str, listen: &[&str], via: Via) -> Self {
         let connection = rig.device(id).await;
-        Self::run(rig, name, id, json!({"connection": connection, "listen": listen})).await
+        let given = json!({"connection": connection, "listen": listen, "websockets": via == Via::WebSocket});
+        Self::run(rig, name, id, given).await
     }
 
     /// Switches on a device that is registered.
@@ -74,7 +90,7 @@ impl Device {
         given["ca"] = json!(std::fs::read_to_string(rig.ca_file()).unwrap());
         given["keep_alive"] = json!(20);
         let mut command = program(rig, name);
-        let log = std::fs::File::create(rig.data().join(format!("{id}.log"))).unwrap();
+        let log = std::fs::File::create(rig.data().join(format!("{}.log", id.replace('/', "-")))).unwrap();
         let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(log).spawn().unwrap();
         let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
         let heard = Arc::<Mutex<Vec<Value>>>::default();
@@ -86,6 +102,7 @@ impl Device {
                     kept.lock().unwrap().push(event);
                 }
             }
+            kept.lock().unwrap().push(json!({"event": GONE}));
         });
         let orders = Arc::new(tokio::sync::Mutex::new(child.stdin.take().unwrap()));
         let device = Self { id: id.to_owned(), orders, heard, orders_given: Arc::default(), _child: child };
@@ -108,9 +125,21 @@ impl Device {
         seen(&what, || {
             let heard = self.heard.lock().unwrap();
             let mut later = heard.iter().skip(from);
-            later.find(|line| line["event"] == event && wanted(line)).cloned()
+            let said = later.find(|line| line["event"] == event && wanted(line)).cloned();
+            self.must_live(said.as_ref(), &what, &heard);
+            said
         })
         .await
+    }
+
+    /// A program that has ended will not say anything any more.
+    fn must_live(&self, said: Option<&Value>, what: &str, heard: &[Value]) {
+        let is_gone = heard.last().is_some_and(|line| line["event"] == GONE);
+        assert!(
+            said.is_some() || !is_gone,
+            "{what} will not come: the program has ended; its log is {}.log",
+            self.id
+        );
     }
 
     /// Waits until it is connected for the first time.
@@ -132,12 +161,15 @@ impl Device {
     }
 
     async fn answer(&self, from: usize, id: &Value, events: &[&str]) -> Value {
-        seen(&format!("an answer of {} to {id}", self.id), || {
+        let what = format!("an answer of {} to {id}", self.id);
+        seen(&what, || {
             let heard = self.heard.lock().unwrap();
             let mut later = heard.iter().skip(from);
-            later
-                .find(|line| line["id"] == *id && events.iter().any(|event| line["event"] == *event))
-                .cloned()
+            let answers =
+                |line: &&Value| line["id"] == *id && events.iter().any(|event| line["event"] == *event);
+            let said = later.find(answers).cloned();
+            self.must_live(said.as_ref(), &what, &heard);
+            said
         })
         .await
     }
@@ -161,6 +193,11 @@ impl Talk {
             tokio::spawn(talk(device, lane, Arc::clone(&acknowledged), Arc::clone(&stop)))
         };
         Self { lanes: (0..LANES).map(lane).collect(), device, acknowledged, stop }
+    }
+
+    /// Who talks.
+    pub(crate) fn device(&self) -> &Device {
+        &self.device
     }
 
     /// How many of its messages were acknowledged to it.

@@ -4,11 +4,14 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use farshore::demo::client::Client;
-use farshore::up::{Cluster, ClusterOptions};
+use farshore::demo::link;
+use farshore::up::{Cluster, ClusterOptions, Line};
 use farshore_core::moment::Moment;
 use farshore_hub::sas::Token;
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
+
+use crate::hub_logs;
 
 /// Nothing here takes as long: only a hang does.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(120);
@@ -22,9 +25,7 @@ pub(crate) const ITEM: &str = "hub/fleet";
 /// How devices and back ends know it.
 pub(crate) const HOST: &str = "fleet.hub.farshore.internal";
 /// Where the regions are.
-const ADDRESSES: [(&str, &str); 2] = [("paris", "127.0.0.2"), ("oslo", "127.0.0.3")];
-/// The region that answers questions about names.
-const RESOLVER: &str = "127.0.0.3";
+const ADDRESSES: [(&str, &str); 3] = [("paris", "127.0.0.2"), ("oslo", "127.0.0.3"), ("bergen", "127.0.0.4")];
 /// The policy that may do everything.
 const POLICY: &str = "iothubowner";
 
@@ -34,7 +35,22 @@ pub(crate) struct Rig {
     pub(crate) api: Client,
     http: reqwest::Client,
     key: String,
+    line: link::Line,
     dir: tempfile::TempDir,
+}
+
+/// Whoever reads of a failure reads why: what every program said is told before it is gone.
+impl Drop for Rig {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            for (region, pid) in
+                ADDRESSES.iter().filter_map(|(name, _)| Some((name, self.cluster.pid(name)?)))
+            {
+                hub_logs::tell_threads(region, pid);
+            }
+            hub_logs::tell(self.dir.path());
+        }
+    }
 }
 
 /// Waits until it holds.
@@ -61,17 +77,34 @@ pub(crate) async fn seen<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> 
     }
 }
 
+fn address(region: &str) -> &'static str {
+    ADDRESSES.iter().find(|(name, _)| *name == region).unwrap().1
+}
+
 impl Rig {
-    /// A hub at home in paris and kept in oslo.
+    /// A hub at home in paris and kept in oslo, which answers questions about names.
     pub(crate) async fn start() -> Self {
+        Self::start_as(ClusterOptions::new, &["oslo"]).await
+    }
+
+    /// The same with a control node in each of three regions, and etcd.
+    pub(crate) async fn start_with_etcd() -> Self {
+        Self::start_as(ClusterOptions::with_etcd, &["bergen", "oslo", "paris"]).await
+    }
+
+    async fn start_as(options: fn(&Path) -> ClusterOptions, resolvers: &[&str]) -> Self {
         let dir = tempfile::tempdir().unwrap();
+        let line = link::Line::default();
+        let laid = line.clone();
         let options = ClusterOptions {
             program: Some(FARSHORE.into()),
             device_ports: true,
-            ..ClusterOptions::new(dir.path())
+            line: Some(Line(std::sync::Arc::new(move |far| laid.lay(far)))),
+            ..options(dir.path())
         };
         let cluster = Cluster::start(options).await.unwrap();
-        let resolv = format!("nameserver {RESOLVER}\noptions timeout:1 attempts:5\n");
+        let resolvers = resolvers.iter().map(|region| format!("nameserver {}\n", address(region)));
+        let resolv = format!("{}options timeout:1 attempts:5\n", resolvers.collect::<String>());
         std::fs::write(dir.path().join("resolv.conf"), resolv).unwrap();
         let api = Client::of(cluster.apis(), cluster.token(), cluster.ca_file()).unwrap();
         let body = json!({"kind": "hub", "name": HUB, "region": "paris", "spec": {}});
@@ -88,7 +121,7 @@ impl Rig {
             .timeout(Duration::from_secs(10))
             .build()
             .unwrap();
-        Self { cluster, api, http, key, dir }
+        Self { cluster, api, http, key, line, dir }
     }
 
     /// What devices must believe.
@@ -113,8 +146,7 @@ impl Rig {
 
     /// The API that official service SDKs use, in a region.
     pub(crate) fn rest(&self, region: &str) -> Rest {
-        let (_, address) = ADDRESSES.iter().find(|(name, _)| *name == region).unwrap();
-        Rest { http: self.http.clone(), base: format!("https://{address}"), key: self.key.clone() }
+        Rest { http: self.http.clone(), base: format!("https://{}", address(region)), key: self.key.clone() }
     }
 
     /// The same in the region that is active.
@@ -153,12 +185,41 @@ impl Rig {
         self.api.wait_for(ITEM, &format!("{phase} in {source}"), holds).await.unwrap();
     }
 
-    /// Registers a device; what it connects with.
+    /// The line between paris and oslo.
+    pub(crate) fn line(&self) -> &link::Line {
+        &self.line
+    }
+
+    /// Registers a device, or a module of one: `device/module`; what it connects with.
     pub(crate) async fn device(&self, id: &str) -> String {
         let made = self.active().await.put_device(id, &json!({})).await;
         let key = made["authentication"]["symmetricKey"]["primaryKey"].as_str().unwrap();
+        let id = id.replacen('/', ";ModuleId=", 1);
         format!("HostName={HOST};DeviceId={id};SharedAccessKey={key}")
     }
+
+    /// `farshore`, as the operator runs it: what it prints as JSON, and must have done.
+    pub(crate) async fn farshore(&self, words: &str) -> Value {
+        self.try_farshore(words).await.unwrap()
+    }
+
+    /// The same; or what it says on stderr.
+    pub(crate) async fn try_farshore(&self, words: &str) -> Result<Value, String> {
+        let mut command = tokio::process::Command::new(FARSHORE);
+        command.args(words.split_whitespace()).args(["--yes", "--output", "json"]);
+        command.env("FARSHORE_DATA", self.dir.path()).kill_on_drop(true);
+        let output = tokio::time::timeout(PATIENCE, command.output()).await.unwrap().unwrap();
+        let error = String::from_utf8_lossy(&output.stderr);
+        match output.status.success() {
+            true => Ok(serde_json::from_slice(&output.stdout).unwrap()),
+            false => Err(format!("farshore {words}: {}: {error}", output.status)),
+        }
+    }
+}
+
+/// Where a device, or `device/module`, is among devices and twins.
+fn path_of(id: &str) -> String {
+    id.replacen('/', "/modules/", 1)
 }
 
 /// The REST API of a hub in one region.
@@ -194,18 +255,23 @@ impl Rest {
 
     /// A device as it is registered; `None`: it is not.
     pub(crate) async fn find_device(&self, id: &str) -> Option<Value> {
-        let answer = self.ask(Method::GET, &with_version(&format!("devices/{id}")), None).await.ok()?;
+        let answer =
+            self.ask(Method::GET, &with_version(&format!("devices/{}", path_of(id))), None).await.ok()?;
         answer.status.is_success().then(|| serde_json::from_str(&answer.text).unwrap())
     }
 
     /// Registers a device, or changes it.
     pub(crate) async fn put_device(&self, id: &str, change: &Value) -> Value {
-        let mut body = self.find_device(id).await.unwrap_or_else(|| json!({"deviceId": id}));
+        let new = || match id.split_once('/') {
+            Some((device, module)) => json!({"deviceId": device, "moduleId": module}),
+            None => json!({"deviceId": id}),
+        };
+        let mut body = self.find_device(id).await.unwrap_or_else(new);
         let is_new = body["etag"].is_null();
         for (name, value) in change.as_object().unwrap() {
             body[name] = value.clone();
         }
-        let path = with_version(&format!("devices/{id}"));
+        let path = with_version(&format!("devices/{}", path_of(id)));
         let token = Token::make(HOST, &self.key, Some(POLICY), in_an_hour()).unwrap();
         let mut request = self.http.put(format!("{}/{path}", self.base)).header("authorization", token);
         if !is_new {
@@ -217,17 +283,22 @@ impl Rest {
         serde_json::from_str(&text).unwrap()
     }
 
+    /// A twin.
+    pub(crate) async fn twin(&self, id: &str) -> Value {
+        self.must(Method::GET, &format!("twins/{}", path_of(id)), None).await
+    }
+
     /// Changes what a device is to be like.
     pub(crate) async fn desire(&self, id: &str, desired: &Value) {
         let body = json!({"properties": {"desired": desired}});
-        self.must(Method::PATCH, &format!("twins/{id}"), Some(&body)).await;
+        self.must(Method::PATCH, &format!("twins/{}", path_of(id)), Some(&body)).await;
     }
 
     /// Calls a method; the device's answer.
     pub(crate) async fn call(&self, id: &str, name: &str, payload: &Value) -> Value {
         let body = json!({"methodName": name, "payload": payload, "responseTimeoutInSeconds": 60,
             "connectTimeoutInSeconds": 60});
-        let path = with_version(&format!("twins/{id}/methods"));
+        let path = with_version(&format!("twins/{}/methods", path_of(id)));
         let answer = until(&format!("an answer of {id} to {name}"), async || {
             // Not connected yet, or on its way to another region: asked again, as an application would.
             let answer = self.ask(Method::POST, &path, Some(&body)).await.ok()?;

@@ -12,11 +12,13 @@ use crate::hub_rig::{HOST, PATIENCE, Rig};
 /// Runs a program to its end: every check must have held, and there must be so many at least.
 pub(crate) async fn run(rig: &Rig, name: &str, given: &Value, checks: usize) {
     let mut command = program(rig, name);
-    command.env("RIG", given.to_string()).stdin(Stdio::null());
-    let output = timeout(PATIENCE, command.output()).await.unwrap().unwrap();
-    let (said, error) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    let log = rig.data().join(format!("{name}.log"));
+    let said = std::fs::File::create(&log).unwrap();
+    command.env("RIG", given.to_string()).stdin(Stdio::null()).stderr(said.try_clone().unwrap()).stdout(said);
+    let status = timeout(PATIENCE, command.status()).await.expect("the program ends").unwrap();
+    let said = std::fs::read_to_string(&log).unwrap();
     let held = said.lines().filter(|line| line.contains("\"ok\"")).count();
-    assert!(output.status.success() && held >= checks, "{name}: {}\n{said}\n{error}", output.status);
+    assert!(status.success() && held >= checks, "{name}: {status}, {held} of {checks} checks");
 }
 
 /// The program's checks, in the region where the hub is at first and, after a failover, in the other.

@@ -77,6 +77,10 @@ mod health_incidents;
 #[cfg(test)]
 mod hub_device;
 #[cfg(test)]
+mod hub_fleet;
+#[cfg(test)]
+mod hub_logs;
+#[cfg(test)]
 mod hub_place;
 #[cfg(test)]
 mod hub_reader;
@@ -91,7 +95,11 @@ mod hub_sdk_fence;
 #[cfg(test)]
 mod hub_sdk_fleet;
 #[cfg(test)]
+mod hub_sdk_merge;
+#[cfg(test)]
 mod hub_sdk_services;
+#[cfg(test)]
+mod hub_sdk_ways;
 #[cfg(test)]
 mod names_concierge;
 #[cfg(test)]
