@@ -67,6 +67,8 @@ impl Line {
         while !self.is_cut() {
             let passed = match from.read(&mut piece) {
                 Ok(0) => break,
+                // Cut while it was waited for: it does not pass any more.
+                Ok(_) if self.is_cut() => break,
                 Ok(len) => to.write_all(&piece[..len]),
                 Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut) => {
                     Ok(())
