@@ -182,6 +182,18 @@ pub(super) struct NotDone {
     pub(super) why: String,
 }
 
+impl NotDone {
+    /// It is there already. Codes are words, or numbers that begin with the status.
+    pub(super) fn exists(&self) -> bool {
+        self.code.contains("AlreadyExists") || self.code.starts_with("409")
+    }
+
+    /// It is not there.
+    pub(super) fn is_missing(&self) -> bool {
+        self.code.contains("NotFound") || self.code.starts_with("404")
+    }
+}
+
 /// An attempt that may be repeated.
 struct Passing {
     error: FarError,

@@ -158,8 +158,7 @@ impl Run<'_> {
     async fn create_these(&self, devices: &[&Arc<Device>]) -> Result<(), RunError> {
         let lines = |mode| devices.iter().map(|device| whole_of(device, mode)).collect::<Vec<_>>();
         let refused = self.send_all(&lines(ImportMode::Create)).await?;
-        let (exist, failed): (Vec<NotDone>, Vec<NotDone>) =
-            refused.into_iter().partition(|refused| refused.code.contains("AlreadyExists"));
+        let (exist, failed): (Vec<NotDone>, Vec<NotDone>) = refused.into_iter().partition(NotDone::exists);
         // Somebody else made them meanwhile, or the list was not quite new.
         let exist: BTreeSet<String> = exist.iter().map(id_of).collect();
         let again = devices.iter().filter(|device| exist.contains(&device.key.to_string()));
@@ -199,8 +198,7 @@ impl Run<'_> {
             }
             let lines: Vec<Value> = gone.iter().map(|key| deletion(key)).collect();
             // A module went with its device.
-            let failed =
-                self.send_all(&lines).await?.into_iter().filter(|refused| !refused.code.contains("NotFound"));
+            let failed = self.send_all(&lines).await?.into_iter().filter(|refused| !refused.is_missing());
             let failed: Vec<NotDone> = failed.collect();
             for refused in &failed {
                 self.tally.failed(&id_of(refused), &format!("{}: {}", refused.code, refused.why));

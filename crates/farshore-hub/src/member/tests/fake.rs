@@ -95,10 +95,11 @@ impl Fake {
     }
 
     pub(super) fn member(&self, of: &Hub, change: impl FnOnce(&mut MemberSetting)) -> Member {
+        // Long enough for a busy machine, short enough for a test that waits for it.
         let limits = Limits {
             connect: Duration::from_secs(5),
-            answer: Duration::from_millis(700),
-            patience: Duration::from_millis(1500),
+            answer: Duration::from_secs(5),
+            patience: Duration::from_secs(6),
         };
         let mut setting = setting(self.at, KEY, &self.ca);
         change(&mut setting);

@@ -1,5 +1,8 @@
 //! Hubs that are none, or not now.
 
+use futures_util::FutureExt as _;
+use futures_util::future::{BoxFuture, join_all};
+
 use super::fake::{Answer, Asked, Fake};
 use super::*;
 
@@ -58,35 +61,36 @@ async fn whoever_is_no_hub_is_told_so_in_words() {
             Answer::Whole(status, format!("{{\"Message\":\"ErrorCode:No;{KEY}{KEY}\"}}"))
         }
     };
-    for (said, why) in [
-        (refusal(page("<html>")).await, "the answer of far.test to its list cannot be understood"),
-        (refusal(page("{\"a\":1}")).await, "cannot be understood"),
-        (refusal(page("")).await, "cannot be understood"),
-        (refusal(status(401)).await, "does not let the policy iothubowner do that (401): ErrorCode:No;(...)"),
-        (refusal(status(403)).await, "(403)"),
-        (refusal(status(404)).await, "far.test refused its list (404)"),
-        (refusal(status(302)).await, "far.test refused its list (302)"),
-        (refusal(status(429)).await, "asked to come again later (429), for too long"),
-        (refusal(status(503)).await, "(503)"),
-        (refusal(|_, _| Answer::Hang).await, "far.test cannot be reached: it did not answer in time"),
-        (refusal(|_, _| Answer::Broken("[".to_owned())).await, "far.test cannot be reached"),
+    let endless = |_: usize, asked: &Asked| {
+        let next = if asked.continuation.is_some() {
+            "x-ms-continuation: b\r\n"
+        } else {
+            "x-ms-continuation: a\r\n"
+        };
+        Answer::With(200, next, "[]".to_owned())
+    };
+    let later = |_: usize, _: &Asked| Answer::With(429, "Retry-After: 3600\r\n", String::new());
+    // Some of them are waited for, so all at once.
+    let cases: [(BoxFuture<'_, String>, &str); 13] = [
+        (refusal(page("<html>")).boxed(), "the answer of far.test to its list cannot be understood"),
+        (refusal(page("{\"a\":1}")).boxed(), "cannot be understood"),
+        (refusal(page("")).boxed(), "cannot be understood"),
         (
-            refusal(|_, _| Answer::With(429, "Retry-After: 3600\r\n", String::new())).await,
-            "asked to come again later (429), for too long: it says nothing",
+            refusal(status(401)).boxed(),
+            "does not let the policy iothubowner do that (401): ErrorCode:No;(...)",
         ),
-        (
-            refusal(|_, asked| {
-                let next = if asked.continuation.is_some() {
-                    "x-ms-continuation: b\r\n"
-                } else {
-                    "x-ms-continuation: a\r\n"
-                };
-                Answer::With(200, next, "[]".to_owned())
-            })
-            .await,
-            "it does not end",
-        ),
-    ] {
+        (refusal(status(403)).boxed(), "(403)"),
+        (refusal(status(404)).boxed(), "far.test refused its list (404)"),
+        (refusal(status(302)).boxed(), "far.test refused its list (302)"),
+        (refusal(status(429)).boxed(), "asked to come again later (429), for too long"),
+        (refusal(status(503)).boxed(), "(503)"),
+        (refusal(|_, _| Answer::Hang).boxed(), "far.test cannot be reached: it did not answer in time"),
+        (refusal(|_, _| Answer::Broken("[".to_owned())).boxed(), "far.test cannot be reached"),
+        (refusal(later).boxed(), "asked to come again later (429), for too long: it says nothing"),
+        (refusal(endless).boxed(), "it does not end"),
+    ];
+    let (asked, words): (Vec<_>, Vec<_>) = cases.into_iter().unzip();
+    for (said, why) in join_all(asked).await.into_iter().zip(words) {
         assert!(said.contains(why), "{said}");
     }
 }
@@ -212,4 +216,30 @@ async fn who_is_busy_is_asked_again_and_large_pages_come_in_pieces() {
     assert_eq!(counts(&report), (2, 0, 0, 0));
     let sizes: Vec<usize> = fake.asked().iter().take(4).map(|asked| asked.size).collect();
     assert_eq!(sizes, [100, 100, 100, 25]);
+}
+
+#[tokio::test]
+async fn who_is_refused_there_is_named_and_who_is_there_already_is_changed() {
+    let near = Hub::open("paris").await;
+    near.fill(["a", "b", "c"].map(|id| json!({"id": id}))).await;
+    let refused = json!({"isSuccessful": false, "errors": [
+        {"deviceId": "a", "errorCode": 409_001, "errorStatus": "it is there"},
+        {"deviceId": "b", "errorCode": "ArgumentInvalid", "errorStatus": format!("not with {KEY}{KEY}")},
+    ]});
+    let fake = Fake::start(move |_, asked| match asked.line.as_str() {
+        "POST /devices" if asked.body.contains("\"create\"") => Answer::Whole(400, refused.to_string()),
+        "POST /devices" => Answer::page(&json!({"isSuccessful": true, "errors": [], "warnings": []})),
+        _ => Answer::page(&json!([])),
+    })
+    .await;
+    let mut member = fake.member(&near, |setting| setting.direction = Direction::To);
+    let (done, report) = run(&mut member, Manner::Do).await;
+    done.unwrap();
+    assert_eq!((counts(&report), report.failures), ((1, 1, 0, 0), 1), "{report:?}");
+    assert_eq!(
+        (report.failed[0].id.as_str(), report.failed[0].why.as_str()),
+        ("b", "ArgumentInvalid: not with (...)")
+    );
+    let updated = fake.asked().pop().unwrap();
+    assert!(updated.body.contains("\"update\"") && updated.body.contains("\"a\""), "{}", updated.body);
 }
