@@ -6,8 +6,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use crate::names::{DeviceId, Key, ModuleId};
-use crate::record::{Auth, Device, Edit, Invalid, NewDevice, Scope};
-use crate::registry::{ChangeError, Decide};
+use crate::record::{Auth, Device, Draft, Edit, Invalid, NewDevice, Scope};
+use crate::registry::{ChangeError, Decide, Proposal};
 use crate::sas;
 
 /// What is done with a line.
@@ -57,6 +57,11 @@ impl ImportMode {
     #[must_use]
     pub fn as_str(self) -> &'static str {
         MODES.iter().find(|(mode, _)| *mode == self).map_or("", |(_, word)| word)
+    }
+
+    /// Whether it makes what is not there.
+    fn makes(self) -> bool {
+        matches!(self, Self::Create | Self::CreateOrUpdate | Self::CreateOrUpdateIfMatchEtag)
     }
 
     fn needs_etag(self) -> bool {
@@ -349,6 +354,23 @@ impl Line {
     }
 }
 
+/// Reads a line, and prepares what it makes; for [`crate::registry::Registry::propose`].
+///
+/// # Errors
+/// [`LineError`]: the line makes no sense by itself.
+pub fn propose(text: &[u8]) -> Result<Proposal<LineError>, LineError> {
+    let line = Line::parse(text)?.check()?;
+    let key = line.key.clone();
+    if !line.mode.makes() {
+        return Ok(Proposal { key, draft: None, decide: Box::new(move |now| line.edits(now)) });
+    }
+    let draft = Draft::of(line.creation());
+    // If it must be decided after all, the line is read again: kept as it was read, it would be a heap of small pieces for
+    // another thread to free, which costs more than all the rest.
+    let text = text.to_vec();
+    Ok(Proposal { key, draft, decide: Box::new(move |now| Line::parse(&text)?.check()?.edits(now)) })
+}
+
 impl Authentication {
     fn check(self) -> Result<Given, LineError> {
         let malformed = |what: String| LineError::Malformed(what);
@@ -394,10 +416,7 @@ impl Checked {
         self.check_etag(now)?;
         match (self.mode, now) {
             (ImportMode::Create, Some(_)) => Err(LineError::Exists(self.key)),
-            (
-                ImportMode::Create | ImportMode::CreateOrUpdate | ImportMode::CreateOrUpdateIfMatchEtag,
-                None,
-            ) => Ok(self.creation()),
+            (mode, None) if mode.makes() => Ok(self.creation()),
             (_, None) => Err(LineError::Missing(self.key)),
             (ImportMode::Delete | ImportMode::DeleteIfMatchEtag, Some(_)) => Ok(vec![Edit::Delete]),
             (ImportMode::UpdateTwin | ImportMode::UpdateTwinIfMatchEtag, Some(now)) => {

@@ -1,19 +1,22 @@
-//! Many lines, in. One thread reads and checks while the registry writes what was read before.
+//! Many lines, in. One thread reads, checks and prepares while the registry writes what was read before.
 
 use std::io::{self, BufRead, Write};
 
 use serde::Serialize;
 use tokio::sync::mpsc;
 
-use super::line::{Line, LineError};
+use super::line::{LineError, propose};
 use crate::names::Key;
-use crate::registry::{BULK_CHANGES_MAX, Decide, Registry};
+use crate::registry::{BULK_CHANGES_MAX, Became, Proposal, Proposed, Registry};
 
 /// Longest line. The largest identity that can exist has tags of 8 KiB and two sections of 32 KiB, with metadata for each leaf.
 pub const LINE_BYTES_MAX: usize = 1 << 20;
 
-/// Batches that are read ahead of the registry; with the one it writes this bounds the memory.
-const BATCHES_AHEAD_MAX: usize = 2;
+/// Text of the lines of one batch: long lines are fewer in one, so that what waits in memory is bounded in bytes, too.
+const BATCH_BYTES_MAX: usize = 4 << 20;
+
+/// Batches that are read ahead of the registry; with the one that is read and the two that it has this bounds the memory.
+const BATCHES_AHEAD_MAX: usize = 1;
 
 /// What an import did.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
@@ -62,14 +65,26 @@ struct ErrorView<'a> {
 /// Lines that were read together.
 #[derive(Default)]
 struct Lines {
-    good: Vec<(u64, Key, Decide<LineError>)>,
+    good: Vec<(u64, Proposal<LineError>)>,
     bad: Vec<(u64, LineError)>,
+    bytes: usize,
 }
 
 impl Lines {
     fn len(&self) -> usize {
         self.good.len() + self.bad.len()
     }
+
+    fn is_full(&self) -> bool {
+        self.len() >= BULK_CHANGES_MAX || self.bytes >= BATCH_BYTES_MAX
+    }
+}
+
+/// Lines that are being written.
+struct Sent {
+    places: Vec<(u64, Key)>,
+    bad: Vec<(u64, LineError)>,
+    proposed: Proposed<LineError>,
 }
 
 /// Imports all lines of `lines`; what is wrong with one goes to `errors`, a line of JSON for each. Every line's change is on the
@@ -85,8 +100,20 @@ pub async fn import(
     let (sender, mut batches) = mpsc::channel(BATCHES_AHEAD_MAX);
     let reading = tokio::task::spawn_blocking(move || read(lines, &sender));
     let mut imported = Imported::default();
+    let mut sent: Option<Sent> = None;
     while let Some(batch) = batches.recv().await {
-        put(registry, batch, errors, &mut imported).await?;
+        // The writer has the next batch before it has synced the last.
+        let Some(earlier) = sent.replace(Sent::to(registry, batch).await) else { continue };
+        if let Err(error) = earlier.settle(errors, &mut imported).await {
+            // When this returns nothing is written any more.
+            if let Some(later) = sent {
+                later.proposed.results().await;
+            }
+            return Err(error);
+        }
+    }
+    if let Some(last) = sent {
+        last.settle(errors, &mut imported).await?;
     }
     match reading.await {
         Ok(read) => read.map_err(ImportError::Read)?,
@@ -96,49 +123,54 @@ pub async fn import(
     Ok(imported)
 }
 
-async fn put(
-    registry: &Registry,
-    batch: Lines,
-    errors: &mut (impl Write + Send),
-    imported: &mut Imported,
-) -> Result<(), ImportError> {
-    imported.lines += batch.len() as u64;
-    let mut failed: Vec<(u64, Option<Key>, LineError)> =
-        batch.bad.into_iter().map(|(number, error)| (number, None, error)).collect();
-    let (mut places, mut changes) =
-        (Vec::with_capacity(batch.good.len()), Vec::with_capacity(batch.good.len()));
-    for (number, key, decide) in batch.good {
-        places.push((number, key.clone()));
-        changes.push((key, decide));
+impl Sent {
+    async fn to(registry: &Registry, batch: Lines) -> Self {
+        let places = batch.good.iter().map(|(number, proposal)| (*number, proposal.key.clone())).collect();
+        let proposals = batch.good.into_iter().map(|(_, proposal)| proposal).collect();
+        Self { places, bad: batch.bad, proposed: registry.propose(proposals).await }
     }
-    let mut broken = None;
-    for ((number, key), result) in places.into_iter().zip(registry.change_many(changes).await) {
-        match result {
-            Ok(changed) => match (changed.before, changed.after) {
-                (None, Some(_)) => imported.created += 1,
-                (Some(_), None) => imported.deleted += 1,
-                (Some(before), Some(after)) if before != after => imported.updated += 1,
-                _ => imported.unchanged += 1,
-            },
-            Err(error) => {
-                let error = LineError::from(error);
-                if let LineError::Registry(what) = &error {
-                    broken = Some(what.clone());
+
+    /// Counts what became of the lines once they are on the disk, and tells of those with errors.
+    async fn settle(
+        self,
+        errors: &mut (impl Write + Send),
+        imported: &mut Imported,
+    ) -> Result<(), ImportError> {
+        imported.lines += (self.places.len() + self.bad.len()) as u64;
+        let mut failed: Vec<(u64, Option<Key>, LineError)> =
+            self.bad.into_iter().map(|(number, error)| (number, None, error)).collect();
+        let mut broken = None;
+        for ((number, key), result) in self.places.into_iter().zip(self.proposed.results().await) {
+            match result {
+                Ok(Became::Created) => imported.created += 1,
+                Ok(Became::Updated) => imported.updated += 1,
+                Ok(Became::Deleted) => imported.deleted += 1,
+                Ok(Became::Unchanged) => imported.unchanged += 1,
+                Err(error) => {
+                    let error = LineError::from(error);
+                    if let LineError::Registry(what) = &error {
+                        broken = Some(what.clone());
+                    }
+                    failed.push((number, Some(key), error));
                 }
-                failed.push((number, Some(key), error));
             }
         }
+        failed.sort_by_key(|(number, ..)| *number);
+        imported.failed += failed.len() as u64;
+        tell(failed, errors).map_err(ImportError::Errors)?;
+        // The rest would fail the same way, a million times.
+        broken.map_or(Ok(()), |what| Err(ImportError::Registry(what)))
     }
-    failed.sort_by_key(|(number, ..)| *number);
-    imported.failed += failed.len() as u64;
+}
+
+fn tell(failed: Vec<(u64, Option<Key>, LineError)>, errors: &mut impl Write) -> io::Result<()> {
     for (line, key, error) in failed {
         let (error_code, error_message) = (error.code(), error.to_string());
         let view = ErrorView { line, id: key.map(|key| key.to_string()), error_code, error_message };
-        serde_json::to_writer(&mut *errors, &view).map_err(|error| ImportError::Errors(error.into()))?;
-        errors.write_all(b"\n").map_err(ImportError::Errors)?;
+        serde_json::to_writer(&mut *errors, &view)?;
+        errors.write_all(b"\n")?;
     }
-    // The rest would fail the same way, a million times.
-    broken.map_or(Ok(()), |what| Err(ImportError::Registry(what)))
+    Ok(())
 }
 
 fn read(mut lines: impl BufRead, batches: &mpsc::Sender<Lines>) -> io::Result<()> {
@@ -149,12 +181,13 @@ fn read(mut lines: impl BufRead, batches: &mpsc::Sender<Lines>) -> io::Result<()
         if line.is_empty() {
             continue;
         }
-        let decided = if whole { Line::parse(line).and_then(Line::decide) } else { Err(too_long()) };
-        match decided {
-            Ok((key, decide)) => batch.good.push((number, key, decide)),
+        batch.bytes += line.len();
+        let proposed = if whole { propose(line) } else { Err(too_long()) };
+        match proposed {
+            Ok(proposal) => batch.good.push((number, proposal)),
             Err(error) => batch.bad.push((number, error)),
         }
-        if batch.len() >= BULK_CHANGES_MAX && batches.blocking_send(std::mem::take(&mut batch)).is_err() {
+        if batch.is_full() && batches.blocking_send(std::mem::take(&mut batch)).is_err() {
             return Ok(());
         }
     }

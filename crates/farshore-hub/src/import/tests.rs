@@ -1,5 +1,7 @@
 //! Files in and out, on real registries.
 
+mod killed;
+
 use std::io::Cursor;
 
 use farshore_core::ids::{Epoch, Region};
@@ -111,6 +113,51 @@ async fn etags_of_other_hubs_are_kept_until_something_changes() {
     let device = hub.get("a");
     assert_ne!(device.etag, "MTIz");
     assert_eq!(device.twin_etag, "AAA=");
+}
+
+#[tokio::test]
+async fn lines_of_one_file_are_in_sight_of_those_above() {
+    let hub = Hub::new("oslo");
+    let lines = [
+        json!({"id": "a", "moduleId": "m"}),
+        json!({"id": "a"}),
+        json!({"id": "a", "moduleId": "m"}),
+        json!({"id": "a", "status": "disabled"}),
+        json!({"id": "a", "importMode": "create"}),
+        json!({"id": "a", "moduleId": "m"}),
+        json!({"id": "a", "importMode": "delete"}),
+        json!({"id": "a", "moduleId": "m"}),
+        json!({"id": "a", "tags": {"life": 2}}),
+    ];
+    let text: String = lines.iter().map(|line| format!("{line}\n")).collect();
+    let (imported, errors) = hub.import(text).await;
+    let Imported { created, updated, deleted, unchanged, failed, .. } = imported;
+    assert_eq!((created, updated, deleted, unchanged, failed), (3, 1, 1, 1, 3));
+    let told: Vec<_> = errors
+        .iter()
+        .map(|error| (error["line"].as_u64().unwrap(), error["errorCode"].as_str().unwrap()))
+        .collect();
+    assert_eq!(told, [(1, "DeviceNotFound"), (5, "DeviceAlreadyExists"), (8, "DeviceNotFound")]);
+    let counts = hub.registry.counts();
+    assert_eq!((counts.devices, counts.enabled, counts.modules), (1, 1, 0));
+    assert_eq!(hub.get("a").tags, json!({"life": 2}));
+}
+
+#[tokio::test]
+async fn identities_that_are_made_reach_the_other_region_and_who_waits_for_news() {
+    let (oslo, paris) = (Hub::new("oslo"), Hub::new("paris"));
+    let mut changes = oslo.registry.changed();
+    let text: String = (0..50).map(|i| format!("{{\"id\":\"d{i:02}\",\"tags\":{{\"n\":{i}}}}}\n")).collect();
+    oslo.import(text).await;
+    let change = changes.try_recv().unwrap();
+    assert_eq!((change.key.to_string(), change.before.is_none()), ("d49".to_owned(), true));
+    assert_eq!(change.after.as_deref(), Some(&*oslo.get("d49")));
+    assert!(changes.try_recv().is_err(), "one stands for all");
+    let batch = oslo.registry.since(0, usize::MAX).unwrap();
+    assert_eq!((batch.entries.len(), batch.upto), (50, 50));
+    paris.registry.join(&oslo.registry.region(), batch).await.unwrap();
+    assert_eq!(paris.registry.page(None, 99).unwrap(), oslo.registry.page(None, 99).unwrap());
+    assert_eq!(paris.registry.counts(), oslo.registry.counts());
 }
 
 #[tokio::test]

@@ -94,12 +94,15 @@ impl Record {
     /// What regions changed at once, with both values, and who won.
     #[must_use]
     pub fn conflicts(&self, key: &Key, rules: &Rules) -> Vec<Conflict> {
-        let subject = key.to_string();
         let mut found = Vec::new();
         let Some(living) = self.living(rules) else {
-            self.lost_by_deletion(&subject, rules, &mut found);
+            self.lost_by_deletion(&key.to_string(), rules, &mut found);
             return found;
         };
+        if self.is_plain(&living) {
+            return found;
+        }
+        let subject = key.to_string();
         let counts = |generation: &Arc<str>| living.counting.contains(generation);
         let best = self.life.siblings().iter().find(
             |sibling| matches!(&sibling.value, Life::Alive { generation, .. } if *generation == living.generation),

@@ -164,6 +164,15 @@ impl Record {
         }
     }
 
+    /// Whether none of it was seen by a region that has seen `known`: joined where nothing is, it stays as it is.
+    pub(super) fn is_news_to(&self, known: &VersionVector) -> bool {
+        let Self { life, status, auth, scope, subs, kept, tags, desired, reported, .. } = self;
+        let identity = life.is_news_to(known) && status.is_news_to(known) && auth.is_news_to(known);
+        let rest = scope.is_news_to(known) && subs.is_news_to(known) && kept.is_news_to(known);
+        let twin = tags.is_news_to(known) && desired.is_news_to(known) && reported.is_news_to(known);
+        identity && rest && twin
+    }
+
     /// Every change of this record that was seen.
     #[must_use]
     pub fn seen(&self) -> &VersionVector {

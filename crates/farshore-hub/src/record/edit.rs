@@ -1,12 +1,14 @@
 //! What can be done to a device, and what is refused.
 
+use std::io;
 use std::sync::Arc;
 
 use farshore_core::moment::Moment;
 use serde_json::Value;
 
-use super::device::{Auth, Kept, Life, Record, Scope, Status, nothing};
-use super::leaves::{Change, Leaves, Of, STEP, merge};
+use super::device::{Auth, Life, Record, Scope, Status, nothing};
+use super::draft;
+use super::leaves::{Change, Leaves, Of, STEP, merge, without_nulls};
 use super::mark::Mark;
 use super::rules::Rules;
 use crate::names::{Key, Subs};
@@ -314,18 +316,14 @@ impl Record {
     ) {
         self.kept.clear();
         let Some(now) = self.device(key, rules) else { return };
-        let other = |own: String, kept: &Option<String>| {
-            kept.clone().filter(|kept| *kept != own).map(|kept| (own, kept))
-        };
-        let value = Kept { device: other(now.etag, device), twin: other(now.twin_etag, twin) };
-        if value.device.is_some() || value.twin.is_some() {
+        if let Some(value) = draft::kept((now.etag, now.twin_etag), device.clone(), twin.clone()) {
             self.kept.set(mark, Of { generation, value });
         }
     }
 }
 
 /// Tells credentials apart.
-fn credentials(auth: &Auth) -> u64 {
+pub(super) fn credentials(auth: &Auth) -> u64 {
     let bytes = postcard::to_allocvec(auth).unwrap_or_default();
     let hash = ring::digest::digest(&ring::digest::SHA256, &bytes);
     hash.as_ref().first_chunk().map_or(0, |first| u64::from_le_bytes(*first))
@@ -336,7 +334,7 @@ fn change(patch: &Value, replace: bool) -> Change<'_> {
 }
 
 /// A generation id that no other device under this id will ever have.
-fn own_generation(mark: &Mark) -> Arc<str> {
+pub(super) fn own_generation(mark: &Mark) -> Arc<str> {
     let region = crc32c::crc32c(mark.region().as_str().as_bytes());
     format!("{:016x}{region:08x}", mark.stamp.ticks()).into()
 }
@@ -349,17 +347,49 @@ fn check(
     what: &'static str,
     bytes_max: usize,
 ) -> Result<(), Invalid> {
+    let after = if replace {
+        without_nulls(patch)
+    } else {
+        let mut after = current.clone();
+        merge(&mut after, patch);
+        after
+    };
+    check_as(patch, &after, what, bytes_max)
+}
+
+/// Whether a section may be changed by this patch, which makes `after` of it.
+pub(super) fn check_as(
+    patch: &Value,
+    after: &Value,
+    what: &'static str,
+    bytes_max: usize,
+) -> Result<(), Invalid> {
     if !patch.is_object() {
         return Err(Invalid::NotAnObject(what));
     }
     check_names(patch, what, 0)?;
-    let mut after = if replace { nothing() } else { current.clone() };
-    merge(&mut after, patch);
-    let bytes = after.to_string().len();
+    let mut length = Length(0);
+    // Counting cannot fail.
+    let _ = serde_json::to_writer(&mut length, after);
+    let Length(bytes) = length;
     if bytes > bytes_max {
         return Err(Invalid::TooLarge { what, bytes, bytes_max });
     }
     Ok(())
+}
+
+/// Counts what is written.
+struct Length(usize);
+
+impl io::Write for Length {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0 += bytes.len();
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
 }
 
 fn check_names(value: &Value, what: &'static str, depth: usize) -> Result<(), Invalid> {

@@ -153,6 +153,21 @@ impl Entry {
         })
     }
 
+    /// What it is joined where nothing is, in a region that has seen `known`; word for word the same if nothing of it was seen
+    /// there, so that it need not travel back.
+    ///
+    /// # Errors
+    /// [`Unreadable`]
+    pub fn arrive(self, key: &EntryKey, known: VersionVector) -> Result<Self, Unreadable> {
+        if let (Self::Device(record), EntryKey::Device(_)) = (&self, key)
+            && record.is_news_to(&known)
+        {
+            return Ok(self);
+        }
+        let joined = Self::vacant(key, known).join(&self)?;
+        Ok(if joined.holds_the_same(&self) { self } else { joined })
+    }
+
     /// Every change of this entry that was seen.
     #[must_use]
     pub fn seen(&self) -> &VersionVector {

@@ -1,6 +1,7 @@
 //! Entries in bytes: a version, then postcard. Regions, changes and generation ids, which repeat in an entry many times,
 //! stand once in a table each and are meant by their place in it.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -239,6 +240,121 @@ pub(super) fn write(entry: &Entry) -> Vec<u8> {
         .collect();
     let packed = Packed { regions, marks, generations, seen, body };
     postcard::to_extend(&packed, vec![version]).expect("these types have no map or text of unknown length")
+}
+
+/// What of a new device's entry is the same whenever it is made: pieces of a [`PackedRecord`] whose one change and one generation
+/// stand first in their tables. Between them belongs what depends on the moment.
+#[derive(Debug, Default)]
+pub(super) struct Unmarked {
+    bytes: Vec<u8>,
+    /// Where the pieces end, but the last.
+    ends: [usize; 3],
+}
+
+/// What depends on the moment.
+pub(super) struct Made<'a> {
+    pub(super) mark: &'a Mark,
+    pub(super) generation: &'a str,
+    pub(super) seen: &'a VersionVector,
+    /// Of desired and reported properties.
+    pub(super) counts: &'a [Count; 2],
+    pub(super) kept: Option<&'a Kept>,
+}
+
+/// A register with one sibling: how many there are, which change, which generation.
+const ONE: (u32, At, Gen) = (1, 0, 0);
+/// An empty list.
+const NONE: u32 = 0;
+/// The number of [`Body::Device`].
+const DEVICE: u32 = 0;
+
+fn push(bytes: &mut Vec<u8>, value: &impl Serialize) {
+    *bytes = postcard::to_extend(value, std::mem::take(bytes))
+        .expect("these types have no map or text of unknown length");
+}
+
+fn push_leaves(bytes: &mut Vec<u8>, leaves: &BTreeMap<Arc<str>, Arc<str>>) {
+    push(bytes, &u32::try_from(leaves.len()).expect("a section of 32 KiB has fewer leaves than that"));
+    for (path, text) in leaves {
+        push(bytes, &(path.as_ref(), ONE, Some(text.as_ref())));
+    }
+}
+
+impl Unmarked {
+    /// From the credentials that it is made with to its status.
+    pub(super) fn status(&mut self, credentials: u64, enabled: bool, reason: &str) {
+        push(&mut self.bytes, &(credentials, ONE, enabled, reason));
+        self.ends[0] = self.bytes.len();
+    }
+
+    /// From its credentials to its subscriptions, of which there are none.
+    pub(super) fn place(&mut self, auth: &Auth, scope: Option<&Scope>) {
+        push(&mut self.bytes, &(ONE, auth));
+        match scope {
+            Some(scope) => push(&mut self.bytes, &(ONE, scope)),
+            None => push(&mut self.bytes, &NONE),
+        }
+        push(&mut self.bytes, &NONE);
+        self.ends[1] = self.bytes.len();
+    }
+
+    /// Tags and desired properties.
+    pub(super) fn properties(
+        &mut self,
+        tags: &BTreeMap<Arc<str>, Arc<str>>,
+        desired: &BTreeMap<Arc<str>, Arc<str>>,
+    ) {
+        push_leaves(&mut self.bytes, tags);
+        push_leaves(&mut self.bytes, desired);
+        self.ends[2] = self.bytes.len();
+    }
+
+    /// Reported properties.
+    pub(super) fn reported(&mut self, reported: Option<&BTreeMap<Arc<str>, Arc<str>>>) {
+        match reported {
+            Some(leaves) => {
+                push(&mut self.bytes, &ONE);
+                push_leaves(&mut self.bytes, leaves);
+            }
+            None => push(&mut self.bytes, &NONE),
+        }
+        self.bytes.shrink_to_fit();
+    }
+}
+
+/// A new device's entry in bytes, after `out`: what [`write()`] makes of it.
+pub(super) fn write_made(unmarked: &Unmarked, made: &Made<'_>, out: &mut Vec<u8>) {
+    let Made { mark, generation, seen, counts, kept } = made;
+    let own = mark.region().as_str();
+    // Counts name their region first, and they only know this one.
+    let mut regions: Vec<&str> = Vec::with_capacity(2);
+    if counts.iter().any(|count| !count.changes.is_empty()) {
+        regions.push(own);
+    }
+    let seen: Vec<(u32, u64)> =
+        seen.iter().map(|(region, ticks)| (place(&mut regions, region.as_str()), ticks)).collect();
+    let marks = [(place(&mut regions, own), mark.epoch, mark.stamp.ticks())];
+    let [first, second, third] = unmarked.ends;
+    let (bytes, at) = (&unmarked.bytes, mark.moment());
+    out.push(VERSION);
+    push(out, &(&regions, 1u32, marks, 1u32, generation, &seen, DEVICE, ONE, true, at));
+    out.extend_from_slice(&bytes[..first]);
+    push(out, &at);
+    out.extend_from_slice(&bytes[first..second]);
+    match kept {
+        Some(Kept { device, twin }) => push(out, &(ONE, device, twin)),
+        None => push(out, &NONE),
+    }
+    out.extend_from_slice(&bytes[second..third]);
+    push_count(out, &counts[0]);
+    out.extend_from_slice(&bytes[third..]);
+    push_count(out, &counts[1]);
+    push(out, &Moment::default());
+}
+
+fn push_count(out: &mut Vec<u8>, count: &Count) {
+    let changes: Vec<(u32, u64)> = count.changes.values().map(|changes| (0, *changes)).collect();
+    push(out, &PackedCount { base: count.base, epoch: count.epoch, changes });
 }
 
 /// The tables while an entry is read.

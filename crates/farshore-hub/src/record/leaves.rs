@@ -60,6 +60,11 @@ impl Leaves {
         Self(joined)
     }
 
+    /// Whether none of the changes that wrote them was seen.
+    pub(super) fn is_news_to(&self, known: &VersionVector) -> bool {
+        self.0.values().all(|register| register.is_news_to(known))
+    }
+
     /// Writes what differs between `current`, which must be what these leaves show, and the result of `change`; what the
     /// change names is written even where it is the same, because it was said later. Returns the result.
     pub(super) fn write(
@@ -289,7 +294,8 @@ fn nulls(patch: &Value, path: &mut String, found: &mut impl FnMut(&str)) {
     }
 }
 
-fn without_nulls(value: &Value) -> Value {
+/// The section without members that are `null`.
+pub(super) fn without_nulls(value: &Value) -> Value {
     match value {
         Value::Object(members) => {
             let kept = members.iter().filter(|(_, member)| !member.is_null());

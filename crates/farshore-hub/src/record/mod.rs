@@ -5,7 +5,7 @@
 //! exchange them in any order, as often as they like, and end up with the same.
 //!
 //! Read in this order: [`mark`] (which change), [`register`] (a value that two regions may have changed at once),
-//! [`leaves`] (JSON as one register per leaf), [`device`] (the groups of an identity), [`edit`] (what can be done to it),
+//! [`leaves`] (JSON as one register per leaf), [`device`] (the groups of an identity), [`edit`] (what can be done to it), [`draft`] (one that is about to be made),
 //! [`rules`] (who wins), [`view`] (the identity as it reads), [`conflict`] (what had to be decided for that), [`message`], [`shared`] (groups,
 //! policies, settings), [`entry`] (all of them behind one join), `format` (their bytes).
 //!
@@ -20,6 +20,8 @@ pub mod leaves;
 pub mod device;
 pub mod edit;
 
+pub mod draft;
+
 pub mod rules;
 pub mod view;
 
@@ -33,6 +35,7 @@ mod format;
 
 pub use conflict::{Conflict, Group, Side, Why};
 pub use device::{Auth, Record, Scope, Status};
+pub use draft::Draft;
 pub use edit::{Edit, Invalid, NewDevice};
 pub use entry::{Entry, EntryKey};
 pub use format::Unreadable;

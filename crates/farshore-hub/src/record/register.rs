@@ -49,6 +49,11 @@ impl<T: Clone> Register<T> {
         &self.0
     }
 
+    /// Whether none of the changes that wrote it was seen.
+    pub(super) fn is_news_to(&self, known: &VersionVector) -> bool {
+        !self.0.iter().any(|sibling| sibling.mark.is_in(known))
+    }
+
     pub(super) fn from_siblings(siblings: Vec<Sibling<T>>) -> Self {
         Self(siblings)
     }

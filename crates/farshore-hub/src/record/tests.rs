@@ -1,5 +1,6 @@
 //! What must hold of the join and of its reading.
 
+mod drafts;
 mod laws;
 mod model;
 mod reading;

@@ -1,5 +1,6 @@
 //! A record as it reads under the hub's rules.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use base64::Engine as _;
@@ -108,20 +109,15 @@ impl Record {
             .best(rules, |of| counts(&of.generation))
             .map_or_else(|| (nothing(), nothing()), |best| best.value.value.render(rules, |_| true));
         let reported = Section { value, metadata, version: self.reported_count.version() };
-        let conflicts = self.is_contested(key, &living, rules);
+        let conflicts = !self.is_plain(&living) && !self.conflicts(key, rules).is_empty();
         let quarantined = if conflicts { self.quarantined(&auth) } else { Vec::new() };
         let generation = Arc::clone(&living.generation);
-        let own = digest_of(&[
-            generation.as_bytes(),
-            &[u8::from(status.enabled)],
-            status.reason.as_bytes(),
-            &postcard::to_allocvec(&(&auth, &scope)).unwrap_or_default(),
-            &status_dot,
-            &auth_dot,
-            &scope_dot,
-        ]);
+        let own = identity_parts(status.enabled, &status.reason, &auth, &scope);
+        let own = etag(&[generation.as_bytes()], &own, &[&status_dot, &auth_dot, &scope_dot]);
+        let twin = twin_parts(&flatten(&tags), &flatten(&desired.value));
         let dots = [&self.tags, &self.desired].map(|leaves| leaves.dots(rules, counts));
-        let twin = twin_digest(&generation, &tags, &desired, &dots);
+        let version = desired.version.to_le_bytes();
+        let twin = etag(&[generation.as_bytes(), &version], &twin, &[&dots[0], &dots[1]]);
         let kept = self.kept.best(rules, |of| counts(&of.generation)).map(|best| &best.value.value);
         let shown = |own: String, kept: Option<&(String, String)>| match kept {
             Some((of, shown)) if *of == own => shown.clone(),
@@ -146,6 +142,13 @@ impl Record {
             conflicts,
             quarantined,
         })
+    }
+
+    /// Whether it may connect; `None`: there is no such device.
+    pub(crate) fn is_enabled(&self, rules: &Rules) -> Option<bool> {
+        let living = self.living(rules)?;
+        let status = self.status_now(rules, |generation| living.counting.contains(generation));
+        Some(status.is_some_and(|sibling| sibling.value.value.enabled))
     }
 
     /// The generation id, if there is such a device.
@@ -206,16 +209,15 @@ impl Record {
         lost
     }
 
-    /// Whether anything of it had to be decided. Quick where nothing had to be.
-    fn is_contested(&self, key: &Key, living: &Living, rules: &Rules) -> bool {
+    /// Whether it can be read without deciding anything: then it has no conflicts.
+    pub(super) fn is_plain(&self, living: &Living) -> bool {
         let counts = |generation: &Arc<str>| living.counting.contains(generation);
-        let is_plain = self.life.siblings().len() < 2
+        self.life.siblings().len() < 2
             && is_plain(&self.status, counts)
             && is_plain(&self.auth, counts)
             && is_plain(&self.scope, counts)
             && is_plain(&self.reported, counts)
-            && self.tags.0.values().chain(self.desired.0.values()).all(|register| is_plain(register, counts));
-        !is_plain && !self.conflicts(key, rules).is_empty()
+            && self.tags.0.values().chain(self.desired.0.values()).all(|register| is_plain(register, counts))
     }
 }
 
@@ -236,19 +238,24 @@ fn is_plain<T: Clone>(register: &Register<Of<T>>, counts: impl Fn(&Arc<str>) -> 
     }
 }
 
-/// An etag: what was hashed is told apart part by part.
-fn digest_of(parts: &[&[u8]]) -> String {
+/// An etag: what is hashed is told apart part by part. `middle` are parts in a row.
+pub(super) fn etag(before: &[&[u8]], middle: &[u8], after: &[&[u8]]) -> String {
     let mut context = digest::Context::new(&digest::SHA256);
-    for part in parts {
-        context.update(&(part.len() as u64).to_le_bytes());
-        context.update(part);
-    }
+    let update = |context: &mut digest::Context, parts: &[&[u8]]| {
+        for part in parts {
+            context.update(&(part.len() as u64).to_le_bytes());
+            context.update(part);
+        }
+    };
+    update(&mut context, before);
+    context.update(middle);
+    update(&mut context, after);
     let hash = context.finish();
     URL_SAFE_NO_PAD.encode(&hash.as_ref()[..12])
 }
 
 /// What tells a change from all others, in every region; nothing for what was never written.
-fn dot(mark: Option<&Mark>) -> Vec<u8> {
+pub(super) fn dot(mark: Option<&Mark>) -> Vec<u8> {
     let mut bytes = Vec::new();
     if let Some(mark) = mark {
         mark.write_dot(&mut bytes);
@@ -256,17 +263,32 @@ fn dot(mark: Option<&Mark>) -> Vec<u8> {
     bytes
 }
 
-fn twin_digest(generation: &Arc<str>, tags: &Value, desired: &Section, dots: &[Vec<u8>]) -> String {
-    let version = desired.version.to_le_bytes();
-    let mut parts: Vec<Vec<u8>> = vec![generation.as_bytes().to_vec(), version.to_vec()];
-    for section in [tags, &desired.value] {
-        let leaves = flatten(section);
-        parts.push((leaves.len() as u64).to_le_bytes().to_vec());
+fn push_part(parts: &mut Vec<u8>, part: &[u8]) {
+    parts.extend_from_slice(&(part.len() as u64).to_le_bytes());
+    parts.extend_from_slice(part);
+}
+
+/// What the etag of an identity is of, between its generation and the changes that wrote it.
+pub(super) fn identity_parts(enabled: bool, reason: &str, auth: &Auth, scope: &Scope) -> Vec<u8> {
+    let mut parts = Vec::new();
+    push_part(&mut parts, &[u8::from(enabled)]);
+    push_part(&mut parts, reason.as_bytes());
+    push_part(&mut parts, &postcard::to_allocvec(&(auth, scope)).unwrap_or_default());
+    parts
+}
+
+/// What the etag of a twin is of, between its generation and version and the changes that wrote it.
+pub(super) fn twin_parts(
+    tags: &BTreeMap<Arc<str>, Arc<str>>,
+    desired: &BTreeMap<Arc<str>, Arc<str>>,
+) -> Vec<u8> {
+    let mut parts = Vec::new();
+    for leaves in [tags, desired] {
+        push_part(&mut parts, &(leaves.len() as u64).to_le_bytes());
         for (path, text) in leaves {
-            parts.push(path.as_bytes().to_vec());
-            parts.push(text.as_bytes().to_vec());
+            push_part(&mut parts, path.as_bytes());
+            push_part(&mut parts, text.as_bytes());
         }
     }
-    let parts: Vec<&[u8]> = parts.iter().chain(dots).map(Vec::as_slice).collect();
-    digest_of(&parts)
+    parts
 }

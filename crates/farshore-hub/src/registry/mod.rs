@@ -1,14 +1,17 @@
 //! Where a hub's identities, twins, messages and settings are kept: one redb file per hub and region.
 //!
 //! Read in this order: `state` (what the file says of itself), `file` (how it is opened), `transaction` (one change),
-//! `writer` (many changes, one sync), `queue` (messages to devices), `shared` (groups, policies, rules), `settings`, `replicate`
+//! `writer` (many changes, one sync), `bulk` and `fresh` (many identities at once), `queue` (messages to devices), `shared`
+//! (groups, policies, rules), `settings`, `replicate`
 //! (what goes to the other region and comes from there), `report` (what a merge does, for people).
 //!
 //! Must always hold: what was answered with `Ok` is on the disk; a change is decided in sight of all changes before it;
 //! every entry has one number in the region's log, its newest; joining a batch and noting how far it went are one
 //! transaction.
 
+mod bulk;
 mod file;
+mod fresh;
 mod queue;
 mod replicate;
 mod report;
@@ -31,6 +34,7 @@ pub use crate::record::{
     Ack, Auth, Conflict, Cursor, Device, Edit, Feedback, Group, Invalid, MergePolicy, Message, NewDevice,
     Outcome, Policy, Rights, Rules, Scope, Section, Side,
 };
+pub use bulk::{Became, Proposal, Proposed};
 pub use queue::{MESSAGES_PENDING_MAX, PushError};
 pub use replicate::{Batch, JoinError, Joined};
 pub use report::MergeReport;
@@ -309,7 +313,8 @@ impl Registry {
         results
     }
 
-    /// What changes from now on, here and by what comes from elsewhere.
+    /// What changes from now on, here and by what comes from elsewhere. Of the identities that an import makes or another region
+    /// brings where nothing was, only the last of a transaction is announced: nobody is connected as one that was not there.
     #[must_use]
     pub fn changed(&self) -> broadcast::Receiver<Arc<Change>> {
         self.changes.subscribe()

@@ -11,10 +11,10 @@ use super::file::LOG;
 use super::queue;
 use super::report::MergeReport;
 use super::state::Partner;
-use super::transaction::{Found, Transaction};
+use super::transaction::{Flags, Found, Transaction};
 use super::{Registry, RegistryError};
 use crate::clock::{Stamp, TooFarAhead};
-use crate::record::{Conflict, Entry, EntryKey, Rules, Unreadable};
+use crate::record::{Conflict, Entry, EntryKey, Record, Rules, Unreadable};
 
 /// Entries of one region that changed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -272,9 +272,11 @@ impl Transaction<'_> {
             if let Err(ahead) = self.see(batch, &entries) {
                 return Ok(Err(ahead.into()));
             }
-            for (key, entry) in &entries {
+            self.expect(entries.iter().map(|(key, _)| key.to_bytes()))?;
+            for (key, entry) in entries {
                 self.join_one(key, entry, &mut joined)?;
             }
+            self.settle_fresh()?;
         }
         self.note(batch);
         Ok(Ok(joined))
@@ -329,29 +331,89 @@ impl Transaction<'_> {
         Ok(())
     }
 
-    fn join_one(&mut self, key: &EntryKey, remote: &Entry, joined: &mut Joined) -> Result<(), RegistryError> {
-        let mut found = self.find(key.clone())?;
-        let mut after = found.entry.join(remote)?;
-        if found.seq.is_none() && after.holds_the_same(remote) {
-            // Word for word, so that it need not travel back.
-            after = remote.clone();
+    fn join_one(&mut self, key: EntryKey, remote: Entry, joined: &mut Joined) -> Result<(), RegistryError> {
+        let bytes = key.to_bytes();
+        if self.is_known_to_lack(&bytes) {
+            return self.join_new(key, bytes, remote, joined);
         }
-        let is_nothing = found.seq.is_none() && after.is_blank();
-        if is_nothing || found.seq.is_some() && after == found.entry {
+        if self.is_fresh(&bytes) {
+            self.settle_fresh()?;
+        }
+        let mut found = self.find(key)?;
+        if found.seq.is_none() {
+            return self.join_new(found.key, bytes, remote, joined);
+        }
+        let after = found.entry.join(&remote)?;
+        if after == found.entry {
+            return Ok(());
+        }
+        self.settle_fresh()?;
+        joined.changed += 1;
+        let conflicts = after.conflicts(&found.key, &self.state.rules);
+        let before = std::mem::replace(&mut found.entry, after);
+        match (&found.key, before) {
+            (EntryKey::Device(_), Entry::Device(before)) => {
+                self.settle_joined(&found, &before, !conflicts.is_empty())?;
+            }
+            (EntryKey::Message(..), _) => self.settle_message(&found)?,
+            _ => self.settle_shared(&found)?,
+        }
+        joined.conflicts.extend(conflicts);
+        Ok(())
+    }
+
+    /// Stores a device that was `before` and is what was found now; how it reads is only asked if anybody listens.
+    fn settle_joined(
+        &mut self,
+        found: &Found,
+        before: &Record,
+        contested: bool,
+    ) -> Result<(), RegistryError> {
+        let (EntryKey::Device(key), Entry::Device(after)) = (&found.key, &found.entry) else { return Ok(()) };
+        let grave = after.is_tombstone() || after.has_deleted_leaves();
+        self.put(found, &found.entry, Flags { contested, grave, feedback: false })?;
+        let rules = &self.state.rules;
+        let (was, is) = (before.is_enabled(rules), after.is_enabled(rules));
+        if self.listening {
+            let device = |record: &Record| record.device(key, rules).map(Arc::new);
+            let (before, after) = (device(before), device(after));
+            self.announce(key, before, after, None);
+        }
+        self.state.counts.turn(key.module.is_some(), was, is);
+        Ok(())
+    }
+
+    /// Takes an entry in whose key holds nothing here.
+    fn join_new(
+        &mut self,
+        key: EntryKey,
+        bytes: Vec<u8>,
+        remote: Entry,
+        joined: &mut Joined,
+    ) -> Result<(), RegistryError> {
+        let entry = remote.arrive(&key, self.state.horizon())?;
+        if entry.is_blank() {
             return Ok(());
         }
         joined.changed += 1;
-        joined.conflicts.extend(after.conflicts(key, &self.state.rules));
-        let before = std::mem::replace(&mut found.entry, after);
-        match (&found.key, before, &found.entry) {
-            (EntryKey::Device(id), Entry::Device(before), Entry::Device(after)) => {
-                let before = before.device(id, &self.state.rules).map(Arc::new);
-                let after = after.as_ref().clone();
-                self.settle(&found, after, before, None)?;
+        let conflicts = entry.conflicts(&key, &self.state.rules);
+        if let (EntryKey::Device(device), Entry::Device(record)) = (&key, &entry) {
+            let enabled = record.is_enabled(&self.state.rules);
+            let grave = record.is_tombstone() || record.has_deleted_leaves();
+            let mut value = self.number();
+            value.extend_from_slice(&entry.to_bytes());
+            let flags = Flags { contested: !conflicts.is_empty(), grave, feedback: false };
+            self.list_newest(&bytes, flags)?;
+            self.settle_new(device.clone(), bytes, value, enabled);
+        } else {
+            self.settle_fresh()?;
+            let found = Found { key, bytes, seq: None, entry, contested: false };
+            match &found.key {
+                EntryKey::Message(..) => self.settle_message(&found)?,
+                _ => self.settle_shared(&found)?,
             }
-            (EntryKey::Message(..), ..) => self.settle_message(&found)?,
-            _ => self.settle_shared(&found)?,
         }
+        joined.conflicts.extend(conflicts);
         Ok(())
     }
 

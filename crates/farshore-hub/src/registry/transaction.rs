@@ -8,6 +8,7 @@ use redb::{ReadableTable as _, Table, WriteTransaction};
 use serde_json::Value;
 
 use super::file::{self, CONFLICTS, ENTRIES, FEEDBACK, GRAVES, LOG, STATE, Store};
+use super::fresh::Fresh;
 use super::state::State;
 use super::{Change, ChangeError, Changed, RegistryError};
 use crate::clock::Stamp;
@@ -17,19 +18,25 @@ use crate::record::{Device, Edit, Entry, EntryKey, Invalid, Mark, Record, Rules}
 
 type Bytes = &'static [u8];
 
+/// Room for an entry: most fit without asking for more.
+const VALUE_BYTES_USUAL: usize = 512;
+
 /// The open tables, and what the transaction will have changed.
 pub(super) struct Transaction<'t> {
-    store: &'t Store,
-    entries: Table<'t, Bytes, Bytes>,
-    log: Table<'t, u64, Bytes>,
-    graves: Table<'t, u64, ()>,
-    conflicts: Table<'t, Bytes, ()>,
+    pub(super) store: &'t Store,
+    pub(super) entries: Table<'t, Bytes, Bytes>,
+    pub(super) log: Table<'t, u64, Bytes>,
+    pub(super) graves: Table<'t, u64, ()>,
+    pub(super) conflicts: Table<'t, Bytes, ()>,
     feedback: Table<'t, Bytes, ()>,
     stored: Table<'t, &'static str, Bytes>,
     pub(super) state: State,
     now: Moment,
     changes: Vec<Change>,
-    listening: bool,
+    /// The last that came to where nothing was, if anybody listens.
+    pub(super) made: Option<(Key, Vec<u8>)>,
+    pub(super) fresh: Fresh,
+    pub(super) listening: bool,
     dirty: bool,
     spoilt: Option<RegistryError>,
 }
@@ -65,6 +72,8 @@ impl<'t> Transaction<'t> {
                 state,
                 now: wall(),
                 changes: Vec::new(),
+                made: None,
+                fresh: Fresh::default(),
                 listening,
                 dirty: false,
                 spoilt: None,
@@ -78,8 +87,15 @@ impl<'t> Transaction<'t> {
         if let Some(error) = self.spoilt {
             return Err(error);
         }
+        self.settle_fresh()?;
         if !self.dirty {
             return Ok(None);
+        }
+        if let Some((key, value)) = self.made.take()
+            && let Entry::Device(record) = Entry::from_bytes(file::parse(&value)?.1)?
+        {
+            let after = record.device(&key, &self.state.rules).map(Arc::new);
+            self.changes.push(Change { key, before: None, after, desired_patch: None, messages: false });
         }
         let bytes = self.state.to_bytes();
         self.stored.insert("state", bytes.as_slice()).map_err(|error| self.store.fault(error.into()))?;
@@ -101,7 +117,7 @@ impl<'t> Transaction<'t> {
         self.now
     }
 
-    fn fault(&self, error: impl Into<redb::Error>) -> RegistryError {
+    pub(super) fn fault(&self, error: impl Into<redb::Error>) -> RegistryError {
         self.store.fault(error.into())
     }
 
@@ -145,14 +161,18 @@ impl<'t> Transaction<'t> {
 
     /// Puts an entry in the place of what was found, under the next number.
     pub(super) fn put(&mut self, found: &Found, entry: &Entry, flags: Flags) -> Result<(), RegistryError> {
+        let mut value = self.number();
+        value.extend_from_slice(&entry.to_bytes());
+        self.write(found, self.state.seq, &value, flags).map_err(|error| self.store.fault(error))
+    }
+
+    /// Takes the next number: what is stored under an entry's key begins with it.
+    pub(super) fn number(&mut self) -> Vec<u8> {
         self.dirty = true;
         self.state.seq += 1;
-        let seq = self.state.seq;
-        let payload = entry.to_bytes();
-        let mut value = Vec::with_capacity(8 + payload.len());
-        value.extend_from_slice(&seq.to_le_bytes());
-        value.extend_from_slice(&payload);
-        self.write(found, seq, &value, flags).map_err(|error| self.store.fault(error))
+        let mut value = Vec::with_capacity(VALUE_BYTES_USUAL);
+        value.extend_from_slice(&self.state.seq.to_le_bytes());
+        value
     }
 
     fn write(&mut self, found: &Found, seq: u64, value: &[u8], flags: Flags) -> Result<(), redb::Error> {
@@ -244,6 +264,14 @@ impl<'t> Transaction<'t> {
         }
     }
 
+    /// Whether there is such a device or module.
+    pub(super) fn is_alive(&self, key: &Key) -> Result<bool, RegistryError> {
+        match self.find(EntryKey::Device(key.clone()))?.entry {
+            Entry::Device(record) => Ok(record.is_enabled(&self.state.rules).is_some()),
+            _ => Ok(false),
+        }
+    }
+
     /// See [`super::Registry::change`].
     pub(super) fn change<E>(
         &mut self,
@@ -330,9 +358,20 @@ impl<'t> Transaction<'t> {
         let enabled = |device: &Option<Arc<Device>>| device.as_ref().map(|device| device.enabled);
         self.state.counts.turn(key.module.is_some(), enabled(&before), enabled(&after));
         if self.listening {
-            let desired_patch = desired_patch(before.as_deref(), after.as_deref(), patch);
-            self.changes.push(Change { key: key.clone(), before, after, desired_patch, messages: false });
+            self.announce(key, before, after, patch);
         }
+    }
+
+    /// Tells of a device to those who listen.
+    pub(super) fn announce(
+        &mut self,
+        key: &Key,
+        before: Option<Arc<Device>>,
+        after: Option<Arc<Device>>,
+        patch: Option<&Value>,
+    ) {
+        let desired_patch = desired_patch(before.as_deref(), after.as_deref(), patch);
+        self.changes.push(Change { key: key.clone(), before, after, desired_patch, messages: false });
     }
 
     /// Tells that messages to a device changed.

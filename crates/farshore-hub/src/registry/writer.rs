@@ -4,8 +4,10 @@
 use std::any::Any;
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll};
 use std::thread::{self, JoinHandle};
 
 use farshore_core::ids::Epoch;
@@ -63,6 +65,14 @@ impl Writer {
         &self,
         work: impl FnOnce(&mut Transaction<'_>) -> Result<T, RegistryError> + Send + 'static,
     ) -> Result<T, RegistryError> {
+        self.enqueue(work).await?.await
+    }
+
+    /// Puts `work` behind all that waits and returns at once; whoever awaits the answer learns when it is on the disk.
+    pub(super) async fn enqueue<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&mut Transaction<'_>) -> Result<T, RegistryError> + Send + 'static,
+    ) -> Result<Answer<T>, RegistryError> {
         let (reply, answer) = oneshot::channel();
         let job: Job = Box::new(move |txn| {
             let result = catch_unwind(AssertUnwindSafe(|| work(txn)));
@@ -77,7 +87,19 @@ impl Writer {
         });
         let jobs = self.jobs.as_ref().ok_or(RegistryError::Closed)?;
         jobs.send(job).await.map_err(|_| RegistryError::Closed)?;
-        answer.await.map_err(|_| RegistryError::Closed)?
+        Ok(Answer(answer))
+    }
+}
+
+/// What came of work, once it is on the disk. Dropped, the work is done all the same.
+#[derive(Debug)]
+pub(super) struct Answer<T>(oneshot::Receiver<Result<T, RegistryError>>);
+
+impl<T> Future for Answer<T> {
+    type Output = Result<T, RegistryError>;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        Pin::new(&mut self.0).poll(context).map(|answer| answer.unwrap_or(Err(RegistryError::Closed)))
     }
 }
 
