@@ -35,7 +35,7 @@ CEILING, KEEPING, OURS = "mosquitto", "mosquitto, saves every second", "farshore
 ROWS = {CEILING: servers.Mosquitto, KEEPING: servers.KeepingMosquitto, OURS: servers.Hub}
 # Of which connections and handshakes are measured: keeping messages changes neither.
 PAIR = (CEILING, OURS)
-SAID = re.compile(r"(\d+) (.+) in ([\d.]+) s, \d+/s; at most (\d+) MiB of memory")
+SAID = re.compile(r"(\d+) (.+) in ([\d.]+) s, \d+/s; at most (\d+) MiB of memory; ([\d.]+) s of processors, (\d+) MiB written")
 
 
 def telemetry(make, place, tls, seconds):
@@ -93,13 +93,15 @@ def registry(place, count):
                               timeout=3600)
     if done.returncode != 0:
         raise RuntimeError(f"registry_load failed: {done.stderr or done.stdout}")
-    said = [{"what": what, "identities": int(number), "seconds": float(seconds), "peak_mib": int(mib)}
-            for number, what, seconds, mib in SAID.findall(done.stdout)]
+    said = [{"what": what, "identities": int(number), "seconds": float(seconds), "peak_mib": int(mib), "processors": float(spent),
+             "written_mib": int(written)} for number, what, seconds, mib, spent, written in SAID.findall(done.stdout)]
     one = lambda what: next(line for line in said if line["what"] == what)
     imported, merges = one("imported"), [line for line in said if line["what"] == "merged both ways"]
     return {"identities": count, "import_seconds": imported["seconds"], "import_peak_mib": imported["peak_mib"],
-            "import_per_second": count / imported["seconds"], "copy_seconds": one("copied to the other region")["seconds"],
-            "merges": {f"{percent} %": {"seconds": line["seconds"], "joined": line["identities"]}
+            "import_per_second": count / imported["seconds"], "import_processor_seconds": imported["processors"],
+            "copy_seconds": one("copied to the other region")["seconds"],
+            "merges": {f"{percent} %": {"seconds": line["seconds"], "joined": line["identities"],
+                                        "processor_seconds": line["processors"], "written_mib": line["written_mib"]}
                        for percent, line in zip((1, 2), merges, strict=True)}}
 
 
@@ -178,13 +180,14 @@ def handshake_lines(result):
 def registry_lines(result):
     seen = result["registry"]
     title = f"{seen['identities']:,} identities"
-    lines = [f"{title:<32} {'seconds':>9} {'per second':>12} {'peak memory':>12}",
+    lines = [f"{title:<32} {'seconds':>9} {'per second':>12} {'processors':>11} {'peak memory':>12}",
              f"{'import of devices.txt':<32} {seen['import_seconds']:>9.2f} {seen['import_per_second']:>12,.0f} "
-             f"{seen['import_peak_mib']:>8,} MiB",
+             f"{seen['import_processor_seconds']:>9.2f} s {seen['import_peak_mib']:>8,} MiB",
              f"{'copy to the other region':<32} {seen['copy_seconds']:>9.2f} "
              f"{seen['identities'] / seen['copy_seconds']:>12,.0f}"]
     for changed, merge in seen["merges"].items():
-        lines.append(f"{f'merge, {changed} changed on both':<32} {merge['seconds']:>9.2f} {merge['joined'] / merge['seconds']:>12,.0f}")
+        lines.append(f"{f'merge, {changed} changed on both':<32} {merge['seconds']:>9.2f} {merge['joined'] / merge['seconds']:>12,.0f} "
+                     f"{merge['processor_seconds']:>9.2f} s")
     return lines
 
 
