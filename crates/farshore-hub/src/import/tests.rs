@@ -143,6 +143,58 @@ async fn lines_of_one_file_are_in_sight_of_those_above() {
     assert_eq!(hub.get("a").tags, json!({"life": 2}));
 }
 
+/// Devices and modules that are made, changed and deleted in any order, among those that are there.
+fn jumbled(seed: u64) -> Vec<Value> {
+    let mut state = seed;
+    let mut next = |below: u64| {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (state >> 33) % below
+    };
+    let lines = (0..400).map(|number| {
+        let mode = ["", "", "", "create", "update", "delete"][next(6) as usize];
+        let mut line = json!({"id": format!("d{:03}", next(150)), "importMode": mode, "tags": {"n": number}});
+        if next(4) == 0 {
+            line["moduleId"] = json!(format!("m{}", next(2)));
+        }
+        line
+    });
+    lines.collect()
+}
+
+#[tokio::test]
+async fn an_import_leaves_what_the_same_changes_leave_one_by_one() {
+    let (together, one_by_one) = (Hub::new("oslo"), Hub::new("oslo"));
+    for seed in 1..5 {
+        let lines = jumbled(seed);
+        let text: String = lines.iter().map(|line| format!("{line}\n")).collect();
+        let (imported, errors) = together.import(text).await;
+        let mut wrong = Vec::new();
+        for (number, line) in (1..).zip(&lines) {
+            let (key, decide) = Line::parse(line.to_string().as_bytes()).unwrap().decide().unwrap();
+            if let Err(error) = one_by_one.registry.change(key, decide).await {
+                wrong.push((number, LineError::from(error).code()));
+            }
+        }
+        let told: Vec<(u64, &str)> = errors
+            .iter()
+            .map(|error| (error["line"].as_u64().unwrap(), error["errorCode"].as_str().unwrap()))
+            .collect();
+        assert_eq!(told, wrong, "seed {seed}");
+        assert_eq!((imported.lines, imported.failed), (400, wrong.len() as u64));
+        let (one, two) = (&together.registry, &one_by_one.registry);
+        let shown = |registry: &Registry| {
+            let page = registry.page(None, usize::MAX).unwrap();
+            page.iter()
+                .map(|device| (device.key.clone(), device.tags.clone(), device.enabled))
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(shown(one), shown(two), "seed {seed}");
+        assert_eq!((one.counts(), one.own()), (two.counts(), two.own()));
+        let batch = one.since(0, usize::MAX).unwrap();
+        assert_eq!(batch.entries.len(), two.since(0, usize::MAX).unwrap().entries.len());
+    }
+}
+
 #[tokio::test]
 async fn identities_that_are_made_reach_the_other_region_and_who_waits_for_news() {
     let (oslo, paris) = (Hub::new("oslo"), Hub::new("paris"));

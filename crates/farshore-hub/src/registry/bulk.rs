@@ -46,16 +46,19 @@ impl Became {
     }
 }
 
+/// What became of each of a batch, in their order.
+pub type Results<E> = Vec<Result<Became, ChangeError<E>>>;
+
 /// A batch on its way to the disk.
 #[derive(Debug)]
 pub struct Proposed<E> {
     count: usize,
-    answer: Result<Answer<Vec<Result<Became, ChangeError<E>>>>, RegistryError>,
+    answer: Result<Answer<Results<E>>, RegistryError>,
 }
 
 impl<E> Proposed<E> {
-    /// What became of each, in their order. What succeeded is on the disk then.
-    pub async fn results(self) -> Vec<Result<Became, ChangeError<E>>> {
+    /// Returns when the batch is on the disk, or failed.
+    pub async fn results(self) -> Results<E> {
         let done = match self.answer {
             Ok(answer) => answer.await,
             Err(error) => Err(error),

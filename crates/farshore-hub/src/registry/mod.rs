@@ -34,7 +34,7 @@ pub use crate::record::{
     Ack, Auth, Conflict, Cursor, Device, Edit, Feedback, Group, Invalid, MergePolicy, Message, NewDevice,
     Outcome, Policy, Rights, Rules, Scope, Section, Side,
 };
-pub use bulk::{Became, Proposal, Proposed};
+pub use bulk::{Became, Proposal, Proposed, Results};
 pub use queue::{MESSAGES_PENDING_MAX, PushError};
 pub use replicate::{Batch, JoinError, Joined};
 pub use report::MergeReport;
