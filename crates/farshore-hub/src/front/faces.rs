@@ -90,3 +90,34 @@ impl provision::Behind for Fronts {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use farshore_core::ids::{Epoch, Region};
+
+    use super::super::Served;
+    use super::*;
+    use crate::fleet::{Fleet, FleetOptions, Standing};
+
+    #[tokio::test]
+    async fn a_scope_is_a_name_or_the_id_of_a_hub_and_who_means_another_is_told_to_ask_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let (fronts, device) = (Fronts::default(), DeviceId::parse("pump").unwrap());
+        let known = async |scope: &str| provision::Behind::known(&fronts, scope, &device).await;
+        assert!(matches!(known("fleet").await, Known::NotNow { .. }), "no hub is here yet");
+        for name in ["fleet", "other"] {
+            let options = FleetOptions::new(name, Region::parse("oslo").unwrap(), dir.path().join(name));
+            let fleet = Fleet::open(options).unwrap();
+            if name == "fleet" {
+                fleet.open_to_devices(Epoch(1), Standing::Current);
+            }
+            fronts.put(Served::new(&fleet, vec![format!("{name}.hub.test")], None));
+        }
+        for scope in ["fleet", "fleet.hub.test", "FLEET.hub.test"] {
+            assert!(matches!(known(scope).await, Known::Stranger(groups) if groups.is_empty()), "{scope}");
+        }
+        for scope in ["other", "other.hub.test", "third", "0ne00"] {
+            assert!(matches!(known(scope).await, Known::NotNow { .. }), "{scope}");
+        }
+    }
+}

@@ -223,4 +223,29 @@ mod tests {
         let none = Authorities::new(&[]).unwrap();
         assert!(matches!(none.check(&chain, "pump", now()), Err(BadCertificate::Chain(_))));
     }
+
+    #[test]
+    fn a_chain_may_have_links_and_outlive_its_authority_but_not_itself() {
+        let is_ca = |name: &str, until: i32| {
+            let mut params = named(name);
+            params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+            params.not_after = rcgen::date_time_ymd(until, 1, 1);
+            params
+        };
+        let root = CertifiedIssuer::self_signed(is_ca("root", 2001), KeyPair::generate().unwrap()).unwrap();
+        let line =
+            CertifiedIssuer::signed_by(is_ca("line", 2040), KeyPair::generate().unwrap(), &root).unwrap();
+        let authorities = Authorities::new(&[root.der().clone()]).unwrap();
+        let key = KeyPair::generate().unwrap();
+        let device = |until: i32| {
+            let mut params = named("pump");
+            params.not_after = rcgen::date_time_ymd(until, 1, 1);
+            params.signed_by(&key, &line).unwrap().der().clone()
+        };
+        let chain = [device(2040), line.der().clone()];
+        assert_eq!(authorities.check(&chain, "pump", now()), Ok(()), "the authority ended in 2001");
+        assert!(matches!(authorities.check(&chain[..1], "pump", now()), Err(BadCertificate::Chain(_))));
+        let chain = [device(2026), line.der().clone()];
+        assert!(matches!(authorities.check(&chain, "pump", now()), Err(BadCertificate::Chain(_))));
+    }
 }
