@@ -81,6 +81,20 @@ fn address(region: &str) -> &'static str {
     ADDRESSES.iter().find(|(name, _)| *name == region).unwrap().1
 }
 
+/// Waits until the regions' DNS says where the hub is: it does so a moment after the hub was made, and programs that are told that there
+/// is no such name do not all ask again.
+async fn is_named(resolv: &Path) {
+    let resolv = std::fs::read_to_string(resolv).unwrap();
+    let server = resolv.lines().find_map(|line| line.strip_prefix("nameserver ")).unwrap();
+    until("the hub's name in DNS", async || {
+        let mut dig = tokio::process::Command::new("dig");
+        dig.args(["+short", "+time=1", "+tries=1", &format!("@{server}"), HOST, "A"]);
+        let output = dig.output().await.unwrap();
+        (output.status.success() && !output.stdout.is_empty()).then_some(())
+    })
+    .await;
+}
+
 impl Rig {
     /// A hub at home in paris and kept in oslo, which answers questions about names.
     pub(crate) async fn start() -> Self {
@@ -121,6 +135,7 @@ impl Rig {
             .timeout(Duration::from_secs(10))
             .build()
             .unwrap();
+        is_named(&dir.path().join("resolv.conf")).await;
         Self { cluster, api, http, key, line, dir }
     }
 
