@@ -176,7 +176,10 @@ impl Record {
         lost(Group::Scope, None, sides(&self.scope, |of| json!(of.value)));
         for (group, leaves) in [(Group::Tags, &self.tags), (Group::Desired, &self.desired)] {
             for (path, register) in &leaves.0 {
-                lost(group, Some(path), sides(register, |of| show_leaf(&of.value)));
+                // A property that was taken away is not lost.
+                let mut written = sides(register, |of| show_leaf(&of.value));
+                written.retain(|side| !side.value.is_null());
+                lost(group, Some(path), written);
             }
         }
         lost(Group::Reported, None, sides(&self.reported, |of| of.value.render(rules, |_| true).0));

@@ -220,6 +220,21 @@ async fn a_tombstone_is_forgotten_when_all_have_seen_it_and_nothing_comes_back()
 }
 
 #[tokio::test]
+async fn a_tag_that_was_taken_away_is_not_lost_with_its_device() {
+    let (oslo, paris) = (Hub::new("oslo"), Hub::new("paris"));
+    create(&oslo, "pump").await;
+    let tags = |patch: Value| vec![Edit::Tags { patch, replace: false }];
+    edit(&oslo, "pump", tags(json!({"x": 1, "y": 1}))).await.unwrap();
+    follow(&oslo, &paris).await;
+    edit(&oslo, "pump", tags(json!({"x": null, "y": 2}))).await.unwrap();
+    edit(&paris, "pump", vec![Edit::Delete]).await.unwrap();
+    follow(&oslo, &paris).await;
+    let lost = paris.conflicts(9).unwrap();
+    let paths: Vec<_> = lost.iter().map(|conflict| conflict.path.as_deref()).collect();
+    assert_eq!(paths, [Some("y")], "{lost:?}");
+}
+
+#[tokio::test]
 async fn a_region_that_lost_its_file_gets_all_of_it_back() {
     let (oslo, paris) = (Hub::new("oslo"), Hub::new("paris"));
     create(&oslo, "one").await;
