@@ -266,7 +266,8 @@ impl Judge<'_> {
         };
         let others =
             || register.siblings().iter().filter(|other| best.is_none_or(|best| other.mark != best.mark));
-        let differing = || others().filter(|other| best.is_none() || show(&other.value) != shown);
+        // A property of an earlier device that was taken away there, too, is not lost.
+        let differing = || others().filter(|other| show(&other.value) != shown);
         let losers: Vec<Side> = differing().map(|other| side(&other.mark, show(&other.value))).collect();
         let first = differing().next()?;
         let why =

@@ -232,6 +232,23 @@ async fn a_tag_that_was_taken_away_is_not_lost_with_its_device() {
     let lost = paris.conflicts(9).unwrap();
     let paths: Vec<_> = lost.iter().map(|conflict| conflict.path.as_deref()).collect();
     assert_eq!(paths, [Some("y")], "{lost:?}");
+    edit(&paris, "pump", vec![Edit::Create(NewDevice::with(sas("new")))]).await.unwrap();
+    let lost = paris.conflicts(9).unwrap();
+    assert!(lost.iter().all(|conflict| conflict.path.as_deref() != Some("x")), "{lost:?}");
+}
+
+#[tokio::test]
+async fn a_tag_that_was_taken_away_is_not_lost_with_an_earlier_device() {
+    let (oslo, paris) = (Hub::new("oslo"), Hub::new("paris"));
+    let made = |keys: &str| vec![Edit::Create(NewDevice::with(sas(keys)))];
+    edit(&paris, "pump", made("earlier")).await.unwrap();
+    let untagged = Edit::Tags { patch: json!({ "x": null, "y": 1 }), replace: false };
+    edit(&paris, "pump", vec![untagged]).await.unwrap();
+    edit(&oslo, "pump", made("later")).await.unwrap();
+    follow(&paris, &oslo).await;
+    let lost = oslo.conflicts(9).unwrap();
+    let paths: Vec<_> = lost.iter().filter_map(|conflict| conflict.path.as_deref()).collect();
+    assert_eq!(paths, ["y"], "{lost:?}");
 }
 
 #[tokio::test]
