@@ -107,6 +107,28 @@ class Serving:
             self.process.wait()
 
 
+class Asked(Serving):
+    """A program that takes one order a line, as JSON, and gives one answer a line."""
+
+    def __init__(self, command):
+        super().__init__(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+    def order(self, **order):
+        self.process.stdin.write(json.dumps(order) + "\n")
+        self.process.stdin.flush()
+
+    def answer(self):
+        line = self.process.stdout.readline()
+        answer = json.loads(line) if line else {"error": "the program that makes the load has ended"}
+        if "error" in answer:
+            raise RuntimeError(answer["error"])
+        return answer
+
+    def ask(self, **order):
+        self.order(**order)
+        return self.answer()
+
+
 class Ours(Serving):
     def __init__(self, binary):
         super().__init__(pinned(SERVER_CORE, binary, NAMES), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)

@@ -15,7 +15,7 @@ import threading
 import time
 import tomllib
 
-from control_names import Serving, children, free_port, processor_seconds, until
+from control_names import Asked, Serving, children, free_port, processor_seconds, until
 
 # The name in the certificates, user names and tokens of a hub that stands alone, and of Mosquitto.
 HOST = "contoso.hub"
@@ -44,27 +44,11 @@ def write_devices(path, count):
                                    "authentication": {"type": "sas", "symmetricKey": keys}}) + "\n")
 
 
-class Load(Serving):
-    """The devices: one order a line, one answer a line."""
+class Load(Asked):
+    """The devices."""
 
     def __init__(self, place):
-        super().__init__([os.path.join(place["examples"], "hubload")], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-                         text=True)
-
-    def order(self, **order):
-        self.process.stdin.write(json.dumps(order) + "\n")
-        self.process.stdin.flush()
-
-    def answer(self):
-        line = self.process.stdout.readline()
-        answer = json.loads(line) if line else {"error": "the load has ended"}
-        if "error" in answer:
-            raise RuntimeError(answer["error"])
-        return answer
-
-    def ask(self, **order):
-        self.order(**order)
-        return self.answer()
+        super().__init__([os.path.join(place["examples"], "hubload")])
 
     def connect(self, target, devices):
         return self.ask(connect={"target": target, "devices": devices, "at_once": OPENING_AT_A_TIME})

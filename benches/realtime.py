@@ -6,15 +6,13 @@ the machine does falls on all of them; figures are medians of the rounds. The fi
 costs above it is what the protocol costs.
 """
 
-import json
 import os
 import resource
 import statistics
-import subprocess
 import time
 
 import realtime_servers as servers
-from control_names import Serving, processor_seconds
+from control_names import Asked, processor_seconds
 
 ROUNDS = 3
 CLIENTS = {False: 9_000, True: 2_000}
@@ -40,21 +38,11 @@ ROWS = {
 FLOOR = "bare: shared frame, writev"
 
 
-class Load(Serving):
-    """The generator: one order a line, one answer a line."""
+class Load(Asked):
+    """The generator."""
 
     def __init__(self, place):
-        super().__init__([os.path.join(place["examples"], "rtload")], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-                         text=True)
-
-    def ask(self, **order):
-        self.process.stdin.write(json.dumps(order) + "\n")
-        self.process.stdin.flush()
-        line = self.process.stdout.readline()
-        answer = json.loads(line) if line else {"error": "the generator of load has ended"}
-        if "error" in answer:
-            raise RuntimeError(answer["error"])
-        return answer
+        super().__init__([os.path.join(place["examples"], "rtload")])
 
     def connect(self, server, clients):
         return self.ask(connect={"target": server.target, "clients": clients, "seconds_max": 120})

@@ -1,11 +1,30 @@
 //! What the acts have in common: the stage, the way to Farshore, and the record of steps and their checks.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::client::{Broken, Client};
 use super::report::{Lost, Report, StepReport, seconds};
 use super::stage::Stage;
 use crate::config::StoreKind;
+
+/// Longer than a client tries to recover, and than a busy machine takes for devices that all come at once: one that does not is found out.
+pub(super) const PATIENCE: Duration = Duration::from_secs(60);
+/// Between two looks.
+pub(super) const LOOK_EVERY: Duration = Duration::from_millis(50);
+
+/// Whether it came to hold in time.
+pub(super) async fn wait(mut holds: impl FnMut() -> bool) -> bool {
+    let until = Instant::now() + PATIENCE;
+    loop {
+        if holds() {
+            return true;
+        }
+        if Instant::now() > until {
+            return false;
+        }
+        tokio::time::sleep(LOOK_EVERY).await;
+    }
+}
 
 /// An act that is being played.
 pub(super) struct Act<'a> {

@@ -5,18 +5,17 @@
 //! the next.
 
 use std::net::Ipv4Addr;
-use std::path::Path;
 use std::process::{Command, Stdio};
 
 use rustix::fd::AsFd as _;
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
+use crate::netns::{NETNS, ip, remove_orphans};
+
 /// The regions, in the order of their addresses.
 pub(crate) const REGIONS: [&str; 3] = ["paris", "oslo", "bergen"];
 /// What namespaces of these tests are called first.
 const PREFIX: &str = "fs";
-/// Where `ip netns` keeps its names.
-const NETNS: &str = "/var/run/netns";
 /// Drops what comes from the addresses in a set.
 const RULES: &str = "table ip cut {
   set from { type ipv4_addr; }
@@ -36,7 +35,7 @@ impl Lan {
     /// Makes them.
     pub(crate) fn new() -> Self {
         assert!(rustix::process::geteuid().is_root(), "network namespaces need root: run ./test as root");
-        remove_orphans();
+        remove_orphans(PREFIX);
         let chance: [u8; 4] = rand::random();
         let lan = Self {
             id: format!("{PREFIX}-{}-{:02x}{:02x}", std::process::id(), chance[0], chance[1]),
@@ -144,24 +143,6 @@ impl Drop for Lan {
     fn drop(&mut self) {
         for name in REGIONS.iter().chain(["lan"].iter()) {
             let _ = Command::new("ip").args(["netns", "del", &self.namespace(name)]).output();
-        }
-    }
-}
-
-/// `ip`, which must succeed.
-fn ip(arguments: &str) {
-    let output = Command::new("ip").args(arguments.split_whitespace()).output().unwrap();
-    assert!(output.status.success(), "ip {arguments}: {}", String::from_utf8_lossy(&output.stderr));
-}
-
-/// Namespaces of tests that were killed: the process in their name is gone.
-fn remove_orphans() {
-    let Ok(names) = std::fs::read_dir(NETNS) else { return };
-    for name in names.filter_map(|entry| entry.ok()?.file_name().into_string().ok()) {
-        let mut parts = name.split('-');
-        let process = (parts.next() == Some(PREFIX)).then(|| parts.next()).flatten();
-        if process.is_some_and(|process| !Path::new("/proc").join(process).exists()) {
-            let _ = Command::new("ip").args(["netns", "del", &name]).output();
         }
     }
 }

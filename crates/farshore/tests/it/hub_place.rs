@@ -3,14 +3,13 @@
 //! The whole test runs inside, on threads that were started there; so do its processes.
 
 use std::future::Future;
-use std::path::Path;
 use std::process::Command;
 
 use rustix::fd::AsFd as _;
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
-/// Where `ip netns` keeps its names.
-const NETNS: &str = "/var/run/netns";
+use crate::netns::{NETNS, ip, remove_orphans};
+
 /// What namespaces of these tests are called first.
 const PREFIX: &str = "fshub";
 
@@ -20,7 +19,7 @@ struct Place(String);
 impl Place {
     fn new() -> Self {
         assert!(rustix::process::geteuid().is_root(), "network namespaces need root: run ./test as root");
-        remove_orphans();
+        remove_orphans(PREFIX);
         let chance: [u8; 3] = rand::random();
         let [a, b, c] = chance;
         let place = Self(format!("{PREFIX}-{}-{a:02x}{b:02x}{c:02x}", std::process::id()));
@@ -50,23 +49,5 @@ pub(crate) fn alone<F: Future<Output = ()>>(test: impl FnOnce() -> F + Send + 's
     if let Err(panic) = std::thread::spawn(inside).join() {
         drop(place);
         std::panic::resume_unwind(panic);
-    }
-}
-
-/// `ip`, which must succeed.
-fn ip(arguments: &str) {
-    let output = Command::new("ip").args(arguments.split_whitespace()).output().unwrap();
-    assert!(output.status.success(), "ip {arguments}: {}", String::from_utf8_lossy(&output.stderr));
-}
-
-/// Namespaces of tests that were killed: the process in their name is gone.
-fn remove_orphans() {
-    let Ok(names) = std::fs::read_dir(NETNS) else { return };
-    for name in names.filter_map(|entry| entry.ok()?.file_name().into_string().ok()) {
-        let mut parts = name.split('-');
-        let process = (parts.next() == Some(PREFIX)).then(|| parts.next()).flatten();
-        if process.is_some_and(|process| !Path::new("/proc").join(process).exists()) {
-            let _ = Command::new("ip").args(["netns", "del", &name]).output();
-        }
     }
 }

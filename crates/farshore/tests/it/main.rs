@@ -111,6 +111,8 @@ mod names_resolve;
 #[cfg(test)]
 mod names_stage;
 #[cfg(test)]
+mod netns;
+#[cfg(test)]
 mod realtime_rig;
 #[cfg(test)]
 mod realtime_sdk_drain;

@@ -15,11 +15,11 @@ mod way;
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use serde_json::{Value, json};
 
-use super::act::Act;
+use super::act::{Act, LOOK_EVERY, PATIENCE, wait};
 use super::client::{Broken, broken};
 use super::report::{HubReport, seconds};
 use crowd::{Crowd, heard_after};
@@ -45,10 +45,6 @@ const UNSHIPPED: usize = 5;
 const CREATED: usize = 20;
 /// Messages of each device that are acknowledged before the act goes on.
 const MESSAGES_PER_STEP: u64 = 2;
-/// The hub holds devices that all come at once; a busy machine is slow.
-const PATIENCE: Duration = Duration::from_secs(60);
-/// How often something is looked at.
-const LOOK_EVERY: Duration = Duration::from_millis(50);
 
 struct Story<'a, 'b> {
     act: &'a mut Act<'b>,
@@ -331,20 +327,6 @@ fn in_conflict(plan: &Value) -> Vec<String> {
 /// `device-0`, `device-1` and so on.
 fn ids(kind: &str, count: usize) -> Vec<String> {
     (0..count).map(|number| format!("{kind}-{number}")).collect()
-}
-
-/// Whether it came to hold in time.
-async fn wait(mut holds: impl FnMut() -> bool) -> bool {
-    let until = Instant::now() + PATIENCE;
-    loop {
-        if holds() {
-            return true;
-        }
-        if Instant::now() > until {
-            return false;
-        }
-        tokio::time::sleep(LOOK_EVERY).await;
-    }
 }
 
 #[cfg(test)]

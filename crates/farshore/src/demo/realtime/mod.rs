@@ -14,11 +14,11 @@ mod publisher;
 mod tally;
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use serde_json::{Value, json};
 
-use super::act::Act;
+use super::act::{Act, LOOK_EVERY, PATIENCE, wait};
 use super::client::{Broken, broken};
 use super::report::{RealtimeReport, seconds};
 use crowd::Crowd;
@@ -34,10 +34,6 @@ const CLIENTS: usize = 500;
 const CONNECTIONS: u64 = CLIENTS as u64;
 /// Messages that are accepted before the act goes on to the next step: a second's.
 const MESSAGES_PER_STEP: usize = 50;
-/// Longer than a client tries to recover, so that one that does not is found out.
-const PATIENCE: Duration = Duration::from_secs(60);
-/// How often something is looked at.
-const LOOK_EVERY: Duration = Duration::from_millis(50);
 
 struct Story<'a, 'b> {
     act: &'a mut Act<'b>,
@@ -217,20 +213,6 @@ fn connections(stats: &Value, region: &str) -> Option<u64> {
     let regions = stats["regions"].as_array()?;
     let found = regions.iter().find(|seen| seen["region"] == region)?;
     found["stats"]["connections"].as_u64()
-}
-
-/// Whether it came to hold in time.
-async fn wait(mut holds: impl FnMut() -> bool) -> bool {
-    let until = Instant::now() + PATIENCE;
-    loop {
-        if holds() {
-            return true;
-        }
-        if Instant::now() > until {
-            return false;
-        }
-        tokio::time::sleep(LOOK_EVERY).await;
-    }
 }
 
 #[cfg(test)]
