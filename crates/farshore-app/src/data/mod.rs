@@ -190,14 +190,12 @@ impl DataError {
     }
 
     /// A [`DataError::Io`], for `map_err`.
-    #[must_use]
     pub fn io(what: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
         let path = path.to_owned();
         move |source| Self::Io { what, path, source }
     }
 
     /// An [`DataError::Engine`], for `map_err`.
-    #[must_use]
     pub fn engine<E: Into<Box<dyn Error + Send + Sync>>>(
         engine: Engine,
         what: &'static str,
