@@ -4,7 +4,7 @@
 //!
 //! Read in this order: [`engine`] (jobs, and what watches over the regions), [`agent`] (how it reaches workloads),
 //! [`trust`] (who belongs to the cluster), [`serve`] (accepts connections), [`access`] (which of them may), [`api`] (how people reach it), [`names`] (where clients find what is active), [`config`] and [`node`] (the composition root), [`up`] (regions on one machine),
-//! [`demo`] (all of it, against a real disaster), [`cli`] (the program's arguments).
+//! [`demo`] (all of it, against a real disaster), [`example`] (an application to host), [`cli`] (the program's arguments).
 
 pub mod access;
 pub mod agent;
@@ -13,6 +13,7 @@ pub mod cli;
 pub mod config;
 pub mod demo;
 pub mod engine;
+pub mod example;
 pub mod names;
 pub mod node;
 pub mod serve;

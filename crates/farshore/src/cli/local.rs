@@ -32,6 +32,9 @@ pub(super) enum LocalCommand {
     /// Check a node's configuration, and say what losing a region would do
     #[command(subcommand)]
     Config(super::config::ConfigCommand),
+    /// Built-in applications to host: what the docs and the demo try app services with
+    #[command(subcommand)]
+    Example(ExampleCommand),
     /// Print completions for a shell
     Completions {
         /// Which shell
@@ -65,6 +68,19 @@ pub(super) struct DemoArgs {
     /// Leave the regions running at the end, and say how to reach them
     #[arg(long)]
     keep: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum ExampleCommand {
+    /// A small todo service: /todos, /todos/ID and /status, out of a SQLite file
+    Todo {
+        /// Where it listens, on 127.0.0.1
+        #[arg(long, env = "PORT")]
+        port: u16,
+        /// Its SQLite file, which is made if it is not there
+        #[arg(long, env = "DATABASE_FILE", value_name = "FILE")]
+        database: PathBuf,
+    },
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -122,6 +138,10 @@ pub(super) fn run(global: &Global, command: LocalCommand) -> Result<(), Failure>
         LocalCommand::Node(args) => node(&args),
         LocalCommand::Store(command) => store::run(global, command),
         LocalCommand::Config(command) => super::config::run(global, &command),
+        LocalCommand::Example(ExampleCommand::Todo { port, database }) => {
+            let listen = (std::net::Ipv4Addr::LOCALHOST, port).into();
+            runtime()?.block_on(crate::example::todo(listen, &database)).map_err(failed)
+        }
         LocalCommand::Completions { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut super::grammar(), "farshore", &mut script);
