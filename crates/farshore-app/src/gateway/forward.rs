@@ -1,0 +1,227 @@
+//! Sending a request on, and its answer back: to an instance here, or to the gateway of the region that serves.
+//!
+//! Must always hold: what may have changed something is sent once; an answer goes back only when [`Pass`] lets it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use farshore_core::ids::Region;
+use http::request::Parts;
+use http::{HeaderValue, Method, Request, Response, StatusCode};
+use hyper::body::Incoming;
+
+use super::body::{GatewayBody, ToUpstream, UploadEnd};
+use super::client::Client;
+use super::headers::{self, HOP, Upgrade};
+use super::problem::{problem, unavailable};
+use super::site::{Instances, Pass, Site};
+use super::table;
+use super::tunnel;
+use super::upstream::{Call, Failure, FromUpstream, Upstream};
+
+/// Instances, or connections to one, that a request is tried on.
+const ATTEMPTS_MAX: usize = 3;
+
+/// An instance is restarted in about this time.
+const AGAIN_HERE: Duration = Duration::from_secs(1);
+
+/// Until a name may lead somewhere else: its time to live.
+const AGAIN_THERE: Duration = Duration::from_secs(5);
+
+/// Between whom a request goes.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Way<'a> {
+    pub(super) client: &'a Arc<Client>,
+    pub(super) site: &'a Arc<Site>,
+}
+
+/// A request that can be sent.
+struct Outgoing {
+    request: Request<ToUpstream>,
+    /// The head again, when the request may be made twice.
+    spare: Option<Parts>,
+    end: UploadEnd,
+    upgrade: Option<Upgrade>,
+}
+
+impl Outgoing {
+    fn new(way: Way<'_>, mut request: Request<Incoming>, hop: Option<&HeaderValue>) -> Self {
+        let upgrade = Upgrade::asked(&mut request);
+        let (mut head, body) = request.into_parts();
+        headers::send_on(&mut head, way.client, hop, upgrade.as_ref());
+        let (body, end) = ToUpstream::new(body, way.site);
+        let is_reading = [Method::GET, Method::HEAD, Method::OPTIONS].contains(&head.method);
+        let spare = (is_reading && end.is_nothing() && upgrade.is_none()).then(|| head.clone());
+        Self { request: Request::from_parts(head, body), spare, end, upgrade }
+    }
+}
+
+/// Why nobody answered.
+enum NoAnswer {
+    /// Nothing was done: coming again is safe. With the last reason.
+    Nobody(String),
+    /// Something may have been done.
+    Broken(String),
+    Late,
+}
+
+/// To an instance of this region.
+pub(super) async fn here(
+    way: Way<'_>,
+    request: Request<Incoming>,
+    instances: &Instances,
+    pass: Option<&dyn Pass>,
+) -> Response<GatewayBody> {
+    let name = way.site.name();
+    if instances.all().is_empty() {
+        return unavailable(
+            AGAIN_HERE,
+            &format!("the app {name} is starting: none of its instances answers yet"),
+        );
+    }
+    let mut outgoing = Outgoing::new(way, request, None);
+    match send(way, &mut outgoing, instances, "").await {
+        Ok(response) => match allowed(pass).await {
+            Ok(()) => send_back(way, outgoing, response),
+            Err(why) => unsafe_answer(name, &why),
+        },
+        Err(NoAnswer::Nobody(why)) => unavailable(
+            AGAIN_HERE,
+            &format!("no instance of the app {name} takes requests now ({why}): nothing was done, try again"),
+        ),
+        Err(NoAnswer::Broken(why)) => problem(
+            StatusCode::BAD_GATEWAY,
+            &format!(
+                "an instance of the app {name} ended before it answered ({why}): it may have done what was asked, read before you try again"
+            ),
+        ),
+        Err(NoAnswer::Late) => late(name),
+    }
+}
+
+/// To the gateway of the region that serves.
+pub(super) async fn there(
+    way: Way<'_>,
+    request: Request<Incoming>,
+    region: &Region,
+    gateway: &Arc<Upstream>,
+) -> Response<GatewayBody> {
+    let name = way.site.name();
+    if let Some(from) = request.headers().get(HOP) {
+        let from = from.to_str().unwrap_or("another region");
+        let detail = format!(
+            "{from} sent this request for the app {name} here, and here it is known to be in {region}: the regions do not agree yet, try again"
+        );
+        return unavailable(AGAIN_THERE, &detail);
+    }
+    let host =
+        table::host(request.uri(), request.headers()).map(|host| host.into_owned()).unwrap_or_default();
+    let Ok(hop) = HeaderValue::from_str(way.client.shared.region.as_str()) else { return late(name) };
+    let mut outgoing = Outgoing::new(way, request, Some(&hop));
+    let gateways = Instances::new(Box::new([Arc::clone(gateway)]));
+    match send(way, &mut outgoing, &gateways, &host).await {
+        Ok(response) => send_back(way, outgoing, response),
+        Err(NoAnswer::Nobody(why)) => unavailable(
+            AGAIN_THERE,
+            &format!(
+                "the app {name} is served in region {region}, whose gateway cannot be reached from here ({why}): nothing was done, try again"
+            ),
+        ),
+        Err(NoAnswer::Broken(why)) => problem(
+            StatusCode::BAD_GATEWAY,
+            &format!(
+                "the gateway of region {region} ended before it answered for the app {name} ({why}): it may have done what was asked, read before you try again"
+            ),
+        ),
+        Err(NoAnswer::Late) => late(name),
+    }
+}
+
+fn late(name: &str) -> Response<GatewayBody> {
+    problem(
+        StatusCode::GATEWAY_TIMEOUT,
+        &format!(
+            "the app {name} did not answer in time: it may still do what was asked, read before you try again"
+        ),
+    )
+}
+
+fn unsafe_answer(name: &str, why: &str) -> Response<GatewayBody> {
+    unavailable(
+        AGAIN_HERE,
+        &format!(
+            "the app {name} has answered, and the answer is held back: {why}; what was asked may have been done and is not safe yet, read before you try again"
+        ),
+    )
+}
+
+async fn allowed(pass: Option<&dyn Pass>) -> Result<(), String> {
+    match pass {
+        Some(pass) if !pass.free() => pass.wait().await,
+        _ => Ok(()),
+    }
+}
+
+async fn send(
+    way: Way<'_>,
+    outgoing: &mut Outgoing,
+    instances: &Instances,
+    host: &str,
+) -> Result<Response<FromUpstream>, NoAnswer> {
+    let trust = way.client.shared.trust.load();
+    let mut call = Call { trust: trust.as_ref(), host, fresh: false };
+    let mut request = std::mem::take(&mut outgoing.request);
+    let mut tried = Vec::new();
+    let mut last = None;
+    for _ in 0..ATTEMPTS_MAX {
+        let Some((number, instance)) = instances.choose(&tried) else { break };
+        match instance.send(request, &call).await {
+            Ok(response) => return Ok(response),
+            Err(Failure::Late) => return Err(NoAnswer::Late),
+            Err(Failure::Unsent(back, error)) => {
+                last = Some(error.to_string());
+                request = *back;
+                tried.push(number);
+            }
+            Err(Failure::Busy(back)) => {
+                last = Some("too many requests are under way".to_owned());
+                request = *back;
+                tried.push(number);
+            }
+            Err(Failure::Broken(error)) => {
+                let Some(spare) = &outgoing.spare else { return Err(NoAnswer::Broken(error.to_string())) };
+                last = Some(error.to_string());
+                request = Request::from_parts(spare.clone(), ToUpstream::default());
+                // The same one only by a connection of its own.
+                if instances.all().len() > 1 || call.fresh {
+                    tried.push(number);
+                }
+                call.fresh = true;
+            }
+        }
+    }
+    Err(NoAnswer::Nobody(last.unwrap_or_default()))
+}
+
+fn send_back(
+    way: Way<'_>,
+    outgoing: Outgoing,
+    mut response: Response<FromUpstream>,
+) -> Response<GatewayBody> {
+    if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+        let Some(upgrade) = outgoing.upgrade else {
+            let name = way.site.name();
+            return problem(
+                StatusCode::BAD_GATEWAY,
+                &format!("the app {name} changed the protocol, and nobody had asked"),
+            );
+        };
+        tunnel::open(way, upgrade.client, hyper::upgrade::on(&mut response));
+    }
+    let (mut head, mut body) = response.into_parts();
+    headers::send_back(&mut head);
+    if !outgoing.end.is_reached() {
+        body.part();
+    }
+    Response::from_parts(head, GatewayBody::upstream(body))
+}

@@ -1,0 +1,417 @@
+//! An app as the gateway knows it: how it is called, who serves it now, who may come in.
+//!
+//! Must always hold: a request is counted as under way before it looks where to go, so that after a change of state
+//! [`Site::drained`] waits for everybody who still saw the state before.
+
+use std::fmt::Debug;
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use async_trait::async_trait;
+use farshore_core::ids::Region;
+use http::{HeaderMap, Method, Request, Response};
+use hyper::body::Incoming;
+use subtle::ConstantTimeEq;
+use tokio::sync::{Notify, watch};
+
+use super::body::GatewayBody;
+use super::upstream::{Address, Upstream};
+
+/// What carries the application key.
+pub const APPLICATION_KEY: &str = "x-zumo-application";
+
+/// What carries the master key.
+pub const MASTER_KEY: &str = "x-zumo-master";
+
+/// The availability probe: anonymous, always.
+pub const STATUS: &str = "/status";
+
+/// Asked after the instance answered and before the answer goes on: is what it did safe (synchronous replication), may this
+/// region still speak (lease)?
+#[async_trait]
+pub trait Pass: Send + Sync + Debug {
+    /// There is nothing to wait for.
+    fn free(&self) -> bool;
+    /// Returns when the answer may go on.
+    ///
+    /// # Errors
+    /// Why it may not.
+    async fn wait(&self) -> Result<(), String>;
+}
+
+/// Serves the hosts under which an app's scripts are fetched and pushed.
+#[async_trait]
+pub trait Scripts: Send + Sync + Debug {
+    /// Answers one request.
+    async fn call(&self, request: Request<Incoming>) -> Response<GatewayBody>;
+}
+
+/// Who serves an app now.
+#[derive(Debug, Clone)]
+pub enum SiteState {
+    /// This region does.
+    Here {
+        /// Instances that answer now.
+        instances: Arc<[SocketAddr]>,
+        /// Asked before an answer goes on.
+        pass: Option<Arc<dyn Pass>>,
+    },
+    /// Another region does.
+    There {
+        /// Which.
+        region: Region,
+        /// Its gateway, `host:port`, without TLS.
+        http: Option<String>,
+        /// Its gateway, `host:port`, with TLS.
+        https: Option<String>,
+    },
+    /// Nobody for the moment.
+    Recovering {
+        /// What is going on, for the client to read.
+        why: String,
+        /// When to come again.
+        retry_after: Duration,
+    },
+    /// This region does, and nothing is deployed yet: the gateway answers by itself.
+    Empty,
+}
+
+/// Who may come in.
+#[derive(Clone, Default)]
+pub struct KeyRule {
+    /// Only with a key.
+    pub required: bool,
+    /// The application key; empty: there is none.
+    pub application: String,
+    /// The master key; empty: there is none.
+    pub master: String,
+}
+
+impl Debug for KeyRule {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("KeyRule").field("required", &self.required).finish_non_exhaustive()
+    }
+}
+
+impl KeyRule {
+    /// This request may come in. What a browser asks before it sends a key has none and changes nothing.
+    #[must_use]
+    pub fn admits(&self, method: &Method, path: &str, headers: &HeaderMap) -> bool {
+        if !self.required || is_probe(method, path) {
+            return true;
+        }
+        let preflight = method == Method::OPTIONS && headers.contains_key("access-control-request-method");
+        preflight
+            || is_key(headers, APPLICATION_KEY, &self.application)
+            || is_key(headers, MASTER_KEY, &self.master)
+    }
+}
+
+/// `GET /status`, as its head alone, too.
+pub(super) fn is_probe(method: &Method, path: &str) -> bool {
+    path == STATUS && (method == Method::GET || method == Method::HEAD)
+}
+
+fn is_key(headers: &HeaderMap, name: &str, key: &str) -> bool {
+    let shown = headers.get(name);
+    shown.is_some_and(|shown| !key.is_empty() && bool::from(shown.as_bytes().ct_eq(key.as_bytes())))
+}
+
+/// What a site has done since it was made. Cheap to ask for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Figures {
+    /// Requests that came in.
+    pub requests: u64,
+    /// Answers with a status of 500 and above, the gateway's own and the instances'.
+    pub errors: u64,
+    /// Requests whose answer has not gone out to its end.
+    pub under_way: u64,
+    /// Connections that speak another protocol since an upgrade (WebSocket).
+    pub tunnels: u64,
+    /// Bytes of bodies and tunnels, in both directions.
+    pub bytes: u64,
+}
+
+/// Counts changes of who serves, of all sites in this process. A connection that was opened at a count below a site's
+/// is asked to connect again.
+static TURNS: AtomicU64 = AtomicU64::new(0);
+
+/// The count now.
+pub(super) fn turns() -> u64 {
+    TURNS.load(Ordering::Acquire)
+}
+
+/// Those among whom requests are shared out.
+#[derive(Debug)]
+pub(super) struct Instances {
+    all: Box<[Arc<Upstream>]>,
+    /// Where the next search begins: equals take turns.
+    next: AtomicUsize,
+}
+
+impl Instances {
+    pub(super) fn new(all: Box<[Arc<Upstream>]>) -> Self {
+        Self { all, next: AtomicUsize::new(0) }
+    }
+
+    pub(super) fn all(&self) -> &[Arc<Upstream>] {
+        &self.all
+    }
+
+    /// The one with the fewest requests under way that `tried` does not have, and its number.
+    pub(super) fn choose(&self, tried: &[usize]) -> Option<(usize, &Arc<Upstream>)> {
+        if let ([only], []) = (&*self.all, tried) {
+            return Some((0, only));
+        }
+        let count = self.all.len();
+        let first = self.next.fetch_add(1, Ordering::Relaxed);
+        let numbers = (0..count).map(|step| first.wrapping_add(step) % count);
+        let number = numbers
+            .filter(|number| !tried.contains(number))
+            .min_by_key(|number| self.all[*number].under_way())?;
+        Some((number, &self.all[number]))
+    }
+}
+
+/// Who serves, with the kept connections to them.
+#[derive(Debug)]
+pub(super) enum Live {
+    Here { instances: Instances, pass: Option<Arc<dyn Pass>> },
+    There { region: Region, gateway: Arc<Upstream> },
+    Recovering { why: String, retry_after: Duration },
+    Empty,
+}
+
+impl Live {
+    /// Keeps the connections that the state before has and this one can use.
+    fn new(state: SiteState, before: &Self) -> Self {
+        match state {
+            SiteState::Here { instances, pass } => {
+                let upstream = |to: &SocketAddr| before.upstream(&Address::Instance(*to));
+                Self::Here { instances: Instances::new(instances.iter().map(upstream).collect()), pass }
+            }
+            SiteState::There { region, http, https } => {
+                Self::There { region, gateway: before.upstream(&Address::Gateway { http, https }) }
+            }
+            SiteState::Recovering { why, retry_after } => Self::Recovering { why, retry_after },
+            SiteState::Empty => Self::Empty,
+        }
+    }
+
+    fn upstreams(&self) -> &[Arc<Upstream>] {
+        match self {
+            Self::Here { instances, .. } => instances.all(),
+            Self::There { gateway, .. } => std::slice::from_ref(gateway),
+            Self::Recovering { .. } | Self::Empty => &[],
+        }
+    }
+
+    fn upstream(&self, address: &Address) -> Arc<Upstream> {
+        let known = self.upstreams().iter().find(|upstream| upstream.address() == address);
+        known.map_or_else(|| Arc::new(Upstream::new(address.clone())), Arc::clone)
+    }
+
+    /// Clients that came in this state must connect again in the other. Other instances are nothing to them.
+    fn is_turn(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Here { .. } | Self::Empty, Self::Here { .. } | Self::Empty) => false,
+            (Self::There { region: a, .. }, Self::There { region: b, .. }) => a != b,
+            (Self::Recovering { .. }, Self::Recovering { .. }) => false,
+            _ => true,
+        }
+    }
+}
+
+/// An app.
+#[derive(Debug)]
+pub struct Site {
+    name: String,
+    hosts: Vec<String>,
+    git_hosts: Vec<String>,
+    git: Arc<dyn Scripts>,
+    live: ArcSwap<Live>,
+    keys: ArcSwap<KeyRule>,
+    /// Held while the state is changed.
+    changing: Mutex<()>,
+    /// The count of turns at the last of this site's.
+    turned: watch::Sender<u64>,
+    turned_at: AtomicU64,
+    requests: AtomicU64,
+    errors: AtomicU64,
+    under_way: AtomicUsize,
+    tunnels: AtomicU64,
+    bytes: AtomicU64,
+    /// How many wait until nothing is under way.
+    waiting: AtomicUsize,
+    quiet: Notify,
+}
+
+impl Site {
+    /// An app called so, answering for these host names; nothing is deployed. Names are compared without case.
+    #[must_use]
+    pub fn new(name: &str, hosts: Vec<String>, git_hosts: Vec<String>, git: Arc<dyn Scripts>) -> Arc<Self> {
+        let lower = |names: Vec<String>| names.iter().map(|name| name.to_ascii_lowercase()).collect();
+        Arc::new(Self {
+            name: name.to_owned(),
+            hosts: lower(hosts),
+            git_hosts: lower(git_hosts),
+            git,
+            live: ArcSwap::from_pointee(Live::Empty),
+            keys: ArcSwap::default(),
+            changing: Mutex::default(),
+            turned: watch::Sender::new(0),
+            turned_at: AtomicU64::new(0),
+            requests: AtomicU64::new(0),
+            errors: AtomicU64::new(0),
+            under_way: AtomicUsize::new(0),
+            tunnels: AtomicU64::new(0),
+            bytes: AtomicU64::new(0),
+            waiting: AtomicUsize::new(0),
+            quiet: Notify::new(),
+        })
+    }
+
+    /// How the app is called.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Requests that come from now on go there; those under way are finished where they are. When somebody else serves
+    /// than before, clients are asked to connect again, and tunnels end after a grace.
+    pub fn set(&self, state: SiteState) {
+        let _changing = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = self.live.load_full();
+        let live = Arc::new(Live::new(state, &before));
+        let is_turn = before.is_turn(&live);
+        self.live.store(live);
+        if is_turn {
+            let turn = TURNS.fetch_add(1, Ordering::AcqRel) + 1;
+            self.turned_at.store(turn, Ordering::Release);
+            self.turned.send_replace(turn);
+        }
+    }
+
+    /// Requests that come from now on need these keys.
+    pub fn set_keys(&self, keys: KeyRule) {
+        self.keys.store(Arc::new(keys));
+    }
+
+    /// What it has done.
+    #[must_use]
+    pub fn figures(&self) -> Figures {
+        Figures {
+            requests: self.requests.load(Ordering::Relaxed),
+            errors: self.errors.load(Ordering::Relaxed),
+            under_way: u64::try_from(self.under_way.load(Ordering::Relaxed)).unwrap_or(u64::MAX),
+            tunnels: self.tunnels.load(Ordering::Relaxed),
+            bytes: self.bytes.load(Ordering::Relaxed),
+        }
+    }
+
+    /// Returns when no request is under way, at most after `within`; and whether that is so. Called after a change of
+    /// state, it waits for all who saw the state before.
+    pub async fn drained(&self, within: Duration) -> bool {
+        self.waiting.fetch_add(1, Ordering::SeqCst);
+        let none = async {
+            loop {
+                let told = self.quiet.notified();
+                if self.under_way.load(Ordering::SeqCst) == 0 {
+                    return;
+                }
+                told.await;
+            }
+        };
+        let drained = tokio::time::timeout(within, none).await.is_ok();
+        self.waiting.fetch_sub(1, Ordering::SeqCst);
+        drained
+    }
+
+    pub(super) fn hosts(&self) -> impl Iterator<Item = (&str, bool)> {
+        let apps = self.hosts.iter().map(|host| (host.as_str(), false));
+        apps.chain(self.git_hosts.iter().map(|host| (host.as_str(), true)))
+    }
+
+    pub(super) fn git(&self) -> &Arc<dyn Scripts> {
+        &self.git
+    }
+
+    pub(super) fn live(&self) -> Arc<Live> {
+        self.live.load_full()
+    }
+
+    pub(super) fn keys(&self) -> arc_swap::Guard<Arc<KeyRule>> {
+        self.keys.load()
+    }
+
+    /// Somebody else serves than when a connection was opened at this count.
+    pub(super) fn has_turned_since(&self, opened: u64) -> bool {
+        self.turned_at.load(Ordering::Acquire) > opened
+    }
+
+    /// Tells of each turn from now on.
+    pub(super) fn turns(&self) -> watch::Receiver<u64> {
+        self.turned.subscribe()
+    }
+
+    pub(super) fn sweep(&self) {
+        self.live.load().upstreams().iter().for_each(|upstream| upstream.sweep());
+    }
+
+    pub(super) fn count_error(&self) {
+        self.errors.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(super) fn count_bytes(&self, bytes: u64) {
+        self.bytes.fetch_add(bytes, Ordering::Relaxed);
+    }
+}
+
+/// A request under way, counted until dropped.
+#[derive(Debug)]
+pub(super) struct UnderWay(Arc<Site>);
+
+impl UnderWay {
+    pub(super) fn start(site: Arc<Site>) -> Self {
+        site.requests.fetch_add(1, Ordering::Relaxed);
+        site.under_way.fetch_add(1, Ordering::SeqCst);
+        Self(site)
+    }
+
+    pub(super) fn site(&self) -> &Arc<Site> {
+        &self.0
+    }
+}
+
+impl Drop for UnderWay {
+    fn drop(&mut self) {
+        let last = self.0.under_way.fetch_sub(1, Ordering::SeqCst) == 1;
+        if last && self.0.waiting.load(Ordering::SeqCst) > 0 {
+            self.0.quiet.notify_waiters();
+        }
+    }
+}
+
+/// An open tunnel, counted until dropped.
+#[derive(Debug)]
+pub(super) struct OpenTunnel(Arc<Site>);
+
+impl OpenTunnel {
+    pub(super) fn start(site: Arc<Site>) -> Self {
+        site.tunnels.fetch_add(1, Ordering::Relaxed);
+        Self(site)
+    }
+
+    pub(super) fn site(&self) -> &Arc<Site> {
+        &self.0
+    }
+}
+
+impl Drop for OpenTunnel {
+    fn drop(&mut self) {
+        self.0.tunnels.fetch_sub(1, Ordering::Relaxed);
+    }
+}

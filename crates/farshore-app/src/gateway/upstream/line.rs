@@ -1,0 +1,123 @@
+//! One connection, and one exchange on it.
+//!
+//! Nobody but the connection itself brings an answer or its body forward, so only the connection is polled with the
+//! task's waker; what waits for it is asked again right afterwards, with none. A task is woken by the socket alone.
+
+use std::future::poll_fn;
+use std::io;
+use std::pin::{Pin, pin};
+use std::task::{Context, Poll, Waker};
+
+use http::{Request, Response};
+use hyper::body::Incoming;
+use hyper::client::conn::http1::{Builder, SendRequest};
+use hyper::rt::{Read, Write};
+use hyper_util::rt::TokioIo;
+use tokio::net::TcpStream;
+use tokio_rustls::client::TlsStream;
+use tokio_util::either::Either;
+
+use super::super::body::ToUpstream;
+
+/// Without TLS, or with it.
+pub(super) type Wire = Either<TcpStream, Box<TlsStream<TcpStream>>>;
+
+type Driver = Pin<Box<dyn Future<Output = hyper::Result<()>> + Send>>;
+
+/// Bytes of one connection that were read and not taken, and the longest head of an answer.
+const BUFFER_MAX: usize = 128 * 1024;
+
+/// What came of a request.
+pub(super) enum Sent {
+    /// The head of an answer; the rest comes on the connection.
+    Answer(Response<Incoming>, Line),
+    /// Nothing was written: the connection had ended before.
+    Nothing(Box<Request<ToUpstream>>, hyper::Error),
+}
+
+/// An open connection, for one exchange at a time.
+pub(super) struct Line {
+    sender: SendRequest<ToUpstream>,
+    /// What reads and writes. Never polled again once it ended.
+    driver: Driver,
+    ended: bool,
+}
+
+impl std::fmt::Debug for Line {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Line").field("ended", &self.ended).finish_non_exhaustive()
+    }
+}
+
+impl Line {
+    pub(super) async fn open(wire: Wire) -> io::Result<Self> {
+        Self::over(TokioIo::new(wire)).await.map_err(io::Error::other)
+    }
+
+    async fn over<T>(io: T) -> hyper::Result<Self>
+    where
+        T: Read + Write + Unpin + Send + 'static,
+    {
+        let (sender, connection) = Builder::new().max_buf_size(BUFFER_MAX).handshake(io).await?;
+        Ok(Self { sender, driver: Box::pin(connection.with_upgrades()), ended: false })
+    }
+
+    /// Reads and writes what is possible now. True: it ended.
+    pub(super) fn drive(&mut self, cx: &mut Context<'_>) -> bool {
+        if !self.ended {
+            self.ended = self.driver.as_mut().poll(cx).is_ready();
+        }
+        self.ended
+    }
+
+    /// It takes another request, as far as can be known. Afterwards it wakes nobody.
+    pub(super) fn is_usable(&mut self) -> bool {
+        !self.drive(&mut nobody()) && self.sender.is_ready()
+    }
+
+    /// From here on it is driven by a task of its own and is not used again.
+    pub(super) fn leave(self) {
+        if !self.ended {
+            // An error is the other side's, and shows in the body or the tunnel.
+            tokio::spawn(async move { drop(self.driver.await) });
+        }
+    }
+
+    pub(super) async fn exchange(mut self, request: Request<ToUpstream>) -> hyper::Result<Sent> {
+        let mut reply = pin!(self.sender.try_send_request(request));
+        let answered = poll_fn(|cx| {
+            if !self.ended {
+                self.ended = self.driver.as_mut().poll(cx).is_ready();
+            }
+            // Once it ended, what it said is there.
+            match self.ended {
+                true => reply.as_mut().poll(cx),
+                false => reply.as_mut().poll(&mut nobody()),
+            }
+        });
+        match answered.await {
+            Ok(response) => Ok(Sent::Answer(response, self)),
+            Err(mut failed) => match failed.take_message() {
+                Some(request) => Ok(Sent::Nothing(Box::new(request), failed.into_error())),
+                None => Err(failed.into_error()),
+            },
+        }
+    }
+}
+
+/// Wakes nobody.
+pub(super) fn nobody() -> Context<'static> {
+    Context::from_waker(Waker::noop())
+}
+
+/// Polls what `line` brings forward: the line with the task's waker, the rest with none.
+pub(super) fn poll_behind<T>(
+    line: &mut Line,
+    cx: &mut Context<'_>,
+    mut poll: impl FnMut(&mut Context<'_>) -> Poll<T>,
+) -> Poll<T> {
+    if let Poll::Ready(done) = poll(&mut nobody()) {
+        return Poll::Ready(done);
+    }
+    if line.drive(cx) { poll(cx) } else { poll(&mut nobody()) }
+}
