@@ -1,5 +1,4 @@
 //! Instances that answer what a test needs, a gateway in front of them, and a client that sees every byte.
-#![expect(clippy::unwrap_used, reason = "tests end at the first thing that is wrong")]
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;

@@ -1,5 +1,4 @@
 //! Sharing requests out, and instances that fail.
-#![expect(clippy::unwrap_used, reason = "tests end at the first thing that is wrong")]
 
 use std::collections::BTreeSet;
 use std::sync::atomic::Ordering;

@@ -1,5 +1,4 @@
 //! The app moves: drain, asking clients to connect again, the other region's gateway.
-#![expect(clippy::unwrap_used, reason = "tests end at the first thing that is wrong")]
 
 use std::time::Duration;
 

@@ -1,5 +1,4 @@
 //! What goes on and what does not; who may come in.
-#![expect(clippy::unwrap_used, reason = "tests end at the first thing that is wrong")]
 
 use std::sync::atomic::Ordering;
 

@@ -1,5 +1,4 @@
 //! Certificates by the name that a client asks for.
-#![expect(clippy::unwrap_used, reason = "tests end at the first thing that is wrong")]
 
 use std::net::SocketAddr;
 use std::sync::Arc;

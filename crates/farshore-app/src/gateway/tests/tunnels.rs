@@ -1,5 +1,4 @@
 //! Upgrades: bytes both ways, ended when the app moves.
-#![expect(clippy::unwrap_used, reason = "tests end at the first thing that is wrong")]
 
 use tokio::io::AsyncReadExt as _;
 
