@@ -1,0 +1,249 @@
+//! The life of one instance: start it, look at it, give it up, pause, start it again; until it is told to stop.
+
+use std::process::ExitStatus;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio::time::Instant;
+
+use super::failure::Ending;
+use super::options::Limits;
+use super::pace::{Backoff, Health, Verdict};
+use super::probe::{self, Look};
+use super::run::{Ownership, Run};
+use super::shared::Shared;
+use super::view::InstanceState;
+
+/// Starts in a row whose port seems to be another program's until it is believed: some commands start a container, whose
+/// port is held by a program that is not among the command's own processes.
+const FOREIGN_MAX: u32 = 2;
+
+/// What an instance is told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Order {
+    /// Keep it running, within these limits.
+    Run { limits: Limits },
+    /// End it, politely for so long.
+    Stop { grace: Duration },
+}
+
+/// See the module.
+#[derive(Debug)]
+pub(super) struct Instance {
+    number: u32,
+    shared: Arc<Shared>,
+    orders: watch::Receiver<Order>,
+    backoff: Backoff,
+    /// Starts in a row whose port was another program's.
+    foreign: u32,
+}
+
+/// What happens next to a run.
+enum Event {
+    Ended(std::io::Result<ExitStatus>),
+    Ordered(Order),
+    Looked(Look),
+}
+
+/// The end of a run.
+struct End {
+    ending: Ending,
+    /// How long it answered.
+    up: Duration,
+    /// What it printed last.
+    lines: Vec<String>,
+}
+
+impl Instance {
+    pub(super) fn new(number: u32, shared: Arc<Shared>, orders: watch::Receiver<Order>) -> Self {
+        let backoff = Backoff::new(&shared.pace);
+        Self { number, shared, orders, backoff, foreign: 0 }
+    }
+
+    /// Returns when it was told to stop, or its host was dropped, and no process of it is left.
+    pub(super) async fn live(mut self) {
+        while let Order::Run { limits } = self.order() {
+            let end = self.run(limits).await;
+            if end.ending == Ending::Stopped {
+                break;
+            }
+            let pause = self.backoff.pause(&self.shared.pace, end.up);
+            self.note_end(end, pause);
+            self.pause(pause).await;
+        }
+        self.shared.forget(self.number);
+    }
+
+    /// What is wanted now. A host that is gone wants nothing any more.
+    fn order(&mut self) -> Order {
+        if self.orders.has_changed().is_err() {
+            return Order::Stop { grace: Duration::ZERO };
+        }
+        *self.orders.borrow_and_update()
+    }
+
+    /// Waits until `pause` is over, or less when it is told to stop.
+    async fn pause(&mut self, pause: Duration) {
+        let until = Instant::now() + pause;
+        loop {
+            tokio::select! {
+                () = tokio::time::sleep_until(until) => return,
+                changed = self.orders.changed() => {
+                    if changed.is_err() || matches!(*self.orders.borrow(), Order::Stop { .. }) {
+                        return;
+                    }
+                }
+            }
+        }
+    }
+
+    /// One run, from its start until nothing of it is left.
+    async fn run(&mut self, limits: Limits) -> End {
+        let mut run = match Run::start(&self.shared, self.number, limits).await {
+            Ok(run) => run,
+            Err(why) => {
+                return End { ending: Ending::NotStarted { why }, up: Duration::ZERO, lines: Vec::new() };
+            }
+        };
+        self.note_start(&run);
+        let (ending, up) = self.watch(&mut run, limits).await;
+        self.shared.report(self.number, |status| status.takes_requests = false);
+        let lines = run.clean().await;
+        End { ending, up, lines }
+    }
+
+    async fn watch(&mut self, run: &mut Run, mut limits: Limits) -> (Ending, Duration) {
+        let mut health = Health::Starting;
+        let mut up_since = None;
+        loop {
+            let event = self.select(run, health).await;
+            if up_since.is_none() && matches!(health, Health::Up { .. }) {
+                up_since = Some(Instant::now());
+            }
+            let ending = match event {
+                Event::Ended(status) => Some(run.ending(status, limits)),
+                Event::Ordered(Order::Stop { grace }) => {
+                    self.shared.report(self.number, |status| status.enter(InstanceState::Stopping));
+                    run.stop(grace).await;
+                    Some(Ending::Stopped)
+                }
+                Event::Ordered(Order::Run { limits: new }) => {
+                    limits = new;
+                    run.limit(limits);
+                    None
+                }
+                Event::Looked(look) => {
+                    self.looked(run, &mut health, &look).or_else(|| self.measured(run, health, limits))
+                }
+            };
+            if let Some(ending) = ending {
+                return (ending, up_since.map_or(Duration::ZERO, |since: Instant| since.elapsed()));
+            }
+        }
+    }
+
+    /// Waits, and changes nothing.
+    async fn select(&mut self, run: &mut Run, health: Health) -> Event {
+        let (pace, path) = (&self.shared.pace, &self.shared.options.probe_path);
+        let (address, age) = (run.port.address(), run.started.elapsed());
+        let look = async {
+            tokio::time::sleep(health.pause(pace, age)).await;
+            probe::look(address, path, pace.look_timeout).await
+        };
+        tokio::select! {
+            biased;
+            status = run.child.wait() => Event::Ended(status),
+            changed = self.orders.changed() => Event::Ordered(match changed {
+                Ok(()) => *self.orders.borrow_and_update(),
+                Err(_) => Order::Stop { grace: Duration::ZERO },
+            }),
+            look = look => Event::Looked(look),
+        }
+    }
+
+    /// Takes note of a look. Returns why the run is over, if it is.
+    fn looked(&mut self, run: &Run, health: &mut Health, look: &Look) -> Option<Ending> {
+        if look.is_healthy() && *health == Health::Starting {
+            if self.foreign < FOREIGN_MAX && run.ownership() == Ownership::Others {
+                self.foreign += 1;
+                return Some(Ending::PortTaken { port: run.port.number() });
+            }
+            self.foreign = 0;
+        }
+        let verdict = health.saw(look, &self.shared.pace, run.started.elapsed());
+        if verdict == Verdict::GiveUp {
+            return Some(Ending::Silent { why: look.say(&self.shared.options.probe_path) });
+        }
+        self.note_look(run, *health, look, &verdict);
+        None
+    }
+
+    /// Sees how much memory an instance that is up uses. Returns why the run is over, if it is.
+    fn measured(&self, run: &Run, health: Health, limits: Limits) -> Option<Ending> {
+        if health == Health::Starting {
+            return None;
+        }
+        let used_bytes = run.memory_bytes();
+        self.shared.report(self.number, |status| status.memory_bytes = used_bytes);
+        let limit_bytes = limits.memory_bytes;
+        if run.has_cgroup() || limit_bytes == 0 || used_bytes <= limit_bytes {
+            return None;
+        }
+        let used_bytes = run.memory_bytes_exactly();
+        (used_bytes > limit_bytes).then_some(Ending::OverMemory { used_bytes, limit_bytes })
+    }
+
+    fn note_start(&self, run: &Run) {
+        let (pid, address) = (run.pid(), run.port.address());
+        self.shared.report(self.number, |status| {
+            status.enter(InstanceState::Starting);
+            (status.pid, status.address) = (Some(pid), Some(address));
+            status.look = None;
+        });
+        self.say(&format!("started: pid {pid}, port {}", address.port()));
+    }
+
+    fn note_look(&self, run: &Run, health: Health, look: &Look, verdict: &Verdict) {
+        let words = (!look.is_healthy()).then(|| look.say(&self.shared.options.probe_path));
+        let state = match health {
+            Health::Starting => InstanceState::Starting,
+            Health::Up { misses: 0 } => InstanceState::Up,
+            Health::Up { .. } => InstanceState::Unresponsive,
+        };
+        let lines = if state == InstanceState::Starting { run.lines() } else { Vec::new() };
+        self.shared.report(self.number, |status| {
+            status.enter(state);
+            status.look.clone_from(&words);
+            status.lines = lines;
+            if *verdict == Verdict::Answers {
+                (status.takes_requests, status.failed_starts) = (true, 0);
+            } else if *verdict == Verdict::Refuses {
+                status.takes_requests = false;
+            }
+        });
+        if *verdict == Verdict::Answers {
+            self.say("answers");
+        } else if let (Some(words), true) = (words, state == InstanceState::Unresponsive) {
+            self.say(&format!("does not answer: {words}"));
+        }
+    }
+
+    fn note_end(&self, end: End, pause: Duration) {
+        self.say(&format!("{}; it is started again in {pause:?}", end.ending));
+        tracing::warn!(app = self.shared.options.name, instance = self.number, "an instance {}", end.ending);
+        self.shared.report(self.number, |status| {
+            status.enter(InstanceState::Waiting);
+            status.gone();
+            status.restarts += 1;
+            if end.up == Duration::ZERO {
+                status.failed_starts += 1;
+            }
+            (status.last_ending, status.lines) = (Some(end.ending), end.lines);
+        });
+    }
+
+    fn say(&self, words: &str) {
+        self.shared.log.say(self.number, words);
+    }
+}

@@ -1,0 +1,104 @@
+//! Follows what a run prints, on both of its pipes, until they are closed.
+
+use std::collections::VecDeque;
+use std::fmt::Write;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::io::{AsyncRead, AsyncReadExt};
+use tokio::process::Child;
+use tokio::task::JoinHandle;
+
+use super::AppLog;
+use super::line::Splitter;
+use crate::host::shared::now;
+
+/// What is read at once.
+const READ_MAX: usize = 16 * 1024;
+/// Lines that are kept to say what a run printed before it failed.
+const LINES_KEPT: usize = 10;
+/// Of each of them, in characters.
+const WIDTH_KEPT: usize = 300;
+/// Pipes of a run without processes are closed; nobody waits longer for one that somebody has taken elsewhere.
+const CLOSED_WITHIN: Duration = Duration::from_secs(1);
+
+/// The last lines of a run.
+type Kept = Arc<Mutex<VecDeque<String>>>;
+
+/// See the module.
+#[derive(Debug)]
+pub(in crate::host) struct Printed {
+    kept: Kept,
+    followers: Vec<JoinHandle<()>>,
+}
+
+impl Printed {
+    /// Takes the pipes of `child`.
+    pub(in crate::host) fn follow(child: &mut Child, instance: u32, log: &AppLog) -> Self {
+        let kept = Kept::default();
+        let out = child.stdout.take().map(|pipe| {
+            tokio::spawn(follow(pipe, format!("{instance} out"), log.clone(), Arc::clone(&kept)))
+        });
+        let err = child.stderr.take().map(|pipe| {
+            tokio::spawn(follow(pipe, format!("{instance} err"), log.clone(), Arc::clone(&kept)))
+        });
+        Self { kept, followers: out.into_iter().chain(err).collect() }
+    }
+
+    /// The last lines.
+    pub(in crate::host) fn lines(&self) -> Vec<String> {
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner).iter().cloned().collect()
+    }
+
+    /// Everything was read. The last lines.
+    pub(in crate::host) async fn end(&mut self) -> Vec<String> {
+        for mut follower in self.followers.drain(..) {
+            if tokio::time::timeout(CLOSED_WITHIN, &mut follower).await.is_err() {
+                follower.abort();
+            }
+        }
+        self.lines()
+    }
+}
+
+async fn follow(mut pipe: impl AsyncRead + Unpin, label: String, log: AppLog, kept: Kept) {
+    let mut splitter = Splitter::default();
+    let mut bytes = vec![0; READ_MAX];
+    loop {
+        let read = pipe.read(&mut bytes).await.unwrap_or(0);
+        let mut batch =
+            Batch { text: String::new(), count: 0, time: now().to_string(), label: &label, kept: &kept };
+        if read == 0 {
+            splitter.rest(|line| batch.add(line));
+        } else {
+            splitter.feed(&bytes[..read], |line| batch.add(line));
+        }
+        if batch.count > 0 {
+            log.put(batch.text, batch.count);
+        }
+        if read == 0 {
+            return;
+        }
+    }
+}
+
+/// The lines of one read.
+struct Batch<'a> {
+    text: String,
+    count: u64,
+    time: String,
+    label: &'a str,
+    kept: &'a Kept,
+}
+
+impl Batch<'_> {
+    fn add(&mut self, line: &str) {
+        let _ = writeln!(self.text, "{} {} {line}", self.time, self.label);
+        self.count += 1;
+        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        if kept.len() == LINES_KEPT {
+            kept.pop_front();
+        }
+        kept.push_back(line.chars().take(WIDTH_KEPT).collect());
+    }
+}

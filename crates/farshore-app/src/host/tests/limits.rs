@@ -1,0 +1,78 @@
+//! Memory, cgroups and the log.
+
+use std::fs;
+use std::path::Path;
+
+use super::*;
+use crate::host::view::Enforcement;
+use crate::host::{CgroupRoot, Ending};
+
+#[tokio::test]
+async fn without_cgroups_memory_is_watched_and_the_view_says_so() {
+    let rig = Rig::new();
+    // Takes its memory only while it is told to.
+    let command = "[ -e large ] && rm large && export LARGE=1; exec python3 -c '
+import os
+held = bytearray(200 << 20) if os.environ.get(\"LARGE\") else None
+exec(open(\"server.py\").read())'";
+    fs::write(rig.file("large"), "").unwrap();
+    let limits = Limits { memory_bytes: 150 << 20, cpu_percent: 50 };
+    let host = Host::spawn_at(HostOptions { limits, ..rig.options(command, 1) }, hurried());
+    let again = until("the restart", || back(&host, 1, 1)).await;
+    let Some(Ending::OverMemory { used_bytes, limit_bytes }) = again.last_ending else { panic!("{again:?}") };
+    assert!(limit_bytes == 150 << 20 && used_bytes > 200 << 20, "{used_bytes}");
+    let view = host.view();
+    assert_eq!((view.memory_limit, view.cpu_limit), (Enforcement::Watched, Enforcement::None));
+    assert_eq!(back(&host, 1, 1).map(|each| each.restarts), Some(1), "within its limit it is left alone");
+    host.stop(WITHIN).await;
+}
+
+#[tokio::test]
+async fn a_run_is_in_a_cgroup_of_its_own_and_is_ended_with_it() {
+    // Made by hand in the kernel's hierarchy; where there is none, there is nothing to see.
+    let Some(dir) = ["/sys/fs/cgroup", "/sys/fs/cgroup/unified"]
+        .map(Path::new)
+        .into_iter()
+        .find(|dir| dir.join("cgroup.procs").exists() && dir.join("cgroup.subtree_control").exists())
+        .map(|dir| dir.join(format!("farshore-test-{}", std::process::id())))
+        .filter(|dir| fs::create_dir(dir).is_ok())
+    else {
+        return;
+    };
+    let rig = Rig::new();
+    let options =
+        HostOptions { cgroup: Some(CgroupRoot::at(dir.clone())), ..rig.options("python3 server.py", 1) };
+    let host = Host::spawn_at(options, hurried());
+    host.up(WITHIN).await.unwrap();
+    let leaf = fs::read_dir(&dir).unwrap().flatten().find(|entry| entry.path().is_dir()).unwrap().path();
+    let members = fs::read_to_string(leaf.join("cgroup.procs")).unwrap();
+    assert!(members.lines().any(|pid| pid == instance(&host, 1).pid.unwrap().to_string()), "{members}");
+    host.stop(WITHIN).await;
+    assert!(!leaf.exists());
+    fs::remove_dir(dir).unwrap();
+}
+
+#[tokio::test]
+async fn a_flood_of_output_fills_neither_the_disk_nor_the_way() {
+    let rig = Rig::new();
+    let host = rig.up("yes 'all work and no play' | head -c 60000000; echo; exec python3 server.py", 1).await;
+    host.stop(WITHIN).await;
+    let log = rig.dir.path().join("log");
+    let bytes: u64 = fs::read_dir(&log).unwrap().map(|entry| entry.unwrap().metadata().unwrap().len()).sum();
+    // Its whole output would be twice as much with the time on each line; what is written depends on the time it took.
+    assert!(bytes < 60_000_000, "{bytes}");
+    let tail = rig.log().await;
+    assert!(tail.iter().any(|line| line.ends_with(" 1 out listening")));
+}
+
+#[tokio::test]
+async fn two_releases_side_by_side_write_one_log() {
+    let rig = Rig::new();
+    let (old, new) =
+        (rig.up("python3 server.py", 1).await, rig.up("echo new; exec python3 server.py", 1).await);
+    old.stop(WITHIN).await;
+    new.stop(WITHIN).await;
+    let log = rig.log().await;
+    let count = |end: &str| log.iter().filter(|line| line.ends_with(end)).count();
+    assert_eq!((count(" 1 out listening"), count(" 1 out new")), (2, 1), "{log:#?}");
+}
