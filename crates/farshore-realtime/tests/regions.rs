@@ -75,6 +75,28 @@ impl World {
         world
     }
 
+    /// Paris was lost and follows oslo now, where its client went on.
+    async fn away() -> (Self, Client) {
+        let mut world = Self::protected().await;
+        let home = world.place("paris").at.pair;
+        let client = world.client(home, RELIABLE).await;
+        world.lose("paris").await;
+        let mut client = client.recover().await;
+        assert_eq!(client.frame().await["event"], "connected");
+        world.order("oslo", 2, Action::Promote { point: PointChoice::Latest }).await;
+        world.start("paris").await;
+        assert_eq!(world.look("paris").await.role, Role::Unconfirmed);
+        world.order("paris", 2, Action::Fence { lost_after: None }).await;
+        world.order("oslo", 2, Action::Commit).await;
+        let after = Default::default();
+        world.order("paris", 2, Action::Follow { source: region("oslo"), diverged_after: after }).await;
+        let address = world.place("paris").at.link.to_string();
+        let mode = ReplicationMode::Async;
+        world.order("oslo", 2, Action::Replicate { target: region("paris"), address, mode }).await;
+        world.streaming("oslo").await;
+        (world, client)
+    }
+
     fn place(&self, name: &str) -> &Place {
         self.places.iter().find(|place| place.name == name).unwrap()
     }
@@ -290,23 +312,8 @@ async fn a_reliable_client_of_a_lost_region_goes_on_at_the_same_address_with_all
 
 #[tokio::test(flavor = "multi_thread")]
 async fn clients_are_brought_home_with_their_sessions_when_their_region_is_active_again() {
-    let mut world = World::protected().await;
-    let home = world.place("paris").at.pair;
-    let client = world.client(home, RELIABLE).await;
-    world.lose("paris").await;
-    let mut client = client.recover().await;
-    assert_eq!(client.frame().await["event"], "connected");
-    world.order("oslo", 2, Action::Promote { point: PointChoice::Latest }).await;
-    world.start("paris").await;
-    assert_eq!(world.look("paris").await.role, Role::Unconfirmed);
-    world.order("paris", 2, Action::Fence { lost_after: None }).await;
-    world.order("oslo", 2, Action::Commit).await;
-    let after = Default::default();
-    world.order("paris", 2, Action::Follow { source: region("oslo"), diverged_after: after }).await;
-    let address = world.place("paris").at.link.to_string();
+    let (mut world, mut client) = World::away().await;
     let mode = ReplicationMode::Async;
-    world.order("oslo", 2, Action::Replicate { target: region("paris"), address, mode }).await;
-    world.streaming("oslo").await;
     // Home by a planned failover.
     world.order("oslo", 3, Action::Fence { lost_after: None }).await;
     world.order("paris", 3, Action::Promote { point: PointChoice::Latest }).await;
@@ -329,6 +336,30 @@ async fn clients_are_brought_home_with_their_sessions_when_their_region_is_activ
     }
     assert_eq!(texts, ["home"], "once, wherever it was at that moment");
     eventually("oslo has no clients", async || world.stats("oslo").await["connections"] == 0).await;
+}
+
+/// Paris hears of its return from those who come before it is told.
+#[tokio::test(flavor = "multi_thread")]
+async fn clients_that_come_home_before_their_region_has_the_word_are_not_sent_off() {
+    let (mut world, mut client) = World::away().await;
+    world.order("oslo", 3, Action::Fence { lost_after: None }).await;
+    loop {
+        if client.frame().await.get("closed").is_some() {
+            client = client.recover().await;
+        }
+        if world.stats("paris").await["connections"] == 1 {
+            break;
+        }
+    }
+    // For longer than anybody is waited for who is to go elsewhere.
+    for number in 0..60 {
+        assert_eq!(world.publish("paris", &number.to_string()).await, 202);
+        assert_eq!(client.message().await, number.to_string());
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    world.order("paris", 3, Action::Promote { point: PointChoice::Latest }).await;
+    assert_eq!(world.publish("paris", "home").await, 202);
+    assert_eq!(client.message().await, "home");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -403,6 +403,7 @@ where
             return task::refuse(socket.socket, close::TRY_AGAIN_LATER, why).await;
         }
         Found::Nowhere => {
+            tracing::debug!(hub = %hub.name(), ?known, "a client asks for a session that is not known");
             hub.counters.refused.fetch_add(1, Ordering::Relaxed);
             return task::refuse(socket.socket, close::POLICY, "the session is not known: negotiate again")
                 .await;

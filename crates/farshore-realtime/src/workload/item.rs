@@ -44,6 +44,8 @@ pub(super) struct Item {
     fence: Arc<Fence>,
     /// The region that is active, as far as is known here.
     primary: watch::Sender<Region>,
+    /// The token under which that was known. Where a higher one was seen, somebody else may be active by now.
+    ordered: watch::Sender<Token>,
     watch: Option<JoinHandle<()>>,
     drain: Option<JoinHandle<()>>,
 }
@@ -109,6 +111,7 @@ impl Item {
         };
         let primary = watch::Sender::new(primary);
         let pair = new_pair(&card, &hub, &around, primary.subscribe());
+        let ordered = watch::Sender::new(card.token);
         let mut item = Self {
             card,
             confirmed: false,
@@ -119,6 +122,7 @@ impl Item {
             around,
             fence,
             primary,
+            ordered,
             watch: None,
             drain: None,
         };
@@ -172,6 +176,7 @@ impl Item {
             *known = primary;
             changed
         });
+        self.ordered.send_replace(token);
         Ok(())
     }
 
@@ -355,6 +360,7 @@ impl Item {
         let (hub, link, pair) = (Arc::clone(&self.hub), link.clone(), Arc::clone(&self.pair));
         let lost = self.around.lost.get(partner).cloned();
         let (here, primary) = (self.around.options.region.clone(), self.primary.subscribe());
+        let (fence, ordered) = (Arc::clone(&self.fence), self.ordered.subscribe());
         let (dir, item) = (self.around.options.dir.clone(), self.card.item.clone());
         let mut kept = self.card.settings.version;
         async move {
@@ -373,8 +379,11 @@ impl Item {
                         Err(error) => tracing::warn!(%error, "what the other region has set cannot be kept"),
                     }
                 }
-                let passive =
-                    settings.sharing == crate::negotiate::Sharing::ActivePassive && *primary.borrow() != here;
+                // Whoever is sent here under a token that nobody has told this region of yet is on the way home, not to be sent off.
+                let knows = fence.highest() <= *ordered.borrow();
+                let passive = settings.sharing == crate::negotiate::Sharing::ActivePassive
+                    && *primary.borrow() != here
+                    && knows;
                 // Clients that came while the primary was away are sent home when it is well and has the word.
                 if passive && is_up(&link) && pair.partner_is_healthy() {
                     if shedding.is_none() {
