@@ -8,6 +8,8 @@
 //! Must always hold: what a replica has is a prefix of what its source committed; [`Live::confirmed`] never names more than
 //! is durable there; nothing here writes to a database that someone else may be using; a copy that is offered was checked.
 
+pub mod sqlite;
+
 use std::error::Error;
 use std::fmt::{self, Debug};
 use std::io;
@@ -190,7 +192,7 @@ impl DataError {
     }
 
     /// A [`DataError::Io`], for `map_err`.
-    pub fn io(what: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
+    pub fn io(what: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self + use<> {
         let path = path.to_owned();
         move |source| Self::Io { what, path, source }
     }
@@ -200,7 +202,7 @@ impl DataError {
         engine: Engine,
         what: &'static str,
         at: &Path,
-    ) -> impl FnOnce(E) -> Self {
+    ) -> impl FnOnce(E) -> Self + use<E> {
         let at = at.to_owned();
         move |source| Self::Engine { engine, what, at, source: source.into() }
     }
@@ -278,7 +280,12 @@ pub trait Replica: Send + Sync + Debug {
 /// The wall clock, to label commits with.
 #[must_use]
 pub fn now() -> Moment {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
+    moment_of(SystemTime::now())
+}
+
+/// The same for a file's times.
+pub(crate) fn moment_of(time: SystemTime) -> Moment {
+    let since = time.duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
     Moment(u64::try_from(since.as_micros()).unwrap_or(u64::MAX))
 }
 

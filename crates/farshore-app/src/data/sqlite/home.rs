@@ -1,0 +1,75 @@
+//! Databases that nobody uses: a backup is restored; an old source that has come back is counted and becomes a replica.
+
+use std::fs::File;
+use std::path::Path;
+
+use rusqlite::Connection;
+
+use super::part::sync_dir;
+use super::replica::{guess_file, partial_dir};
+use super::snapshot::{check_whole, count_rows};
+use super::source::{Source, sqlite};
+use super::{LiveOptions, blocking, database_file};
+use crate::data::{DataError, Loss, Position, Rows};
+
+/// Counts what an old source committed that is not in `kept`, the position up to which the other region had it. The database
+/// stays as it is; no app may use it.
+///
+/// # Errors
+/// When the database is not there or cannot be read.
+pub async fn commits_after(dir_of_old_source: &Path, kept: Position) -> Result<Loss, DataError> {
+    let dir = dir_of_old_source.to_owned();
+    blocking(move || {
+        let source = Source::open(&dir, Position::default(), LiveOptions::default())?;
+        Ok(source.position().beyond(kept))
+    })
+    .await
+}
+
+/// After [`commits_after`]: gives a replica the old source's database to compare pages with, so that only pages that differ travel. The old database
+/// stays where it is, whole in its one file; no app may use it.
+///
+/// # Errors
+/// When it cannot be read or copied.
+pub async fn adopt_old(dir_of_old_database: &Path, replica_dir: &Path) -> Result<(), DataError> {
+    let (file, replica) = (database_file(dir_of_old_database), replica_dir.to_owned());
+    blocking(move || {
+        if !file.exists() {
+            return Err(DataError::Missing { what: format!("the old database {}", file.display()) });
+        }
+        let whole = || -> rusqlite::Result<()> {
+            let db = Connection::open(&file)?;
+            db.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()))
+        };
+        whole().map_err(sqlite("make one file of", &file))?;
+        std::fs::create_dir_all(&replica).map_err(DataError::io("create", &replica))?;
+        let guess = guess_file(&replica);
+        std::fs::copy(&file, &guess).map_err(DataError::io("copy the old database to", &guess))?;
+        File::open(&guess).and_then(|guess| guess.sync_all()).map_err(DataError::io("sync", &guess))
+    })
+    .await
+}
+
+/// Makes the new directory `into` a database out of a backup, checks it as a whole, and counts its rows. All or nothing; the
+/// backup is only read.
+///
+/// # Errors
+/// When `into` exists, or the backup is damaged.
+pub async fn restore_backup(backup: &Path, into: &Path) -> Result<Rows, DataError> {
+    let (backup, into) = (backup.to_owned(), into.to_owned());
+    blocking(move || {
+        let partial = partial_dir(&into)?;
+        let file = database_file(&partial);
+        std::fs::copy(&backup, &file).map_err(DataError::io("copy the backup to", &file))?;
+        check_whole(&file)?;
+        let db = Connection::open(&file).map_err(sqlite("open the database", &file))?;
+        let rows = count_rows(&db, &file)?;
+        drop(db);
+        File::open(&file).and_then(|file| file.sync_all()).map_err(DataError::io("sync", &file))?;
+        sync_dir(&partial)?;
+        std::fs::rename(&partial, &into).map_err(DataError::io("put the restored database to", &into))?;
+        into.parent().map_or(Ok(()), sync_dir)?;
+        Ok(rows)
+    })
+    .await
+}

@@ -1,0 +1,437 @@
+//! The copy in the other region, as a [`Replica`].
+//!
+//! Its directory holds `replica.json`, which names the copy that can be restored and the next one that is being fetched, and
+//! one directory `copy-ID` for each (see [`super::part`]). The copy stays whole and restorable until the next one is; then
+//! `replica.json` names that one alone, and only then the older is removed: an older copy is never restored by mistake.
+//! `guess.db`, when it is there, is an older state of the same database, to compare pages with.
+
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use async_trait::async_trait;
+use serde::{Deserialize, Serialize};
+use tokio::task::JoinHandle;
+
+use super::fetch::Fetch;
+use super::part::{Base, Part, PartRecord, View, replace_file, sync_dir};
+use super::snapshot::check_whole;
+use super::wire::{Answer, Body, Offer, Request, Want, decode, encode};
+use super::{blocking, database_file};
+use crate::data::{DataError, Position, Replica};
+
+const RECORD_VERSION: u32 = 1;
+
+/// See the module.
+#[derive(Debug)]
+pub(super) struct SqliteReplica {
+    state: Arc<Mutex<State>>,
+    told: Arc<Mutex<Told>>,
+    folding: Mutex<Option<JoinHandle<()>>>,
+}
+
+/// What an observer is told without waiting for disks.
+#[derive(Debug, Clone)]
+struct Told {
+    request: Vec<u8>,
+    position: Position,
+    theirs: Position,
+    is_whole: bool,
+    progress: (u64, u64),
+}
+
+#[derive(Debug)]
+struct State {
+    dir: PathBuf,
+    copy: Option<Part>,
+    next: Next,
+    theirs: Position,
+    folding: bool,
+}
+
+/// What will take the copy's place.
+#[derive(Debug)]
+enum Next {
+    None,
+    Fetching(Fetch),
+    /// Its snapshot is here; some frames are needed until it is whole.
+    CatchingUp(Part),
+}
+
+/// `replica.json`.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+struct Record {
+    version: u32,
+    copy: Option<PartRecord>,
+    next: Option<PartRecord>,
+}
+
+impl SqliteReplica {
+    pub(super) async fn open(dir: &Path) -> Result<Arc<Self>, DataError> {
+        let dir = dir.to_owned();
+        let state = blocking(move || State::open(&dir)).await?;
+        let told = Arc::new(Mutex::new(state.told()));
+        let state = Arc::new(Mutex::new(state));
+        Ok(Arc::new(Self { state, told, folding: Mutex::new(None) }))
+    }
+
+    fn told(&self) -> MutexGuard<'_, Told> {
+        locked(&self.told)
+    }
+
+    /// Makes one file of pages and frames, beside everything else.
+    fn fold(&self, fold: Fold) {
+        let state = Arc::clone(&self.state);
+        let task = tokio::task::spawn_blocking(move || {
+            let folded = fold.view.fold(&fold.dir);
+            let ended = locked(&state).end_fold(&fold.dir, folded);
+            if let Err(error) = ended {
+                tracing::warn!(dir = %fold.dir.display(), %error, "frames are not put into the pages");
+            }
+        });
+        *locked(&self.folding) = Some(task);
+    }
+}
+
+/// Work to be done without the lock.
+#[derive(Debug)]
+struct Fold {
+    view: View,
+    dir: PathBuf,
+}
+
+impl State {
+    fn open(dir: &Path) -> Result<Self, DataError> {
+        std::fs::create_dir_all(dir).map_err(DataError::io("create", dir))?;
+        let record = Record::read(dir)?;
+        let part = |record: Option<PartRecord>| {
+            record.map(|record| Part::open(&copy_dir(dir, record.snapshot), record)).transpose()
+        };
+        let copy = part(record.copy)?;
+        let next = match part(record.next)?.filter(|next| next.damage.is_none()) {
+            Some(next) => Next::CatchingUp(next),
+            None => Next::None,
+        };
+        if let Some(what) = copy.as_ref().and_then(|copy| copy.damage.as_ref()) {
+            tracing::error!(dir = %dir.display(), what, "the replica is damaged: a new copy is fetched");
+        }
+        let theirs = copy.as_ref().map_or(Position::default(), Part::position);
+        let mut state = Self { dir: dir.to_owned(), copy, next, theirs, folding: false };
+        state.settle_next()?;
+        state.remove_others();
+        Ok(state)
+    }
+
+    fn told(&self) -> Told {
+        let whole = self.whole();
+        let progress = match &self.next {
+            Next::Fetching(fetch) => fetch.progress(),
+            Next::CatchingUp(_) | Next::None => {
+                let bytes = whole.map_or(0, |copy| copy.record.base.bytes);
+                (bytes, bytes)
+            }
+        };
+        Told {
+            request: encode(&self.request()),
+            position: whole.map_or(Position::default(), Part::position),
+            theirs: self.theirs,
+            is_whole: whole.is_some(),
+            progress,
+        }
+    }
+
+    fn whole(&self) -> Option<&Part> {
+        self.copy.as_ref().filter(|copy| copy.is_whole())
+    }
+
+    fn request(&self) -> Request {
+        let whole = self.whole();
+        let want = match (&self.next, whole) {
+            (Next::Fetching(fetch), _) => fetch.want().unwrap_or(Want::Snapshot),
+            (Next::CatchingUp(next), _) => Want::Frames { from: next.place(), whole: false },
+            (Next::None, Some(copy)) => Want::Frames { from: copy.place(), whole: true },
+            (Next::None, None) => Want::Snapshot,
+        };
+        Request { position: whole.map_or(Position::default(), Part::position), want }
+    }
+
+    fn apply(&mut self, answer: &[u8]) -> Result<(bool, Option<Fold>), DataError> {
+        let answer: Answer = decode(answer)?;
+        let got = match answer.body {
+            Body::Nothing => Ok(false),
+            Body::Offer(offer) => self.take_offer(offer),
+            Body::Hashes { snapshot, from, hashes } => {
+                self.fetching(|fetch| fetch.take_hashes(snapshot, from, &hashes))
+            }
+            Body::Pages { snapshot, ranges, pages } => {
+                self.fetching(|fetch| fetch.take_pages(snapshot, &ranges, &pages))
+            }
+            Body::Frames { chain, from, at, frames } => match (&mut self.next, &mut self.copy) {
+                (Next::CatchingUp(part), _) | (Next::None, Some(part)) => part.take(chain, from, at, &frames),
+                _ => Ok(false),
+            },
+        }?;
+        self.theirs = answer.theirs;
+        self.settle_next()?;
+        Ok((got, self.begin_fold()?))
+    }
+
+    fn fetching(
+        &mut self,
+        take: impl FnOnce(&mut Fetch) -> Result<bool, DataError>,
+    ) -> Result<bool, DataError> {
+        match &mut self.next {
+            Next::Fetching(fetch) => take(fetch),
+            Next::CatchingUp(_) | Next::None => Ok(false),
+        }
+    }
+
+    fn take_offer(&mut self, offer: Offer) -> Result<bool, DataError> {
+        if matches!(&self.next, Next::Fetching(fetch) if fetch.offer.snapshot == offer.snapshot) {
+            return Ok(false);
+        }
+        check_offer(&offer)?;
+        self.next = Next::None;
+        self.write_record()?;
+        self.remove_others();
+        let dir = copy_dir(&self.dir, offer.snapshot);
+        std::fs::create_dir_all(&dir).map_err(DataError::io("create", &dir))?;
+        let fetch = Fetch::begin(&dir, offer, |path| self.guess(path))?;
+        self.next = Next::Fetching(fetch);
+        Ok(true)
+    }
+
+    /// Puts the best that is here to compare a snapshot with to `path`. False when there is nothing.
+    fn guess(&self, path: &Path) -> Result<bool, DataError> {
+        let adopted = guess_file(&self.dir);
+        if adopted.exists() {
+            std::fs::copy(&adopted, path).map_err(DataError::io("copy the old database", path))?;
+            return Ok(true);
+        }
+        let Some(copy) = &self.copy else { return Ok(false) };
+        // A guess may be wrong anywhere: hashes decide.
+        Ok(copy.view().is_ok_and(|view| view.write(path).is_ok()))
+    }
+
+    /// Lets what is being fetched take the next step that needs nothing from the source.
+    fn settle_next(&mut self) -> Result<(), DataError> {
+        if let Next::Fetching(fetch) = &mut self.next
+            && fetch.want().is_none()
+            && let Some(part) = fetch.finish()?
+        {
+            self.next = Next::CatchingUp(part);
+            self.write_record()?;
+        }
+        if !matches!(&self.next, Next::CatchingUp(next) if next.is_whole()) {
+            return Ok(());
+        }
+        if let Next::CatchingUp(next) = std::mem::replace(&mut self.next, Next::None) {
+            self.copy = Some(next);
+            self.write_record()?;
+            self.remove_others();
+            let _ = std::fs::remove_file(guess_file(&self.dir));
+        }
+        Ok(())
+    }
+
+    fn begin_fold(&mut self) -> Result<Option<Fold>, DataError> {
+        let Some(copy) = self.copy.as_mut().filter(|copy| !self.folding && copy.wants_folding()) else {
+            return Ok(None);
+        };
+        let fold = Fold { view: copy.begin_fold()?, dir: copy.dir().to_owned() };
+        self.folding = true;
+        Ok(Some(fold))
+    }
+
+    fn end_fold(&mut self, dir: &Path, folded: Result<Base, DataError>) -> Result<(), DataError> {
+        self.folding = false;
+        let Some(copy) = self.copy.as_mut().filter(|copy| copy.dir() == dir) else { return Ok(()) };
+        let base = match folded {
+            Ok(base) => base,
+            Err(error) => {
+                copy.note_damage(&error);
+                return Err(error);
+            }
+        };
+        let old = copy.end_fold(base);
+        self.write_record()?;
+        if let Some(copy) = &mut self.copy {
+            copy.forget_folded(&old);
+        }
+        Ok(())
+    }
+
+    fn record(&self) -> Record {
+        let next = match &self.next {
+            Next::CatchingUp(next) => Some(next.record),
+            Next::Fetching(_) | Next::None => None,
+        };
+        Record { version: RECORD_VERSION, copy: self.copy.as_ref().map(|copy| copy.record), next }
+    }
+
+    fn write_record(&self) -> Result<(), DataError> {
+        let bytes = serde_json::to_vec(&self.record()).expect("plain fields have no fallible encoding");
+        replace_file(&record_file(&self.dir), &bytes)
+    }
+
+    /// Removes directories that nothing names.
+    fn remove_others(&self) {
+        let record = self.record();
+        let kept = [record.copy, record.next].map(|part| part.map(|part| copy_dir(&self.dir, part.snapshot)));
+        let entries = std::fs::read_dir(&self.dir).into_iter().flatten().flatten();
+        for path in entries.map(|entry| entry.path()).filter(|path| is_copy_dir(path)) {
+            if !kept.contains(&Some(path.clone()))
+                && let Err(error) = std::fs::remove_dir_all(&path)
+            {
+                tracing::warn!(path = %path.display(), %error, "an old copy stays");
+            }
+        }
+    }
+
+    fn view(&self) -> Result<View, DataError> {
+        let whole = |copy: &&Part| copy.is_whole() || copy.damage.is_some();
+        match self.copy.as_ref().filter(whole) {
+            Some(copy) => copy.view(),
+            None => {
+                let (have, of) = self.told().progress;
+                Err(DataError::NotWhole { path: self.dir.clone(), have, of })
+            }
+        }
+    }
+}
+
+impl Record {
+    fn read(dir: &Path) -> Result<Self, DataError> {
+        let path = record_file(dir);
+        let none = Self { version: RECORD_VERSION, copy: None, next: None };
+        let bytes = match std::fs::read(&path) {
+            Ok(bytes) => bytes,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(none),
+            Err(error) => return Err(DataError::io("read", &path)(error)),
+        };
+        serde_json::from_slice(&bytes).map_err(|error| DataError::Corrupt {
+            what: error.to_string(),
+            path,
+            mend: "move the replica's directory away: while the source lives a new copy is fetched by itself",
+        })
+    }
+}
+
+/// Writes a copy out as a database directory; all or nothing.
+fn restore(view: &View, into: &Path) -> Result<Position, DataError> {
+    let partial = partial_dir(into)?;
+    let file = database_file(&partial);
+    drop(view.write(&file)?);
+    check_whole(&file)?;
+    sync_dir(&partial)?;
+    std::fs::rename(&partial, into).map_err(DataError::io("put the restored database to", into))?;
+    into.parent().map_or(Ok(()), sync_dir)?;
+    Ok(view.position())
+}
+
+/// An empty directory beside `into`, which does not exist, to be renamed to it when it is complete.
+pub(super) fn partial_dir(into: &Path) -> Result<PathBuf, DataError> {
+    if into.exists() {
+        return Err(DataError::Exists(into.to_owned()));
+    }
+    let mut partial = into.as_os_str().to_owned();
+    partial.push(".partial");
+    let partial = PathBuf::from(partial);
+    if partial.exists() {
+        std::fs::remove_dir_all(&partial)
+            .map_err(DataError::io("remove what an earlier restore left at", &partial))?;
+    }
+    std::fs::create_dir_all(&partial).map_err(DataError::io("create", &partial))?;
+    Ok(partial)
+}
+
+/// An offer that SQLite could not have made is refused before room is made for it.
+fn check_offer(offer: &Offer) -> Result<(), DataError> {
+    let size = offer.page_size;
+    if !(512..=65_536).contains(&size) || !size.is_power_of_two() || offer.pages == 0 {
+        return Err(DataError::Foreign(format!("a snapshot of {} pages of {size} bytes", offer.pages)));
+    }
+    Ok(())
+}
+
+fn record_file(dir: &Path) -> PathBuf {
+    dir.join("replica.json")
+}
+
+/// An older state of the database, left by [`super::adopt_old`].
+pub(super) fn guess_file(dir: &Path) -> PathBuf {
+    dir.join("guess.db")
+}
+
+fn copy_dir(dir: &Path, snapshot: u64) -> PathBuf {
+    dir.join(format!("copy-{snapshot:016x}"))
+}
+
+fn is_copy_dir(path: &Path) -> bool {
+    path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("copy-"))
+}
+
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[async_trait]
+impl Replica for SqliteReplica {
+    fn request(&self) -> Vec<u8> {
+        self.told().request.clone()
+    }
+
+    async fn apply(&self, answer: &[u8]) -> Result<bool, DataError> {
+        let (state, told, answer) = (Arc::clone(&self.state), Arc::clone(&self.told), answer.to_vec());
+        let (got, fold) = blocking(move || {
+            let mut state = locked(&state);
+            let applied = state.apply(&answer);
+            *locked(&told) = state.told();
+            applied
+        })
+        .await?;
+        if let Some(fold) = fold {
+            self.fold(fold);
+        }
+        Ok(got)
+    }
+
+    fn position(&self) -> Position {
+        self.told().position
+    }
+
+    fn theirs(&self) -> Position {
+        self.told().theirs
+    }
+
+    fn is_whole(&self) -> bool {
+        self.told().is_whole
+    }
+
+    fn progress(&self) -> (u64, u64) {
+        self.told().progress
+    }
+
+    async fn restore(&self, into: &Path) -> Result<Position, DataError> {
+        let (state, told, into) = (Arc::clone(&self.state), Arc::clone(&self.told), into.to_owned());
+        blocking(move || {
+            let view = locked(&state).view()?;
+            let restored = restore(&view, &into);
+            if let Err(error @ DataError::Corrupt { .. }) = &restored {
+                let mut state = locked(&state);
+                if let Some(copy) = &mut state.copy {
+                    copy.note_damage(error);
+                }
+                *locked(&told) = state.told();
+            }
+            restored
+        })
+        .await
+    }
+
+    async fn close(&self) {
+        let folding = locked(&self.folding).take();
+        if let Some(folding) = folding {
+            let _ = folding.await;
+        }
+    }
+}

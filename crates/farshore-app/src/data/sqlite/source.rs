@@ -1,0 +1,582 @@
+//! The side that is followed: reads every commit out of the write-ahead log as it is made, numbers its frames along a chain,
+//! and keeps what the replica has not confirmed until it has.
+//!
+//! The numbers go on rising while the log starts again and again, and across restarts of the node: [`Record`] says with which
+//! number and position the present log began. When the log on disk is not the one of the record, nobody knows what happened
+//! while nobody looked: a new chain begins, and a replica needs a new snapshot. Nothing is guessed.
+
+use std::collections::VecDeque;
+use std::fs::File;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use super::frame_log::FrameLog;
+use super::pins::{Pins, connect};
+use super::wal::{Cursor, FrameHead, Header, Salts, Sum, read_some};
+use super::wire::{PIECE_MAX, Place};
+use super::{LiveOptions, database_file, log_file, ship_dir};
+use crate::data::{DataError, Engine, Position, now};
+
+/// Labels of commits that are kept for replicas that lag; older ones are told with the time of the next newer one.
+const LABELS_MAX: usize = 4096;
+/// A log so many times larger than where turns begin is turned with writers waiting.
+const QUIET_TIMES: u64 = 4;
+
+/// A database that is watched. All of it happens under one lock, and nothing in it takes long.
+#[derive(Debug)]
+pub(super) struct Source {
+    dir: PathBuf,
+    options: LiveOptions,
+    pins: Pins,
+    log: Arc<File>,
+    /// Which files these are: an app may put others in their places.
+    inodes: [u64; 2],
+    record: Record,
+    /// The header of the present log, once it has one.
+    header: Option<Header>,
+    /// How far the present log has been read.
+    cursor: Cursor,
+    position: Position,
+    labels: VecDeque<(u64, Position)>,
+    /// The first frame that the replica may still ask for; nothing when nobody follows.
+    floor: Option<u64>,
+    kept: Vec<FrameLog>,
+    /// Frames before this one are in `kept`, or gone.
+    carried: u64,
+    /// Frames of the present log when it was turned last.
+    turned_at: u64,
+    /// Nothing is pinned: a turn failed where it must not.
+    loose: bool,
+}
+
+/// What survives a restart of the node. Losing it, or finding an old one, costs a new snapshot and never data.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+struct Record {
+    version: u32,
+    chain: u64,
+    page_size: u32,
+    /// The log that it speaks of; nothing when that was empty.
+    salts: Option<(u32, u32)>,
+    /// The number of that log's first frame.
+    first: u64,
+    /// The position before it.
+    base: Position,
+    /// The checksum of the frame before it.
+    sum: (u32, u32),
+    /// A replica follows.
+    followed: bool,
+}
+
+const RECORD_VERSION: u32 = 1;
+
+impl Source {
+    /// Watches the database in `dir`, whose processes are not running yet. `from`: where it stands when there is no record.
+    pub(super) fn open(dir: &Path, from: Position, options: LiveOptions) -> Result<Self, DataError> {
+        let file = database_file(dir);
+        if !file.exists() {
+            return Err(DataError::Missing { what: format!("the database {}", file.display()) });
+        }
+        std::fs::create_dir_all(ship_dir(dir)).map_err(DataError::io("create", &ship_dir(dir)))?;
+        let page_size = into_wal_mode(&file)?;
+        let pins = Pins::hold(&file).map_err(sqlite("begin to read", &file))?;
+        let path = log_file(dir);
+        let log = File::open(&path).map_err(DataError::io("open the write-ahead log", &path))?;
+        let header = Header::read(&log).map_err(DataError::io("read the write-ahead log", &path))?;
+        let known = Record::read(dir).filter(|record| record.page_size == page_size);
+        let goes_on =
+            known.filter(|record| header.is_some_and(|header| record.salts == Some(salts(header.salts))));
+        let record = goes_on.unwrap_or_else(|| Record::begin(known, from, page_size, header));
+        let mut source = Self {
+            dir: dir.to_owned(),
+            options,
+            pins,
+            log: Arc::new(log),
+            inodes: inodes(dir)?,
+            record,
+            header,
+            cursor: header.map_or(Cursor { frames: 0, sum: Sum::default() }, |header| header.start()),
+            position: record.base,
+            labels: VecDeque::new(),
+            floor: None,
+            kept: Vec::new(),
+            carried: record.first,
+            turned_at: 0,
+            loose: false,
+        };
+        source.load_kept();
+        source.read_commits()?;
+        source.label_by_file();
+        if source.carried > source.end() {
+            // Only a power cut can take away what was in the log: the numbers of what it took must not be used again.
+            source.forget_kept();
+            remove_record(dir)?;
+            let position = source.position;
+            drop(source);
+            return Self::open(dir, position, options);
+        }
+        source.write_record()?;
+        source.gather()?;
+        Ok(source)
+    }
+
+    /// The end of all that is committed and seen.
+    pub(super) fn end(&self) -> u64 {
+        self.record.first + self.cursor.frames
+    }
+
+    pub(super) fn position(&self) -> Position {
+        self.position
+    }
+
+    /// The log's file, to look at [`Self::mark`] with.
+    pub(super) fn log(&self) -> Arc<File> {
+        Arc::clone(&self.log)
+    }
+
+    pub(super) fn chain(&self) -> u64 {
+        self.record.chain
+    }
+
+    pub(super) fn page_size(&self) -> u32 {
+        self.record.page_size
+    }
+
+    /// What an observer without this lock needs, to see whether anything has been written since.
+    pub(super) fn mark(&self) -> Mark {
+        let next = self.header.map_or(0, |header| header.offset(self.cursor.frames));
+        Mark { salts: self.header.map(|header| header.salts), next, end: self.end() }
+    }
+
+    /// Reads what has been committed since, and turns the log when it has grown. True when there was something.
+    pub(super) fn advance(&mut self) -> Result<bool, DataError> {
+        let (chain, before) = (self.chain(), self.end());
+        if self.loose || self.inodes != inodes(&self.dir)? {
+            self.begin_again()?;
+        }
+        let read = self.read_commits().and_then(|()| if self.is_due() { self.turn() } else { Ok(()) });
+        if let Err(DataError::Corrupt { .. }) = &read {
+            self.loose = true;
+        }
+        read.map(|()| self.chain() != chain || self.end() > before)
+    }
+
+    fn read_commits(&mut self) -> Result<(), DataError> {
+        let failed = DataError::io("read the write-ahead log", &log_file(&self.dir));
+        let Some(header) = Header::read(&self.log).map_err(failed)? else { return Ok(()) };
+        if self.header != Some(header) {
+            self.start_again(header)?;
+        }
+        let failed = DataError::io("read the write-ahead log", &log_file(&self.dir));
+        let found = header.scan(&self.log, self.cursor).map_err(failed)?;
+        if found.commits > 0 {
+            let frames = found.cursor.frames - self.cursor.frames;
+            self.position.commits += found.commits;
+            self.position.bytes += frames * header.frame_bytes();
+            self.position.at = now().max(self.position.at);
+            self.cursor = found.cursor;
+            self.label();
+        }
+        Ok(())
+    }
+
+    fn label(&mut self) {
+        if self.labels.len() == LABELS_MAX {
+            self.labels.pop_front();
+        }
+        self.labels.push_back((self.end(), self.position));
+    }
+
+    /// Commits that were there before this was opened were made when the file was last written, not now.
+    fn label_by_file(&mut self) {
+        let written = self.log.metadata().and_then(|meta| meta.modified()).map(crate::data::moment_of);
+        if let Ok(written) = written {
+            self.position.at = written.max(self.record.base.at).min(self.position.at);
+        }
+        self.labels.clear();
+    }
+
+    /// The log has started from its beginning. The pins have seen to it that all before was read.
+    fn start_again(&mut self, header: Header) -> Result<(), DataError> {
+        if header.page_size != self.record.page_size {
+            // Only a database that was out of WAL mode can change this.
+            return self.begin_again();
+        }
+        let (first, sum) = (self.end(), self.cursor.sum);
+        self.record = Record {
+            salts: Some(salts(header.salts)),
+            first,
+            base: self.position,
+            sum: sum.into(),
+            ..self.record
+        };
+        self.header = Some(header);
+        self.cursor = header.start();
+        self.turned_at = 0;
+        self.write_record()
+    }
+
+    /// A new chain: what is committed is looked at afresh, and a replica needs a new snapshot.
+    pub(super) fn begin_again(&mut self) -> Result<(), DataError> {
+        tracing::warn!(database = %self.dir.display(), "its log could not be followed without a gap: a new snapshot is due");
+        self.forget_kept();
+        let position = self.position;
+        let options = self.options;
+        let dir = self.dir.clone();
+        remove_record(&dir)?;
+        *self = Self::open(&dir, Position { commits: position.commits + 1, ..position }, options)?;
+        Ok(())
+    }
+
+    fn is_due(&self) -> bool {
+        self.header.is_some_and(|header| {
+            (self.cursor.frames - self.turned_at) * header.frame_bytes() >= self.options.turn_bytes
+        })
+    }
+
+    /// Lets the log start again without missing anything. Trying in vain is normal while the app writes; then it is tried
+    /// again when the log has grown as much again.
+    fn turn(&mut self) -> Result<(), DataError> {
+        let file = database_file(&self.dir);
+        self.turned_at = self.cursor.frames;
+        self.pins.cover().map_err(sqlite("begin to read", &file))?;
+        self.gather()?;
+        let log_bytes = self.header.map_or(0, |header| header.offset(self.cursor.frames));
+        if log_bytes >= QUIET_TIMES * self.options.turn_bytes {
+            return self.turn_quietly();
+        }
+        self.pins.copy().map_err(sqlite("copy the log into", &file))?;
+        self.gather()?;
+        self.pins.finish();
+        self.turned_at = self.cursor.frames;
+        Ok(())
+    }
+
+    fn turn_quietly(&mut self) -> Result<(), DataError> {
+        let file = database_file(&self.dir);
+        if !self.pins.enter().map_err(sqlite("ask writers to wait at", &file))? {
+            return Ok(());
+        }
+        let gathered = self.gather();
+        if let Err(error) = self.pins.leave() {
+            self.loose = true;
+            return Err(sqlite("copy the log into", &file)(error));
+        }
+        self.loose = gathered.is_err();
+        self.turned_at = self.cursor.frames;
+        gathered
+    }
+
+    /// Sees to all that is in the log: reads it, and puts aside what the replica has not confirmed. Afterwards the log may
+    /// start again.
+    fn gather(&mut self) -> Result<(), DataError> {
+        self.read_commits()?;
+        let Some(floor) = self.floor else {
+            self.carried = self.end();
+            return Ok(());
+        };
+        self.carried = self.carried.max(floor);
+        if self.carried < self.end() {
+            self.carry()?;
+        }
+        let kept: u64 = self.kept.iter().map(FrameLog::bytes).sum();
+        if kept > self.backlog_max() {
+            tracing::warn!(database = %self.dir.display(), kept, "the replica is too far behind: it will need a new snapshot");
+            self.unfollow()?;
+        }
+        Ok(())
+    }
+
+    fn carry(&mut self) -> Result<(), DataError> {
+        let path = ship_dir(&self.dir).join(format!("frames-{:020}.log", self.carried));
+        let mut kept = FrameLog::create(path, self.chain(), self.page_size(), self.carried)?;
+        while kept.end < self.end() {
+            let (frames, at) = self.read_log(kept.end)?;
+            kept.append(at, &frames)?;
+        }
+        self.carried = self.end();
+        self.kept.push(kept);
+        Ok(())
+    }
+
+    /// Past this, a comparison of pages moves less than the frames.
+    fn backlog_max(&self) -> u64 {
+        let database = std::fs::metadata(database_file(&self.dir)).map_or(0, |meta| meta.len());
+        self.options.backlog_bytes.max(database)
+    }
+
+    /// Frames of the present log from number `from` on, which is committed: as many as an answer holds.
+    fn read_log(&self, from: u64) -> Result<(Vec<u8>, farshore_core::moment::Moment), DataError> {
+        let path = log_file(&self.dir);
+        let header = self.header.ok_or_else(|| lost(&path))?;
+        let size = header.frame_bytes();
+        let most = (PIECE_MAX as u64 / size).max(1);
+        let count = (self.end() - from).min(most);
+        let mut frames = vec![0; usize::try_from(count * size).unwrap_or(usize::MAX)];
+        let first = from.checked_sub(self.record.first).ok_or_else(|| lost(&path))?;
+        let read = read_some(&self.log, &mut frames, header.offset(first))
+            .map_err(DataError::io("read the write-ahead log", &path))?;
+        let ours = |frame: &[u8]| FrameHead::parse(frame).is_some_and(|head| head.salts == header.salts);
+        if read < frames.len() || !frames.chunks_exact(usize::try_from(size).unwrap_or(usize::MAX)).all(ours)
+        {
+            return Err(lost(&path));
+        }
+        Ok((frames, self.label_of(from + count)))
+    }
+
+    fn label_of(&self, end: u64) -> farshore_core::moment::Moment {
+        let index = self.labels.partition_point(|(label, _)| *label < end);
+        self.labels.get(index).map_or(self.position.at, |(_, position)| position.at)
+    }
+
+    /// Whether a replica that has everything up to `place` can go on from there.
+    pub(super) fn can_continue(&self, place: &Place) -> bool {
+        let here = place.chain == self.chain() && place.frames <= self.end();
+        let oldest = self.kept.first().map_or(self.carried, |kept| kept.start);
+        let unread = place.frames == self.end();
+        here && (place.frames >= oldest || unread)
+            && self.sum_at(place.frames).is_none_or(|sum| <(u32, u32)>::from(sum) == place.sum)
+    }
+
+    /// The checksum of the frame before this number, where it is still known.
+    fn sum_at(&self, frames: u64) -> Option<Sum> {
+        if frames == self.end() && self.cursor.frames > 0 {
+            return Some(self.cursor.sum);
+        }
+        if frames == self.record.first {
+            return Some(Sum(self.record.sum.0, self.record.sum.1));
+        }
+        if frames > self.record.first {
+            let head = self.header?.head(&self.log, frames - self.record.first - 1).ok()??;
+            return Some(head.sum);
+        }
+        let before = frames.checked_sub(1)?;
+        let kept = self.kept.iter().find(|kept| kept.start <= before && before < kept.end)?;
+        let record = kept.read(before).ok()??;
+        FrameHead::parse(&record.frames).map(|head| head.sum)
+    }
+
+    /// Where the chain ends.
+    pub(super) fn place(&self) -> Place {
+        let sum = if self.cursor.frames > 0 { self.cursor.sum.into() } else { self.record.sum };
+        Place { chain: self.chain(), frames: self.end(), sum }
+    }
+
+    /// Frames that follow number `from`, for a replica that can continue there. Nothing when there are none yet.
+    pub(super) fn frames(
+        &self,
+        from: u64,
+    ) -> Result<Option<(Vec<u8>, farshore_core::moment::Moment)>, DataError> {
+        if from >= self.end() {
+            return Ok(None);
+        }
+        if let Some(kept) = self.kept.iter().find(|kept| kept.start <= from && from < kept.end) {
+            return Ok(kept.read(from)?.map(|record| (record.frames, record.at)));
+        }
+        self.read_log(from).map(Some)
+    }
+
+    /// A replica has everything up to `frames` and may ask for what follows.
+    pub(super) fn follow(&mut self, frames: u64) -> Result<(), DataError> {
+        self.floor = Some(frames);
+        while self.kept.first().is_some_and(|kept| kept.end <= frames) {
+            self.kept.remove(0).remove();
+        }
+        while self.labels.front().is_some_and(|(end, _)| *end <= frames) {
+            self.labels.pop_front();
+        }
+        if !self.record.followed {
+            self.record.followed = true;
+            self.write_record()?;
+        }
+        Ok(())
+    }
+
+    /// Nobody follows any more: nothing is kept.
+    fn unfollow(&mut self) -> Result<(), DataError> {
+        self.floor = None;
+        self.forget_kept();
+        self.carried = self.end();
+        self.record.followed = false;
+        self.write_record()
+    }
+
+    fn forget_kept(&mut self) {
+        self.kept.drain(..).for_each(FrameLog::remove);
+    }
+
+    /// The replica has more than is known here: numbers must not go back. What it has in addition is counted as one commit
+    /// that nobody saw.
+    pub(super) fn raise(&mut self, to: Position) -> Result<(), DataError> {
+        if self.position.covers(to) {
+            return Ok(());
+        }
+        let commits = to.commits.max(self.position.commits) + 1 - self.position.commits;
+        let bytes = to.bytes.max(self.position.bytes) - self.position.bytes;
+        for position in [&mut self.position, &mut self.record.base] {
+            position.commits += commits;
+            position.bytes += bytes;
+        }
+        self.labels.clear();
+        self.write_record()
+    }
+
+    /// Files of an earlier run, as far as they reach the present log without a gap.
+    fn load_kept(&mut self) {
+        let (mut logs, other) = read_kept(&ship_dir(&self.dir), self.record.chain, self.record.page_size);
+        let joined = logs.windows(2).all(|pair| pair[1].start <= pair[0].end)
+            && logs.last().is_none_or(|last| last.end >= self.record.first);
+        if !self.record.followed || !joined {
+            logs.drain(..).for_each(FrameLog::remove);
+        }
+        for path in other {
+            let _ = std::fs::remove_file(path);
+        }
+        self.carried = logs.last().map_or(self.record.first, |last| last.end);
+        if self.record.followed {
+            self.floor = Some(logs.first().map_or(self.carried, |first| first.start));
+        }
+        self.kept = logs;
+    }
+
+    fn write_record(&self) -> Result<(), DataError> {
+        let (path, new) = (record_file(&self.dir), record_file(&self.dir).with_extension("new"));
+        let bytes = serde_json::to_vec(&self.record).expect("plain fields have no fallible encoding");
+        // Not synced: after a power cut an old or empty record is found out, and costs a snapshot.
+        std::fs::write(&new, bytes)
+            .and_then(|()| std::fs::rename(&new, &path))
+            .map_err(DataError::io("write the shipping record", &path))
+    }
+
+    /// Asks the database something.
+    pub(super) fn ask(&self) -> Result<(), DataError> {
+        self.pins.ask().map_err(sqlite("answer a query", &database_file(&self.dir)))
+    }
+}
+
+/// What tells whether a log has grown.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Mark {
+    salts: Option<Salts>,
+    next: u64,
+    /// The end of what had been read.
+    pub(super) end: u64,
+}
+
+impl Mark {
+    /// Whether the log may hold something that was not read yet. Two small reads.
+    pub(super) fn may_have_grown(&self, log: &File) -> bool {
+        match (Header::read(log), self.salts) {
+            (Ok(None), None) => log.metadata().map_or(true, |meta| meta.len() > 0),
+            (Ok(Some(header)), Some(salts)) if header.salts == salts => {
+                let frame = (self.next - header.offset(0)) / header.frame_bytes();
+                header.head(log, frame).map_or(true, |head| head.is_some())
+            }
+            _ => true,
+        }
+    }
+}
+
+impl Record {
+    fn read(dir: &Path) -> Option<Self> {
+        let bytes = std::fs::read(record_file(dir)).ok()?;
+        serde_json::from_slice(&bytes).ok().filter(|record: &Self| record.version == RECORD_VERSION)
+    }
+
+    /// For a chain that begins now. Commits that nobody saw count as one.
+    fn begin(known: Option<Self>, from: Position, page_size: u32, header: Option<Header>) -> Self {
+        let known = known.map_or(Position::default(), |known| known.base);
+        let unseen = u64::from(known != Position::default());
+        let base = Position {
+            commits: known.commits.max(from.commits) + unseen,
+            bytes: known.bytes.max(from.bytes),
+            at: known.at.max(from.at),
+        };
+        let salts = header.map(|header| salts(header.salts));
+        let chain = super::chance();
+        Self {
+            version: RECORD_VERSION,
+            chain,
+            page_size,
+            salts,
+            first: 0,
+            base,
+            sum: (0, 0),
+            followed: false,
+        }
+    }
+}
+
+/// The files that are watched. They are asked for by name and never opened: see [`super::pins`].
+fn inodes(dir: &Path) -> Result<[u64; 2], DataError> {
+    let inode = |path: PathBuf| {
+        std::fs::metadata(&path).map(|meta| meta.ino()).map_err(DataError::io("look at", &path))
+    };
+    Ok([inode(database_file(dir))?, inode(log_file(dir))?])
+}
+
+fn record_file(dir: &Path) -> PathBuf {
+    ship_dir(dir).join("record.json")
+}
+
+fn remove_record(dir: &Path) -> Result<(), DataError> {
+    let path = record_file(dir);
+    match std::fs::remove_file(&path) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(DataError::io("remove the shipping record", &path)(error))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn salts(salts: Salts) -> (u32, u32) {
+    (salts.0, salts.1)
+}
+
+fn lost(path: &Path) -> DataError {
+    DataError::Corrupt {
+        what: "frames that had been read are not there any more".to_owned(),
+        path: path.to_owned(),
+        mend: "a new snapshot is taken by itself",
+    }
+}
+
+/// Frame logs of this chain in order, and files that are none of its.
+fn read_kept(dir: &Path, chain: u64, page_size: u32) -> (Vec<FrameLog>, Vec<PathBuf>) {
+    let (mut logs, mut other) = (Vec::new(), Vec::new());
+    let entries = std::fs::read_dir(dir).into_iter().flatten().flatten().map(|entry| entry.path());
+    for path in entries.filter(|path| path.extension().is_some_and(|extension| extension == "log")) {
+        match FrameLog::open(path.clone(), |_| Ok(())) {
+            Ok(log) if log.chain == chain && log.page_size == page_size => logs.push(log),
+            _ => other.push(path),
+        }
+    }
+    logs.sort_by_key(|log| log.start);
+    (logs, other)
+}
+
+/// Puts the database into WAL mode, which it then stays in. Tells its page size.
+fn into_wal_mode(file: &Path) -> Result<u32, DataError> {
+    let open = || -> rusqlite::Result<(String, u32)> {
+        let db = connect(file)?;
+        let mode = db.query_row("PRAGMA journal_mode=WAL", [], |row| row.get(0))?;
+        let page_size = db.query_row("PRAGMA page_size", [], |row| row.get(0))?;
+        Ok((mode, page_size))
+    };
+    let (mode, page_size) = open().map_err(sqlite("turn the write-ahead log on", file))?;
+    if mode != "wal" {
+        let said = format!("its journal mode stays {mode}: another process uses it");
+        return Err(sqlite("turn the write-ahead log on", file)(said));
+    }
+    Ok(page_size)
+}
+
+/// A [`DataError::Engine`] of this engine, for `map_err`.
+pub(super) fn sqlite<E: Into<Box<dyn std::error::Error + Send + Sync>>>(
+    what: &'static str,
+    file: &Path,
+) -> impl FnOnce(E) -> DataError + use<E> {
+    DataError::engine(Engine::Sqlite, what, file)
+}
