@@ -233,7 +233,6 @@ fn long(bytes: &[u8], at: usize) -> u64 {
 
 #[cfg(test)]
 mod tests {
-    #![expect(clippy::unwrap_used, reason = "tests")]
     use super::*;
 
     fn frames(count: usize, fill: u8) -> Vec<u8> {

@@ -1,5 +1,4 @@
 //! A replica that follows.
-#![expect(clippy::unwrap_used, reason = "tests")]
 
 use super::*;
 use crate::data::Engine;

@@ -1,5 +1,4 @@
 //! A database and its replica, driven by hand: every exchange is one call, and nothing waits for a clock.
-#![expect(clippy::unwrap_used, reason = "tests")]
 
 mod followed;
 mod home;
