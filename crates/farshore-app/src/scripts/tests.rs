@@ -1,5 +1,4 @@
 //! A real git client against a real server on loopback, and what happens on the disk.
-#![expect(clippy::unwrap_used, reason = "a test that cannot be set up has failed")]
 
 mod archives;
 mod disk;

@@ -1,6 +1,6 @@
 //! Git over HTTP: clone, fetch and push, by `git http-backend`.
 //!
-//! Read in this order: this file (who is let in, and how many), [`route`], [`credentials`], [`child`] (the program and
+//! Read in this order: this file (who is let in, and how many), [`mod@route`], [`credentials`], [`child`] (the program and
 //! its bounds), [`head`], [`push`] (the hook and what follows a push).
 //!
 //! Must always hold: nobody is let in without a password that is believed; a wrong one costs its sender time and nobody
@@ -16,13 +16,14 @@ use std::io;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use async_trait::async_trait;
 use bytes::Bytes;
 use http::header::{ALLOW, CONTENT_TYPE, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE};
 use http::request::Parts;
 use http::{HeaderMap, Request, Response, StatusCode};
 use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Full};
-use hyper::body::Body;
+use hyper::body::{Body, Incoming};
 use tokio::process::Command;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio_util::sync::CancellationToken;
@@ -36,6 +37,7 @@ use super::error::ScriptsError;
 use super::program::PUSH_BYTES_MAX;
 use super::repository::Repository;
 use super::says::{Believes, OnPush};
+use crate::gateway::{GatewayBody, Scripts};
 
 /// Fetches at once of one repository. Packing takes a core.
 const FETCHES_MAX: usize = 8;
@@ -300,6 +302,13 @@ impl GitHttp {
                 response
             }
         }
+    }
+}
+
+#[async_trait]
+impl Scripts for GitHttp {
+    async fn call(&self, request: Request<Incoming>) -> Response<GatewayBody> {
+        self.answer(request).await.map(GatewayBody::stream)
     }
 }
 

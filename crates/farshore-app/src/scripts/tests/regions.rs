@@ -1,6 +1,6 @@
 //! A repository's copy in another region.
 
-use std::path::PathBuf;
+use std::path::Path;
 
 use super::rig::{Rig, change, git};
 use crate::scripts::{Refs, Repository, ScriptsError};
@@ -19,7 +19,7 @@ async fn follow(rig: &Rig, copy: &Repository) -> Option<u64> {
     size
 }
 
-async fn push(work: &PathBuf, words: &[&str]) {
+async fn push(work: &Path, words: &[&str]) {
     git(work, &[&["push", "-q", "origin"], words].concat()).await;
 }
 
@@ -67,7 +67,7 @@ async fn what_only_a_copy_had_is_kept() {
     change(&work, "next", "1", "next").await;
     push(&work, &["main"]).await;
     follow(&rig, &copy).await;
-    assert_eq!(copy.kept().await.unwrap(), [lost.id.clone()]);
+    assert_eq!(copy.kept().await.unwrap(), std::slice::from_ref(&lost.id));
     assert_eq!(copy.commit(&lost.id).await.unwrap(), lost);
     // It is not shown to others, and not sent back.
     assert_eq!(copy.refs().await.unwrap().refs.len(), 1);
