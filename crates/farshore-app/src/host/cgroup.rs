@@ -156,6 +156,12 @@ pub(super) fn kill(dir: &Path) {
     let _ = fs::write(dir.join("cgroup.kill"), "1");
 }
 
+/// The processes in the group at `dir`.
+pub(super) fn members(dir: &Path) -> Vec<u32> {
+    let pids = fs::read_to_string(dir.join("cgroup.procs")).unwrap_or_default();
+    pids.lines().filter_map(|pid| pid.parse().ok()).collect()
+}
+
 /// Removes the empty group at `dir`. False while somebody is in it.
 pub(super) fn remove(dir: &Path) -> bool {
     match fs::remove_dir(dir) {

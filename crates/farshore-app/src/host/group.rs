@@ -1,8 +1,9 @@
 //! Who belongs to a run of an instance, and ending them all.
 //!
 //! A run is a process group, and everybody else whose environment carries its mark: a program that makes a session of its
-//! own leaves the group, but keeps its environment.
+//! own leaves the group, but keeps its environment. Where there is a cgroup, it is everybody in that, too.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use rustix::process::{
@@ -11,11 +12,12 @@ use rustix::process::{
 };
 use tokio::time::Instant;
 
+use super::cgroup;
 use super::guard;
 use super::procfs::{self, Stat};
 
 /// A killed process that is still there after so long waits for a device: nobody can end it.
-const GONE_WITHIN: Duration = Duration::from_secs(10);
+pub(super) const GONE_WITHIN: Duration = Duration::from_secs(10);
 /// Between two looks at who is left.
 const LOOK_EVERY: Duration = Duration::from_millis(5);
 
@@ -28,6 +30,8 @@ pub(super) struct Group {
     pub(super) started: u64,
     /// `FARSHORE_INSTANCE=…` in the environment of all its processes.
     pub(super) mark: String,
+    /// The cgroup that all its processes are in, if there is one.
+    pub(super) cgroup: Option<PathBuf>,
 }
 
 impl Group {
@@ -55,12 +59,16 @@ impl Group {
         // The number of a group that ended may be another's by now.
         let is_ours = inside.iter().any(|each| is_leader(each) || is_marked(each));
         let inside = inside.into_iter().filter(|_| is_ours);
-        let outside = outside.into_iter().filter(is_marked);
+        let contained: Vec<u32> = self.cgroup.as_deref().map(cgroup::members).unwrap_or_default();
+        let outside = outside.into_iter().filter(|each| contained.contains(&each.pid) || is_marked(each));
         inside.chain(outside).filter(|each| !each.is_zombie).map(|each| each.pid).collect()
     }
 
     /// Kills everybody once. Returns how many there were.
     pub(super) fn kill(&self) -> usize {
+        if let Some(cgroup) = &self.cgroup {
+            cgroup::kill(cgroup);
+        }
         let members = self.members();
         for member in &members {
             self.kill_one(*member);
@@ -113,7 +121,10 @@ impl Group {
     }
 
     fn is_inside(&self, stat: &Stat) -> bool {
-        stat.group == self.leader || procfs::has_in_environment(stat.pid, &self.mark)
+        let is_contained = |cgroup: &PathBuf| cgroup::members(cgroup).contains(&stat.pid);
+        stat.group == self.leader
+            || procfs::has_in_environment(stat.pid, &self.mark)
+            || self.cgroup.as_ref().is_some_and(is_contained)
     }
 
     /// Where the node is the first process of a container, orphans become its children, and it waits for them.

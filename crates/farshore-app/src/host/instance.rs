@@ -28,6 +28,26 @@ pub(super) enum Order {
     Stop { grace: Duration },
 }
 
+impl Order {
+    pub(super) fn is_stop(self) -> bool {
+        matches!(self, Self::Stop { .. })
+    }
+
+    /// Takes the new order in the place of the old. True when that changes anything: who was told to stop stops, at the latest
+    /// after the shortest grace that it was told.
+    pub(super) fn replace(&mut self, new: Self) -> bool {
+        let is_news = match (*self, new) {
+            (Self::Stop { grace: old }, Self::Stop { grace: new }) => new < old,
+            (Self::Stop { .. }, Self::Run { .. }) => false,
+            (old, new) => old != new,
+        };
+        if is_news {
+            *self = new;
+        }
+        is_news
+    }
+}
+
 /// See the module.
 #[derive(Debug)]
 pub(super) struct Instance {
@@ -72,7 +92,6 @@ impl Instance {
             self.note_end(end, pause);
             self.pause(pause).await;
         }
-        self.shared.forget(self.number);
     }
 
     /// What is wanted now. A host that is gone wants nothing any more.
@@ -90,7 +109,7 @@ impl Instance {
             tokio::select! {
                 () = tokio::time::sleep_until(until) => return,
                 changed = self.orders.changed() => {
-                    if changed.is_err() || matches!(*self.orders.borrow(), Order::Stop { .. }) {
+                    if changed.is_err() || self.orders.borrow().is_stop() {
                         return;
                     }
                 }
@@ -124,8 +143,7 @@ impl Instance {
             let ending = match event {
                 Event::Ended(status) => Some(run.ending(status, limits)),
                 Event::Ordered(Order::Stop { grace }) => {
-                    self.shared.report(self.number, |status| status.enter(InstanceState::Stopping));
-                    run.stop(grace).await;
+                    self.stop(run, grace).await;
                     Some(Ending::Stopped)
                 }
                 Event::Ordered(Order::Run { limits: new }) => {
@@ -159,6 +177,25 @@ impl Instance {
                 Err(_) => Order::Stop { grace: Duration::ZERO },
             }),
             look = look => Event::Looked(look),
+        }
+    }
+
+    /// Asks it to end, and waits for that; not longer than the shortest grace that is told meanwhile.
+    async fn stop(&mut self, run: &mut Run, grace: Duration) {
+        self.shared.report(self.number, |status| status.enter(InstanceState::Stopping));
+        self.say("is asked to end");
+        run.ask_to_end();
+        let mut deadline = Instant::now() + grace;
+        loop {
+            tokio::select! {
+                () = run.ended() => return,
+                () = tokio::time::sleep_until(deadline) => return,
+                changed = self.orders.changed() => match (changed, *self.orders.borrow_and_update()) {
+                    (Err(_), _) => return,
+                    (Ok(()), Order::Stop { grace }) => deadline = deadline.min(Instant::now() + grace),
+                    (Ok(()), Order::Run { .. }) => {}
+                },
+            }
         }
     }
 
@@ -245,5 +282,12 @@ impl Instance {
 
     fn say(&self, words: &str) {
         self.shared.log.say(self.number, words);
+    }
+}
+
+impl Drop for Instance {
+    /// Also when its task fails: nobody waits for it in vain.
+    fn drop(&mut self) {
+        self.shared.forget(self.number);
     }
 }

@@ -6,12 +6,16 @@
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
 use super::cgroup;
 use super::group::Group;
 use super::procfs;
+
+/// Between two looks at who is left.
+const LOOK_EVERY: Duration = Duration::from_millis(10);
 
 /// On disk: one run of an instance.
 #[derive(Debug, Serialize, Deserialize)]
@@ -37,7 +41,7 @@ pub(super) fn pid_file(dir: &Path, id: &str) -> PathBuf {
 }
 
 /// Writes down that `group` runs.
-pub(super) fn note(path: &Path, group: &Group, cgroup: Option<&Path>) -> io::Result<()> {
+pub(super) fn note(path: &Path, group: &Group) -> io::Result<()> {
     let node = std::process::id();
     let file = PidFile {
         boot: procfs::boot(),
@@ -45,7 +49,7 @@ pub(super) fn note(path: &Path, group: &Group, cgroup: Option<&Path>) -> io::Res
         started: group.started,
         mark: group.mark.clone(),
         node: (node, procfs::stat(node).map_or(0, |stat| stat.started)),
-        cgroup: cgroup.map(Path::to_owned),
+        cgroup: group.cgroup.clone(),
     };
     fs::write(path, serde_json::to_vec(&file)?)
 }
@@ -56,39 +60,72 @@ pub(super) fn note(path: &Path, group: &Group, cgroup: Option<&Path>) -> io::Res
 /// # Errors
 /// The directory cannot be read, or a process cannot be ended. A directory that is not there has nothing in it.
 pub fn kill_leftovers(dir: &Path) -> io::Result<u32> {
-    let entries = match fs::read_dir(dir) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(0),
-        entries => entries?,
-    };
     let mut killed = 0;
-    for entry in entries {
-        let path = entry?.path();
-        if path.extension().is_some_and(|extension| extension == "pid") {
-            killed += u32::from(kill_leftover(&path)?);
-        }
+    for path in pid_files(dir)? {
+        killed += u32::from(kill_leftover(&path)?);
     }
     Ok(killed)
 }
 
+/// Returns when no process of any run in `dir` (a host's `log_dir`) is left, whoever started it. Ends nobody: for those who wait
+/// for what a dropped host is ending, such as a fence.
+pub async fn gone(dir: &Path) {
+    loop {
+        let dir = dir.to_owned();
+        let is_gone = tokio::task::spawn_blocking(move || is_gone(&dir)).await.unwrap_or(false);
+        if is_gone {
+            return;
+        }
+        tokio::time::sleep(LOOK_EVERY).await;
+    }
+}
+
+fn is_gone(dir: &Path) -> bool {
+    let files = pid_files(dir).unwrap_or_default();
+    files.iter().filter_map(|path| read(path)).all(|file| file.group().members().is_empty())
+}
+
+fn pid_files(dir: &Path) -> io::Result<Vec<PathBuf>> {
+    let entries = match fs::read_dir(dir) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        entries => entries?,
+    };
+    let paths: Vec<PathBuf> = entries.map(|entry| Ok(entry?.path())).collect::<io::Result<_>>()?;
+    Ok(paths
+        .into_iter()
+        .filter(|path| path.extension().is_some_and(|extension| extension == "pid"))
+        .collect())
+}
+
+/// `None`: it is of another start of the machine, or torn by the crash (then it was just being started, and the guard has
+/// ended it).
+fn read(path: &Path) -> Option<PidFile> {
+    let file: PidFile = serde_json::from_slice(&fs::read(path).ok()?).ok()?;
+    (file.boot == procfs::boot()).then_some(file)
+}
+
+impl PidFile {
+    fn group(&self) -> Group {
+        let (mark, cgroup) = (self.mark.clone(), self.cgroup.clone());
+        Group { leader: self.pid, started: self.started, mark, cgroup }
+    }
+
+    fn has_node(&self) -> bool {
+        let (node, started) = self.node;
+        procfs::stat(node).is_some_and(|stat| stat.started == started && !stat.is_zombie)
+    }
+}
+
 fn kill_leftover(path: &Path) -> io::Result<bool> {
-    let bytes = fs::read(path)?;
-    // Torn by the crash: then it was just being started, and the guard has ended it.
-    let Ok(file) = serde_json::from_slice::<PidFile>(&bytes) else {
+    let Some(file) = read(path) else {
         fs::remove_file(path)?;
         return Ok(false);
     };
-    if file.boot != procfs::boot() {
-        fs::remove_file(path)?;
+    if file.has_node() {
         return Ok(false);
     }
-    if procfs::stat(file.node.0).is_some_and(|node| node.started == file.node.1 && !node.is_zombie) {
-        return Ok(false);
-    }
-    let group = Group { leader: file.pid, started: file.started, mark: file.mark };
+    let group = file.group();
     let is_there = !group.members().is_empty();
-    if let Some(cgroup) = &file.cgroup {
-        cgroup::kill(cgroup);
-    }
     if !group.end_now() {
         let message = format!("processes of {} cannot be ended: restart the machine", path.display());
         return Err(io::Error::other(message));

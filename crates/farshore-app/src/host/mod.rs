@@ -33,16 +33,16 @@ pub mod view;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::ops::RangeFrom;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::watch;
-use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 pub use cgroup::CgroupRoot;
 pub use failure::{Ending, StartFailure};
-pub use leftovers::kill_leftovers;
+pub use leftovers::{gone, kill_leftovers};
 pub use log::tail;
 pub use options::{HostOptions, Limits};
 pub use view::{HostView, InstanceState, InstanceView};
@@ -58,16 +58,13 @@ const SCALE_GRACE: Duration = Duration::from_secs(10);
 #[derive(Debug)]
 pub struct Host {
     shared: Arc<Shared>,
-    /// One change at a time: scaling and stopping wait for each other.
-    slots: tokio::sync::Mutex<BTreeMap<u32, Slot>>,
+    /// The way to tell each instance something. One that was told to stop stays here until it is gone.
+    orders: Mutex<Orders>,
+    /// One scaling at a time. Stopping waits for none.
+    scaling: tokio::sync::Mutex<()>,
 }
 
-/// An instance's task, and the way to tell it something.
-#[derive(Debug)]
-struct Slot {
-    order: watch::Sender<Order>,
-    task: JoinHandle<()>,
-}
+type Orders = BTreeMap<u32, watch::Sender<Order>>;
 
 impl Host {
     /// Starts to start the instances, and returns at once: [`Host::up`] waits for them.
@@ -82,9 +79,9 @@ impl Host {
     fn spawn_at(options: HostOptions, pace: Pace) -> Arc<Self> {
         let (instances, limits) = (options.instances, options.limits);
         let shared = Arc::new(Shared::new(options, pace));
-        let mut slots = BTreeMap::new();
-        add(&shared, &mut slots, instances, limits);
-        Arc::new(Self { shared, slots: tokio::sync::Mutex::new(slots) })
+        let host = Self { shared, orders: Mutex::default(), scaling: tokio::sync::Mutex::default() };
+        host.add(instances, limits);
+        Arc::new(host)
     }
 
     /// Returns when every instance answers its probe. The instances go on being started again after a failure: whoever
@@ -120,49 +117,72 @@ impl Host {
 
     /// Runs `instances` instances with `limits` from now on. The others are not interrupted; those that are too many are
     /// first taken out of [`Host::addresses`], then stopped, and gone on return. After [`Host::stop`] it changes nothing.
+    /// Dropped before it returns, it has done a part: call it again.
     pub async fn scale(&self, instances: u32, limits: Limits) {
-        let mut slots = self.slots.lock().await;
-        if self.shared.is_stopped() {
+        let _alone = self.scaling.lock().await;
+        if !self.shared.expect(instances, limits) {
             return;
         }
-        self.shared.expect(instances, limits);
-        for slot in slots.values() {
-            slot.order.send_replace(Order::Run { limits });
-        }
-        let gone: Vec<Slot> = slots.split_off(&instances.saturating_add(1)).into_values().collect();
-        add(&self.shared, &mut slots, instances, limits);
-        end(gone, SCALE_GRACE).await;
+        let after = instances.saturating_add(1)..;
+        self.tell(after, Order::Stop { grace: SCALE_GRACE });
+        self.tell_running(Order::Run { limits });
+        self.gone().await;
+        self.add(instances, limits);
     }
 
     /// Asks every process to end (SIGTERM), kills what is left after `grace`, and returns when no process is left.
-    /// Called again it changes nothing.
+    /// Called again, also while it is under way, the shorter grace holds.
     pub async fn stop(&self, grace: Duration) {
-        let mut slots = self.slots.lock().await;
         self.shared.stopped();
-        end(std::mem::take(&mut *slots).into_values().collect(), grace).await;
+        self.tell(0.., Order::Stop { grace });
+        self.gone().await;
         self.shared.log.flush().await;
     }
-}
 
-/// Starts the instances up to number `instances` that are not there yet.
-fn add(shared: &Arc<Shared>, slots: &mut BTreeMap<u32, Slot>, instances: u32, limits: Limits) {
-    for number in 1..=instances {
-        slots.entry(number).or_insert_with(|| {
-            let (order, orders) = watch::channel(Order::Run { limits });
-            let task = tokio::spawn(Instance::new(number, Arc::clone(shared), orders).live());
-            Slot { order, task }
-        });
+    fn orders(&self) -> MutexGuard<'_, Orders> {
+        self.orders.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
 
-/// Stops all of `slots` at the same time and waits for them.
-async fn end(slots: Vec<Slot>, grace: Duration) {
-    for slot in &slots {
-        slot.order.send_replace(Order::Stop { grace });
-    }
-    for slot in slots {
-        if let Err(failed) = slot.task.await {
-            tracing::error!(%failed, "an instance's supervisor failed");
+    /// Starts the instances up to number `instances` that are not there yet.
+    fn add(&self, instances: u32, limits: Limits) {
+        let mut orders = self.orders();
+        if !self.shared.expect(instances, limits) {
+            return;
         }
+        for number in 1..=instances {
+            orders.entry(number).or_insert_with(|| {
+                let (order, told) = watch::channel(Order::Run { limits });
+                tokio::spawn(Instance::new(number, Arc::clone(&self.shared), told).live());
+                order
+            });
+        }
+    }
+
+    fn tell(&self, numbers: RangeFrom<u32>, order: Order) {
+        for (_, told) in self.orders().range(numbers) {
+            told.send_if_modified(|old| old.replace(order));
+        }
+    }
+
+    fn tell_running(&self, order: Order) {
+        for told in self.orders().values().filter(|told| !told.borrow().is_stop()) {
+            told.send_if_modified(|old| old.replace(order));
+        }
+    }
+
+    /// Returns when nobody is left of those that were told to stop.
+    async fn gone(&self) {
+        let mut changed = self.shared.changed();
+        while !self.forget_gone() {
+            // The sender lives as long as this host.
+            let _ = changed.changed().await;
+        }
+    }
+
+    /// Whether nobody is left of them.
+    fn forget_gone(&self) -> bool {
+        let mut orders = self.orders();
+        orders.retain(|number, _| self.shared.remembers(*number));
+        !orders.values().any(|told| told.borrow().is_stop())
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! A process can end at any moment, so that everything about it may be absent.
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::fs;
 use std::path::Path;
 
@@ -116,6 +116,12 @@ pub(super) fn listening() -> Vec<(u16, u64)> {
         .iter()
         .flat_map(|path| parse_listening(&fs::read_to_string(path).unwrap_or_default()))
         .collect()
+}
+
+/// The ports that `pids` listen on.
+pub(super) fn listening_of(pids: &[u32]) -> BTreeSet<u16> {
+    let held: HashSet<u64> = pids.iter().filter_map(|pid| sockets(*pid)).flatten().collect();
+    listening().into_iter().filter(|(_, socket)| held.contains(socket)).map(|(port, _)| port).collect()
 }
 
 fn parse_listening(text: &str) -> Vec<(u16, u64)> {

@@ -14,7 +14,7 @@ use tokio::time::Instant;
 
 use super::cgroup::{self, Leaf};
 use super::failure::Ending;
-use super::group::Group;
+use super::group::{self, Group};
 use super::guard;
 use super::leftovers;
 use super::log::Printed;
@@ -80,7 +80,8 @@ impl Run {
         })?;
         let leader = child.id().unwrap_or_default();
         let started = procfs::stat(leader).map_or(0, |stat| stat.started);
-        let group = Group { leader, started, mark: format!("FARSHORE_INSTANCE={id}") };
+        let cgroup = leaf.as_ref().map(|leaf| leaf.dir().to_owned());
+        let group = Group { leader, started, mark: format!("FARSHORE_INSTANCE={id}"), cgroup };
         let pid_file = leftovers::pid_file(&options.log_dir, &id);
         let run = Self {
             _lifeline: child.stdin.take(),
@@ -93,7 +94,7 @@ impl Run {
             pid_file,
             oom_kills,
         };
-        match leftovers::note(&run.pid_file, &run.group, run.leaf.as_ref().map(Leaf::dir)) {
+        match leftovers::note(&run.pid_file, &run.group) {
             Ok(()) => Ok(run),
             Err(error) => {
                 let why = format!("cannot write {}: {error}", run.pid_file.display());
@@ -167,18 +168,18 @@ impl Run {
         }
     }
 
-    /// Asks the whole group to end, and returns when nobody works any more or `grace` is over.
-    pub(super) async fn stop(&mut self, grace: Duration) {
-        if grace.is_zero() {
-            return;
+    /// Tells the whole group (SIGTERM).
+    pub(super) fn ask_to_end(&self) {
+        // Once its first process was waited for, its number may be another's.
+        if self.child.id().is_some() {
+            self.group.signal(Signal::TERM);
         }
-        let deadline = Instant::now() + grace;
-        self.group.signal(Signal::TERM);
-        if tokio::time::timeout_at(deadline, self.child.wait()).await.is_err() {
-            return;
-        }
-        // The first process may leave others behind that finish their work.
-        while Instant::now() < deadline && self.is_busy().await {
+    }
+
+    /// Returns when nobody in the group works any more: the first process may leave others behind that finish their work.
+    pub(super) async fn ended(&mut self) {
+        let _ = self.child.wait().await;
+        while self.is_busy().await {
             tokio::time::sleep(LOOK_EVERY).await;
         }
     }
@@ -194,12 +195,9 @@ impl Run {
         if self.child.id().is_some() {
             self.group.signal(Signal::KILL);
         }
-        if let Some(leaf) = &self.leaf {
-            cgroup::kill(leaf.dir());
-        }
-        // The kernel keeps its number until here.
-        let _ = self.child.wait().await;
-        if !self.group.end().await {
+        // Its number is its own until it was waited for.
+        let ended = tokio::time::timeout(group::GONE_WITHIN, self.child.wait()).await;
+        if ended.is_err() || !self.group.end().await {
             tracing::error!(pid = self.group.leader, "processes of an instance cannot be ended");
             return self.printed.end().await;
         }

@@ -12,6 +12,7 @@ use super::failure::{Ending, StartFailure};
 use super::log::AppLog;
 use super::options::{HostOptions, Limits};
 use super::pace::{FAILED_STARTS_MAX, Pace};
+use super::procfs;
 use super::view::{Enforcement, HostView, InstanceState, InstanceView};
 
 /// How one instance is doing.
@@ -118,9 +119,12 @@ impl Shared {
         self.board.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// So many are wanted from now on; the others get no requests any more.
-    pub(super) fn expect(&self, instances: u32, limits: Limits) {
+    /// So many are wanted from now on; the others get no requests any more. False when none is wanted ever again.
+    pub(super) fn expect(&self, instances: u32, limits: Limits) -> bool {
         self.change(|board| {
+            if board.is_stopped {
+                return false;
+            }
             (board.instances, board.limits) = (instances, limits);
             for number in 1..=instances {
                 board.statuses.entry(number).or_insert_with(Status::new);
@@ -128,7 +132,8 @@ impl Shared {
             for (_, status) in board.statuses.range_mut(instances.saturating_add(1)..) {
                 status.enter(InstanceState::Stopping);
             }
-        });
+            true
+        })
     }
 
     /// None is wanted, and none ever will be.
@@ -138,8 +143,9 @@ impl Shared {
         self.change(|board| board.is_stopped = true);
     }
 
-    pub(super) fn is_stopped(&self) -> bool {
-        self.board().is_stopped
+    /// Whether instance `number` has not ended for good.
+    pub(super) fn remembers(&self, number: u32) -> bool {
+        self.board().statuses.contains_key(&number)
     }
 
     /// Writes how instance `number` is doing.
@@ -156,19 +162,20 @@ impl Shared {
         self.change(|board| board.statuses.remove(&number));
     }
 
-    fn change<T>(&self, change: impl FnOnce(&mut Board) -> T) {
-        let addresses: Arc<[SocketAddr]> = {
-            let mut board = self.board();
-            change(&mut board);
-            let answering = board.statuses.values().filter(|status| status.takes_requests);
-            answering.filter_map(|status| status.address).collect()
-        };
+    fn change<T>(&self, change: impl FnOnce(&mut Board) -> T) -> T {
+        let mut board = self.board();
+        let changed = change(&mut board);
+        let answering = board.statuses.values().filter(|status| status.takes_requests);
+        let addresses: Arc<[SocketAddr]> = answering.filter_map(|status| status.address).collect();
+        // Under the lock, so that the newest list is the last that is sent.
         self.addresses.send_if_modified(|old| {
             let is_new = *old != addresses;
             *old = addresses;
             is_new
         });
+        drop(board);
         self.changed.send_replace(());
+        changed
     }
 
     pub(super) fn changed(&self) -> watch::Receiver<()> {
@@ -225,7 +232,7 @@ impl Shared {
                 name: self.options.name.clone(),
                 instance: *number,
                 within,
-                look: status.look.clone().unwrap_or_else(|| "it was not looked at yet".to_owned()),
+                look: seen_of(status),
                 lines: status.lines.clone(),
             }),
         }
@@ -244,6 +251,19 @@ impl Shared {
             cpu_limit: by(u64::from(board.limits.cpu_percent), Enforcement::None),
             instances: board.statuses.iter().map(|(number, status)| view(*number, status)).collect(),
         }
+    }
+}
+
+/// What the probe saw last, and where it listens instead, if it does.
+fn seen_of(status: &Status) -> String {
+    let look = status.look.clone().unwrap_or_else(|| "it was not looked at yet".to_owned());
+    let ports = status.pid.map(|pid| procfs::listening_of(&procfs::tree(pid))).unwrap_or_default();
+    let own = status.address.map(|address| address.port());
+    match ports.iter().find(|port| Some(**port) != own) {
+        Some(port) if !ports.iter().any(|port| Some(*port) == own) => {
+            format!("{look} (it listens on port {port})")
+        }
+        _ => look,
     }
 }
 

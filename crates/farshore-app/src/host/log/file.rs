@@ -2,6 +2,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -16,6 +17,9 @@ pub(super) const FILES_MAX: u32 = 5;
 const RATE: u64 = 1024 * 1024;
 /// What it may print at once, after it was quiet.
 const BURST: u64 = 8 * 1024 * 1024;
+
+/// What an app prints is for its operators.
+const MODE: u32 = 0o600;
 
 /// See the module. All its errors are told to the node's own log: an app goes on when its log cannot be written.
 #[derive(Debug)]
@@ -74,7 +78,8 @@ impl LogFile {
             Some(file) => file,
             closed => {
                 fs::create_dir_all(&self.dir)?;
-                let file = OpenOptions::new().append(true).create(true).open(self.dir.join(NAME))?;
+                let file =
+                    OpenOptions::new().append(true).create(true).mode(MODE).open(self.dir.join(NAME))?;
                 self.size = file.metadata()?.len();
                 closed.insert(file)
             }

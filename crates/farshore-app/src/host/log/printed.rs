@@ -8,6 +8,7 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::process::Child;
 use tokio::task::JoinHandle;
+use tokio::time::Instant;
 
 use super::AppLog;
 use super::line::Splitter;
@@ -15,6 +16,10 @@ use crate::host::shared::now;
 
 /// What is read at once.
 const READ_MAX: usize = 16 * 1024;
+/// What is read of a pipe in [`WINDOW`]. Printing faster than 16 MiB a second, an app waits: its lines would be left out of the
+/// log anyway, and reading them would take the node's time.
+const WINDOW_BYTES: usize = 1024 * 1024;
+const WINDOW: Duration = Duration::from_micros(62_500);
 /// Lines that are kept to say what a run printed before it failed.
 const LINES_KEPT: usize = 10;
 /// Of each of them, in characters.
@@ -64,6 +69,7 @@ impl Printed {
 async fn follow(mut pipe: impl AsyncRead + Unpin, label: String, log: AppLog, kept: Kept) {
     let mut splitter = Splitter::default();
     let mut bytes = vec![0; READ_MAX];
+    let (mut window, mut window_bytes) = (Instant::now(), 0);
     loop {
         let read = pipe.read(&mut bytes).await.unwrap_or(0);
         let mut batch =
@@ -78,6 +84,11 @@ async fn follow(mut pipe: impl AsyncRead + Unpin, label: String, log: AppLog, ke
         }
         if read == 0 {
             return;
+        }
+        window_bytes += read;
+        if window_bytes >= WINDOW_BYTES {
+            tokio::time::sleep_until(window + WINDOW).await;
+            (window, window_bytes) = (Instant::now(), 0);
         }
     }
 }

@@ -56,10 +56,21 @@ async fn a_command_that_ends_again_and_again_fails_with_its_status_and_last_line
 #[tokio::test]
 async fn a_command_that_does_not_listen_is_late_and_says_so() {
     let rig = Rig::new();
-    let host = rig.host("echo waiting for godot; exec sleep 1000", 1);
-    until("the first look", || (!instance(&host, 1).pid?.eq(&0)).then_some(())).await;
+    let listens_elsewhere = "python3 -u -c '
+import socket, time
+listener = socket.create_server((\"127.0.0.1\", 0))
+print(listener.getsockname()[1])
+time.sleep(1000)'";
+    let host = rig.host(listens_elsewhere, 1);
+    let line = rig.logged(" 1 out ").await;
+    let port = line.rsplit(' ').next().unwrap();
     let failure = host.up(Duration::from_millis(400)).await.unwrap_err();
-    assert!(failure.to_string().starts_with("instance 1 of todo was not up within 400ms: "), "{failure}");
+    assert!(
+        failure.to_string().starts_with("instance 1 of todo was not up within 400ms: nothing listens"),
+        "{failure}"
+    );
+    assert!(failure.to_string().contains(&format!("(it listens on port {port})")), "{failure}");
+    assert!(failure.to_string().ends_with(&format!("\n  | {port}")), "{failure}");
     host.stop(WITHIN).await;
 }
 
@@ -155,6 +166,14 @@ async fn scaling_leaves_the_others_alone() {
     assert_eq!((addresses(&host).len(), host.view().instances.len()), (1, 1));
     assert!(is_gone(pids[1]) && is_gone(pids[2]));
     assert_eq!((instance(&host, 1).pid, instance(&host, 1).restarts), (first.pid, 0));
+    // Given up half way, and then wanted otherwise.
+    host.scale(2, Limits::NONE).await;
+    host.up(WITHIN).await.unwrap();
+    assert!(tokio::time::timeout(Duration::ZERO, host.scale(1, Limits::NONE)).await.is_err());
+    host.scale(2, Limits::NONE).await;
+    host.up(WITHIN).await.unwrap();
+    assert_eq!(addresses(&host).len(), 2);
+    assert_eq!(instance(&host, 1).pid, first.pid);
     host.stop(WITHIN).await;
     host.scale(2, Limits::NONE).await;
     assert!(host.view().instances.is_empty(), "a host that was stopped starts nothing");

@@ -73,6 +73,18 @@ impl Rig {
         self.dir.path().join("release").join(name)
     }
 
+    /// The first line of the log that contains `words`.
+    async fn logged(&self, words: &str) -> String {
+        let deadline = tokio::time::Instant::now() + WITHIN;
+        loop {
+            if let Some(line) = self.log().await.into_iter().find(|line| line.contains(words)) {
+                return line;
+            }
+            assert!(tokio::time::Instant::now() < deadline, "{words:?} is not in the log");
+            tokio::time::sleep(POLL).await;
+        }
+    }
+
     async fn log(&self) -> Vec<String> {
         super::tail(&self.dir.path().join("log"), 1000).await
     }

@@ -55,7 +55,7 @@ async fn an_app_may_finish_what_it_is_doing() {
     let rig = Rig::new();
     // Ends only when the file `go` is there: after the stop was asked for.
     let command = "trap 'while [ ! -e go ]; do sleep 0.01; done; echo done >finished; exit 0' TERM
-                   python3 server.py & echo $! >new; mv new server; while :; do wait; done";
+                   python3 server.py & echo $! >new; mv new server; while :; do sleep 0.1; done";
     let host = rig.up(command, 1).await;
     let server = until("the server", || number_in(&rig.file("server"))).await;
     let stopping = tokio::spawn({
@@ -94,6 +94,36 @@ async fn who_does_not_want_to_end_is_killed_after_the_grace() {
     let leader = instance(&host, 1).pid.unwrap();
     host.stop(Duration::from_millis(50)).await;
     assert!(crate::host::procfs::stat(leader).is_none());
+}
+
+#[tokio::test]
+async fn the_shortest_grace_holds() {
+    let rig = Rig::new();
+    let host = rig
+        .up("trap : TERM; python3 server.py & echo $! >new; mv new server; while :; do sleep 0.1; done", 1)
+        .await;
+    let server = until("the server", || number_in(&rig.file("server"))).await;
+    let leader = instance(&host, 1).pid.unwrap();
+    let patient = tokio::spawn({
+        let host = Arc::clone(&host);
+        async move { host.stop(WITHIN * 100).await }
+    });
+    until("the first stop", || is_gone(server).then_some(())).await;
+    assert!(!is_gone(leader));
+    host.stop(Duration::ZERO).await;
+    assert!(is_gone(leader));
+    patient.await.unwrap();
+}
+
+#[tokio::test]
+async fn a_stop_that_is_given_up_goes_on_and_can_be_waited_for() {
+    let rig = Rig::new();
+    let host = rig.up(FAMILY, 1).await;
+    let [worker, outsider] = family(&rig).await;
+    assert!(tokio::time::timeout(Duration::ZERO, host.stop(Duration::ZERO)).await.is_err());
+    drop(host);
+    tokio::time::timeout(WITHIN, crate::host::gone(&rig.dir.path().join("log"))).await.unwrap();
+    assert!(is_gone(worker) && is_gone(outsider));
 }
 
 #[tokio::test]
