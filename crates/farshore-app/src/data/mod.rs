@@ -8,6 +8,7 @@
 //! Must always hold: what a replica has is a prefix of what its source committed; [`Live::confirmed`] never names more than
 //! is durable there; nothing here writes to a database that someone else may be using; a copy that is offered was checked.
 
+pub mod backup;
 pub mod sqlite;
 
 use std::error::Error;

@@ -1,0 +1,202 @@
+use std::sync::Arc;
+
+use rusqlite::Connection;
+
+use super::*;
+
+struct Home {
+    dir: tempfile::TempDir,
+    live: Arc<dyn Live>,
+    backups: Backups,
+}
+
+impl Home {
+    async fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let source = dir.path().join("source");
+        sqlite::create(&source).await.unwrap();
+        let db = Connection::open(sqlite::database_file(&source)).unwrap();
+        db.execute_batch("CREATE TABLE todo(text); INSERT INTO todo VALUES ('a'), ('b')").unwrap();
+        let live =
+            sqlite::open_live(&source, Position::default(), sqlite::LiveOptions::default()).await.unwrap();
+        let backups = Backups::open(&dir.path().join("backups")).await.unwrap();
+        Self { dir, live, backups }
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    fn app(&self) -> Connection {
+        Connection::open(sqlite::database_file(&self.path("source"))).unwrap()
+    }
+
+    async fn ids(&self) -> Vec<String> {
+        self.backups.list().await.unwrap().into_iter().map(|backup| backup.id).collect()
+    }
+
+    fn names(&self) -> Vec<String> {
+        let mut names: Vec<String> = std::fs::read_dir(self.path("backups"))
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+            .collect();
+        names.sort();
+        names
+    }
+}
+
+fn todo(dir: &Path) -> Vec<String> {
+    let db = Connection::open(sqlite::database_file(dir)).unwrap();
+    let mut all = db.prepare("SELECT text FROM todo ORDER BY 1").unwrap();
+    all.query_map([], |row| row.get(0)).unwrap().map(Result::unwrap).collect()
+}
+
+#[tokio::test]
+async fn a_backup_is_proved_when_it_is_taken_and_restores_to_what_it_was() {
+    let home = Home::new().await;
+    let taken = home.backups.take_of(&*home.live, "asked for", Some(3)).await.unwrap();
+    assert!(taken.ok && taken.verified_at.is_some());
+    assert_eq!((taken.release, taken.why.as_str(), taken.rows["todo"]), (Some(3), "asked for", 2));
+    home.app().execute_batch("DELETE FROM todo").unwrap();
+    assert_eq!(home.backups.list().await.unwrap(), [taken.clone()]);
+    assert_eq!(home.names(), [taken.id.as_str()], "the proof is gone");
+    let into = home.path("restored");
+    let meta = home.backups.restore(&taken.id, &into).await.unwrap();
+    assert_eq!(meta.position, taken.position);
+    assert_eq!(todo(&into), ["a", "b"]);
+}
+
+#[tokio::test]
+async fn a_restore_never_writes_to_a_database_that_exists() {
+    let home = Home::new().await;
+    let taken = home.backups.take(&*home.live, "").await.unwrap();
+    home.app().execute_batch("INSERT INTO todo VALUES ('c')").unwrap();
+    let refused = home.backups.restore(&taken.id, &home.path("source")).await.unwrap_err();
+    assert!(matches!(refused, DataError::Exists(_)), "{refused}");
+    assert_eq!(todo(&home.path("source")), ["a", "b", "c"]);
+}
+
+#[tokio::test]
+async fn a_damaged_backup_is_named_and_never_restored() {
+    let home = Home::new().await;
+    let taken = home.backups.take(&*home.live, "").await.unwrap();
+    let data = home.path("backups").join(&taken.id).join("data");
+    let mut bytes = std::fs::read(&data).unwrap();
+    let last = bytes.len() - 1;
+    bytes[last] ^= 1;
+    std::fs::write(&data, bytes).unwrap();
+    let refused = home.backups.restore(&taken.id, &home.path("restored")).await.unwrap_err();
+    assert!(refused.to_string().contains("not what was written"), "{refused}");
+    let refused = home.backups.verify(&taken.id).await.unwrap_err();
+    assert!(matches!(refused, DataError::Corrupt { .. }), "{refused}");
+    let told = home.backups.list().await.unwrap().remove(0);
+    assert!(!told.ok && told.why.contains("not what was written"), "{told:?}");
+    home.backups.restore(&taken.id, &home.path("restored")).await.unwrap_err();
+    assert!(!home.path("restored").exists());
+}
+
+#[tokio::test]
+async fn a_backup_that_leaves_data_out_is_no_good_backup() {
+    let home = Home::new().await;
+    let taken = home.backups.take(&*home.live, "").await.unwrap();
+    let dir = home.path("backups").join(&taken.id);
+    let mut manifest = Manifest::read(&dir).unwrap();
+    manifest.meta.rows.insert("orders".to_owned(), 7);
+    manifest.write(&dir).unwrap();
+    let refused = home.backups.verify(&taken.id).await.unwrap_err();
+    assert!(refused.to_string().contains("orders: 7 became no table"), "{refused}");
+}
+
+#[tokio::test]
+async fn a_description_that_is_damaged_is_told_and_not_believed() {
+    let home = Home::new().await;
+    let taken = home.backups.take(&*home.live, "").await.unwrap();
+    let dir = home.path("backups").join(&taken.id);
+    let moved = home.path("backups").join("20200101-000000-000");
+    std::fs::rename(&dir, &moved).unwrap();
+    let told = home.backups.list().await.unwrap().remove(0);
+    assert!(!told.ok && told.why.contains("another backup"), "{told:?}");
+    std::fs::write(moved.join("backup.json"), "{").unwrap();
+    assert!(!home.backups.list().await.unwrap()[0].ok);
+    home.backups.restore("20200101-000000-000", &home.path("restored")).await.unwrap_err();
+    for name in ["", "..", "../source", "nope", "/etc"] {
+        let refused = home.backups.restore(name, &home.path("restored")).await.unwrap_err();
+        assert!(matches!(refused, DataError::Missing { .. }), "{name}: {refused}");
+    }
+}
+
+#[tokio::test]
+async fn what_an_interrupted_backup_left_is_removed_and_never_listed() {
+    let home = Home::new().await;
+    let taken = home.backups.take(&*home.live, "").await.unwrap();
+    let dir = home.path("backups");
+    for left in ["20200101-000000-000.making", "20200101-000000-000.proof"] {
+        std::fs::create_dir_all(dir.join(left)).unwrap();
+        std::fs::write(dir.join(left).join("data"), "half").unwrap();
+    }
+    assert_eq!(home.ids().await, [taken.id.as_str()]);
+    Backups::open(&dir).await.unwrap();
+    assert_eq!(home.names(), [taken.id.as_str()]);
+}
+
+#[tokio::test]
+async fn old_backups_go_and_the_newest_good_one_stays() {
+    let home = Home::new().await;
+    for _ in 0..3 {
+        home.backups.take(&*home.live, "").await.unwrap();
+    }
+    let ids = home.ids().await;
+    home.backups.keep_only(2).await.unwrap();
+    assert_eq!(home.ids().await, ids[..2]);
+    home.backups.keep_only(0).await.unwrap();
+    assert_eq!(home.ids().await, ids[..1]);
+    assert_eq!(home.names(), ids[..1]);
+}
+
+fn backup(id: &str, ok: bool) -> Backup {
+    Backup {
+        id: id.to_owned(),
+        at: Moment(0),
+        engine: Engine::Sqlite,
+        bytes: 0,
+        position: Position::default(),
+        release: None,
+        verified_at: None,
+        ok,
+        why: String::new(),
+        rows: Rows::new(),
+    }
+}
+
+#[test]
+fn bad_backups_never_push_good_ones_out() {
+    let check = |all: &[(&str, bool)], keep, gone: &[&str]| {
+        let all: Vec<Backup> = all.iter().map(|(id, ok)| backup(id, *ok)).collect();
+        assert_eq!(surplus(&all, keep), gone, "{all:?} keep {keep}");
+    };
+    check(&[], 3, &[]);
+    check(&[("1", true), ("2", true), ("3", true)], 2, &["1"]);
+    check(&[("1", true), ("2", false), ("3", false)], 1, &[]);
+    check(&[("1", true), ("2", false), ("3", true)], 1, &["2", "1"]);
+    check(&[("1", true), ("2", false), ("3", true)], 2, &[]);
+    check(&[("1", true), ("2", true)], 0, &["1"]);
+    check(&[("1", false), ("2", false)], 0, &[]);
+}
+
+#[test]
+fn the_schedule_counts_from_the_last_good_one_and_tries_again_soon() {
+    let minute = |minutes: u64| Moment(minutes * 60_000_000);
+    assert_eq!(due(0, None, None), None);
+    assert_eq!(due(60, None, None), Some(Moment(0)), "at once");
+    assert_eq!(due(60, Some(minute(5)), Some(minute(5))), Some(minute(65)));
+    assert_eq!(due(60, None, Some(minute(5))), Some(minute(6)), "it failed");
+    assert_eq!(due(60, Some(minute(5)), Some(minute(70))), Some(minute(71)), "it failed");
+    assert_eq!(due(60, Some(minute(5)), Some(minute(6))), Some(minute(65)), "one by hand failed");
+}
+
+#[test]
+fn names_are_times_that_sort() {
+    let at: Moment = "2026-11-21T05:00:00.250Z".parse().unwrap();
+    assert_eq!(name_of(at), "20261121-050000-250");
+    assert!(is_id(&name_of(at)) && is_id(&name_of(Moment(u64::MAX))));
+}
