@@ -108,8 +108,12 @@ impl Backups {
     /// # Errors
     /// When the directory cannot be read. A backup whose description is damaged is told as one that is not `ok`.
     pub async fn list(&self) -> Result<Vec<Backup>, DataError> {
-        let named = entries(&self.dir)?.into_iter().filter(|path| path.join(MANIFEST).exists());
-        let mut all: Vec<Backup> = named.map(|path| told(&path)).collect();
+        let is_one = |path: &PathBuf| {
+            let name = path.file_name().map(|name| name.to_string_lossy().into_owned());
+            name.is_some_and(|name| is_id(&name)) && path.join(MANIFEST).exists()
+        };
+        let mut all: Vec<Backup> =
+            entries(&self.dir)?.into_iter().filter(is_one).map(|path| told(&path)).collect();
         all.sort_by(|one, other| other.id.cmp(&one.id));
         Ok(all)
     }
@@ -387,7 +391,9 @@ fn differences(counted: &Rows, found: &Rows) -> String {
 }
 
 fn entries(dir: &Path) -> Result<Vec<PathBuf>, DataError> {
-    let list = || std::fs::read_dir(dir)?.map(|entry| entry.map(|entry| entry.path())).collect();
+    let list = || -> std::io::Result<Vec<PathBuf>> {
+        std::fs::read_dir(dir)?.map(|entry| entry.map(|entry| entry.path())).collect()
+    };
     list().map_err(DataError::io("list", dir))
 }
 
