@@ -58,7 +58,7 @@ async fn a_backup_is_proved_when_it_is_taken_and_restores_to_what_it_was() {
     assert!(taken.ok && taken.verified_at.is_some());
     assert_eq!((taken.release, taken.why.as_str(), taken.rows["todo"]), (Some(3), "asked for", 2));
     home.app().execute_batch("DELETE FROM todo").unwrap();
-    assert_eq!(home.backups.list().await.unwrap(), [taken.clone()]);
+    assert_eq!(home.backups.list().await.unwrap(), std::slice::from_ref(&taken));
     assert_eq!(home.names(), [taken.id.as_str()], "the proof is gone");
     let into = home.path("restored");
     let meta = home.backups.restore(&taken.id, &into).await.unwrap();
