@@ -84,6 +84,7 @@ impl Repository {
             let now = self.tip(&branch).await?;
             return Err(if now == old { error } else { ScriptsError::Moved { branch } });
         }
+        self.sync(vec![branch]).await?;
         let commit = self.commit(&id).await?;
         self.tidy().await;
         Ok(commit)

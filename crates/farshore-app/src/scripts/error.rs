@@ -19,6 +19,9 @@ pub enum ScriptsError {
     /// The program `git` cannot be started.
     #[error("cannot start git: {0}: install git 2.36 or later on this node")]
     NoGit(io::Error),
+    /// It is one that does not sync what it writes.
+    #[error("this node has {0:?}: install git 2.36 or later")]
+    OldGit(String),
     /// `git` ended with an error; its own words.
     #[error("git {verb} failed: {words}")]
     Git {

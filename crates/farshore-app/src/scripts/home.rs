@@ -1,5 +1,6 @@
 //! The directory of a repository: laid out by us, and put right at each open.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
@@ -49,32 +50,50 @@ pub(super) fn settle(dir: &Path) -> Result<(), ScriptsError> {
     if let Some(parent) = dir.parent() {
         sync_dir(parent)?;
     }
-    sweep(dir);
+    clear(dir);
     Ok(())
 }
 
-/// Removes locks and half-written objects that a git left which could not end by itself. True when nothing of that
-/// kind is left.
-pub(super) fn sweep(dir: &Path) -> bool {
-    let mut clean = true;
-    let mut old = |path: &Path| {
-        let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
-        if name.ends_with(".lock") {
-            if is_old(path) {
-                // Not removed: the next push says so in git's words.
-                let _ = fs::remove_file(path);
-            } else {
-                clean = false;
-            }
-        }
-        if (name.starts_with("tmp_objdir-") || name.starts_with("fast_import_crash_")) && is_old(path) {
+/// Removes what a git left that died with an earlier node. There is no git at work here now, or it is being ended.
+fn clear(dir: &Path) {
+    let mut left = |path: &Path| {
+        let name = name_of(path);
+        let is_left = name.ends_with(".lock") && is_old(path)
+            || ["tmp_objdir-", "tmp_pack_", "tmp_idx_", "fast_import_crash_"]
+                .iter()
+                .any(|left| name.starts_with(left));
+        if is_left {
+            // Not removed: the next push says so in git's words, or it only takes room.
             let _ = remove(path);
         }
     };
-    each(dir, 0, &mut old);
-    each(&dir.join("refs"), DEPTH_MAX, &mut old);
-    each(&dir.join("objects"), 0, &mut old);
+    each(dir, 0, &mut left);
+    each(&dir.join("refs"), DEPTH_MAX, &mut left);
+    each(&dir.join("objects"), 0, &mut left);
+    each(&dir.join("objects/pack"), 0, &mut left);
+}
+
+/// Removes locks of branches that a git left which had to be ended hard; others may be at work. They hold such a lock
+/// for a moment only. True when none is left.
+pub(super) fn sweep(dir: &Path) -> bool {
+    let mut clean = true;
+    let mut stale = |path: &Path| {
+        if name_of(path).ends_with(".lock") {
+            clean &= is_old(path) && fs::remove_file(path).is_ok();
+        }
+    };
+    each(&dir.join("refs"), DEPTH_MAX, &mut stale);
+    for lock in ["HEAD.lock", "packed-refs.lock"] {
+        let lock = dir.join(lock);
+        if lock.exists() {
+            stale(&lock);
+        }
+    }
     clean
+}
+
+fn name_of(path: &Path) -> &str {
+    path.file_name().and_then(|name| name.to_str()).unwrap_or_default()
 }
 
 fn each(dir: &Path, depth: u32, seen: &mut impl FnMut(&Path)) {
@@ -121,6 +140,20 @@ pub(super) fn remove(path: &Path) -> Result<(), ScriptsError> {
         }
         _ => Ok(()),
     }
+}
+
+/// What git wrote is found by its names after a power cut: git syncs files, and not the directories that name them.
+/// `names` are the refs that have changed.
+pub(super) fn sync_names<'a>(
+    dir: &Path,
+    names: impl IntoIterator<Item = &'a str>,
+) -> Result<(), ScriptsError> {
+    let mut dirs: BTreeSet<&Path> = ["objects/pack", "objects", "refs", ""].map(Path::new).into();
+    // Of a branch in directories of its own, each of these.
+    dirs.extend(names.into_iter().flat_map(|name| Path::new(name).ancestors().skip(1)));
+    // A directory that is gone has been emptied, which the one over it tells.
+    let there = dirs.into_iter().map(|below| dir.join(below)).filter(|path| path.is_dir());
+    there.into_iter().try_for_each(|path| sync_dir(&path))
 }
 
 /// What was named in `dir` is named there after a power cut.

@@ -76,6 +76,7 @@ impl Repository {
         self.keep(&mine, refs).await?;
         self.move_refs(&mine, refs).await?;
         self.set_head_branch(&refs.head).await?;
+        self.sync(mine.refs.into_keys().chain(refs.refs.keys().cloned()).collect()).await?;
         self.tidy().await;
         Ok(())
     }

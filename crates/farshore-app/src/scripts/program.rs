@@ -3,6 +3,7 @@
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process_group};
@@ -17,6 +18,8 @@ const CALL_TIME_MAX: Duration = Duration::from_secs(600);
 const ANSWER_BYTES_MAX: u64 = 64 << 20;
 /// How much of git's complaint is shown.
 const WORDS_BYTES_MAX: usize = 2_000;
+/// The first that syncs what it is told to, with settings from its environment.
+const VERSION_MIN: (u32, u32) = (2, 36);
 /// What a push may send, packed. More does not belong into a release.
 pub(super) const PUSH_BYTES_MAX: u64 = 1 << 30;
 
@@ -27,7 +30,7 @@ const SETTINGS: [(&str, &str); 33] = [
     ("core.fsyncMethod", "fsync"),
     // Few packs are synced faster than many objects.
     ("receive.unpackLimit", "1"),
-    ("fastimport.unpackLimit", "1"),
+    ("fastimport.unpackLimit", "0"),
     // Who moved a branch from where.
     ("core.logAllRefUpdates", "true"),
     ("core.filesRefLockTimeout", "3000"),
@@ -228,7 +231,57 @@ pub(super) fn last_words(bytes: &[u8]) -> String {
     lines.join("; ")
 }
 
+/// Refuses a git that would not heed our settings. Asked once in the life of a node.
+pub(super) fn check_version() -> Result<(), ScriptsError> {
+    static GOOD: OnceLock<()> = OnceLock::new();
+    if GOOD.get().is_some() {
+        return Ok(());
+    }
+    let told = std::process::Command::new("git").arg("version").stdin(Stdio::null()).output();
+    let told = String::from_utf8_lossy(&told.map_err(ScriptsError::NoGit)?.stdout).trim().to_owned();
+    if version(&told).is_none_or(|version| version < VERSION_MIN) {
+        return Err(ScriptsError::OldGit(told));
+    }
+    // Another thread may have seen it, too.
+    let _ = GOOD.set(());
+    Ok(())
+}
+
+/// Reads `git version 2.47.3 (…)`.
+fn version(told: &str) -> Option<(u32, u32)> {
+    let mut numbers = told.split_whitespace().nth(2)?.split('.');
+    Some((numbers.next()?.parse().ok()?, numbers.next()?.parse().ok()?))
+}
+
 /// Whether `text` is an object's id as git writes it in full.
 pub(super) fn is_id(text: &str) -> bool {
     text.len() == 40 && text.bytes().all(|byte| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn versions_are_read_as_different_builds_tell_them() {
+        assert_eq!(version("git version 2.47.3"), Some((2, 47)));
+        assert_eq!(version("git version 2.39.5 (Apple Git-154)"), Some((2, 39)));
+        assert_eq!(version("git version 3.0.rc1"), Some((3, 0)));
+        assert_eq!(version(""), None);
+        check_version().unwrap();
+    }
+
+    #[test]
+    fn complaints_are_shown_on_one_line_and_not_whole() {
+        assert_eq!(last_words(b"error: one\n\nfatal: two\n"), "error: one; fatal: two");
+        assert_eq!(last_words(&[b'x'; 5_000]).len(), WORDS_BYTES_MAX);
+    }
+
+    #[test]
+    fn ids_are_forty_small_digits() {
+        assert!(is_id(&"0a".repeat(20)));
+        assert!(!is_id(&"0A".repeat(20)));
+        assert!(!is_id("0a"));
+        assert!(!is_id(&"-".repeat(40)));
+    }
 }

@@ -9,9 +9,10 @@ use farshore_core::moment::Moment;
 use serde::{Deserialize, Serialize};
 
 use super::error::ScriptsError;
+use super::files::off_the_loop;
 use super::home;
 use super::object::{Id, Mode};
-use super::program::{Call, Git, is_id};
+use super::program::{Call, Git, check_version, is_id};
 
 /// Files of one release. Three times a large front end with its assets; packages are what a build installs.
 pub(super) const FILES_MAX: u64 = 100_000;
@@ -86,11 +87,12 @@ impl Repository {
     /// anew each time: whatever else lay there counts for nothing. One repository is opened once at a time.
     pub fn open_or_init(dir: impl AsRef<Path>) -> Result<Self, ScriptsError> {
         let dir = dir.as_ref();
+        check_version()?;
         std::fs::create_dir_all(dir).map_err(ScriptsError::disk("make", dir))?;
         let dir = dir.canonicalize().map_err(ScriptsError::disk("find", dir))?;
         home::settle(&dir)?;
         let git = Git::new(&dir);
-        // Young locks may stand from before; they are looked at again before the next change.
+        // Young locks may stand from before: they are looked at again before the next change.
         Ok(Self { dir, git, unclean: AtomicBool::new(true), count: AtomicU64::new(0) })
     }
 
@@ -211,6 +213,7 @@ impl Repository {
     pub(super) async fn set_head_branch(&self, branch: &str) -> Result<(), ScriptsError> {
         if deploys(branch) && self.head_branch()? != branch {
             self.git.ask(&["symbolic-ref", "HEAD", branch]).await?;
+            self.sync(Vec::new()).await?;
         }
         Ok(())
     }
@@ -221,6 +224,12 @@ impl Repository {
         let text = String::from_utf8_lossy(&answer);
         let mut pairs = text.lines().filter_map(|line| line.split_once(' '));
         Ok(pairs.find(|(_, found)| *found == name).map(|(id, _)| id.to_owned()))
+    }
+
+    /// After this the refs `names` are on the disk, and what they stand for.
+    pub(super) async fn sync(&self, names: Vec<String>) -> Result<(), ScriptsError> {
+        let dir = self.dir.clone();
+        off_the_loop(move || home::sync_names(&dir, names.iter().map(String::as_str))).await
     }
 
     /// A name in the place for what is not ready yet, used once.

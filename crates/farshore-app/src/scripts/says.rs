@@ -69,3 +69,35 @@ impl Says {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn all(hears: &mut mpsc::Receiver<String>) -> Vec<String> {
+        std::iter::from_fn(|| hears.try_recv().ok()).collect()
+    }
+
+    #[test]
+    fn lines_are_told_one_by_one_and_cannot_move_the_cursor() {
+        let (says, mut hears) = Says::heard();
+        says.say("one\n\ttwo \u{1b}[2Jthree\r\n");
+        says.say("x".repeat(5_000));
+        let lines = all(&mut hears);
+        assert_eq!(lines[..2], ["one", " two [2Jthree"]);
+        assert_eq!(lines[2].len(), LINE_CHARS_MAX);
+    }
+
+    #[test]
+    fn what_a_slow_terminal_misses_is_counted() {
+        let (says, mut hears) = Says::heard();
+        for count in 0..LINES_WAITING_MAX + 7 {
+            says.say(count.to_string());
+        }
+        assert_eq!(all(&mut hears).len(), LINES_WAITING_MAX);
+        says.say("on");
+        assert_eq!(all(&mut hears), ["(7 lines left out)", "on"]);
+        drop(hears);
+        says.say("nobody hears it, and nobody waits");
+    }
+}

@@ -37,7 +37,7 @@ const PIECES_WAITING_MAX: usize = 8;
 const PIECE_BYTES: usize = 64 << 10;
 /// How long git may take to end when asked. It has a few files to remove.
 const GRACE: Duration = Duration::from_secs(3);
-/// How long a client may send nothing in the middle of a request.
+/// How long a client may send nothing in the middle of a request, or take nothing of an answer.
 const CLIENT_SILENCE_MAX: Duration = Duration::from_secs(60);
 /// What a client may go on sending after git has answered: enough to read the answer, which a reset would take.
 const IGNORED_BYTES_MAX: u64 = 64 << 20;
@@ -273,7 +273,8 @@ async fn pump(
     head.send(parsed).map_err(|_| Cut::Client)?;
     loop {
         if !buffer.is_empty() {
-            pieces.send(buffer.split().freeze()).await.map_err(|_| Cut::Client)?;
+            let taken = timeout(CLIENT_SILENCE_MAX, pieces.send(buffer.split().freeze())).await;
+            taken.map_err(|_| Cut::Client)?.map_err(|_| Cut::Client)?;
         }
         buffer.reserve(PIECE_BYTES);
         if stdout.read_buf(&mut buffer).await.unwrap_or(0) == 0 {

@@ -1,7 +1,7 @@
 //! The talk between a push's hook and the node: what was pushed, then what becomes of it.
 
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::unix::pipe;
@@ -12,8 +12,6 @@ use tokio_util::task::TaskTracker;
 use super::super::program::is_id;
 use super::super::repository::{Repository, deploys};
 use super::super::says::{OnPush, Says};
-use std::sync::Mutex;
-
 /// The pipes of a push, beside the guard's.
 pub(super) const PIPES: [&str; 2] = ["pushed", "says"];
 /// What a hook may tell: 10,000 branches with long names.
@@ -60,9 +58,16 @@ impl Deploys {
             }
             told.extend(moved(&line));
         }
+        self.sync(&told).await?;
         let (says, hears) = Says::heard();
         let deploy = self.begin(told, by, says);
         relay(deploy, hears, &mut terminal).await
+    }
+
+    /// The pusher's git ends after the hook: with this, what it calls done survives a power cut.
+    async fn sync(&self, told: &[Moved]) -> std::io::Result<()> {
+        let names = told.iter().map(|moved| moved.branch.clone()).collect();
+        self.repository.sync(names).await.map_err(std::io::Error::other)
     }
 
     /// Starts the deploy of what was pushed, if any of it deploys.

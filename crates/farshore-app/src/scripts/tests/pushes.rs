@@ -204,3 +204,42 @@ async fn after_closing_no_branch_moves_until_it_is_opened_again() {
     rig.http.stop().await;
     assert_eq!(*rig.deployer.ended.lock().unwrap(), 2);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_push_that_was_cut_off_before_the_node_heard_of_it_is_deployed() {
+    let rig = Rig::new().await;
+    let work = rig.work("work").await;
+    let hook = rig.repository.dir().join("hooks/post-receive");
+    let ours = std::fs::read_to_string(&hook).unwrap();
+    std::fs::write(&hook, "#!/bin/sh\nexec sleep 1000\n").unwrap();
+    let mut pusher = client(&work, &["push", "origin", "main"]).process_group(0).spawn().unwrap();
+    until("the branch moves", || rig.repository.dir().join("refs/heads/main").exists()).await;
+    crate::scripts::program::signal_group(pusher.id().unwrap(), rustix::process::Signal::KILL);
+    pusher.wait().await.unwrap();
+    until("it is deployed", || *rig.deployer.ended.lock().unwrap() == 1).await;
+    rig.no_process_is_left().await;
+    std::fs::write(&hook, ours).unwrap();
+    change(&work, "next", "1", "next").await;
+    git(&work, &["push", "-q", "origin", "main"]).await;
+    assert_eq!(rig.deployer.commits.lock().unwrap().len(), 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nobody_pushes_into_the_names_of_the_node() {
+    let rig = Rig::new().await;
+    let work = rig.work("work").await;
+    let output = try_git(&work, &["push", "origin", "main:refs/farshore/kept/x"]).await;
+    assert!(!output.status.success());
+    assert!(said(&output).contains("hidden ref"), "{}", said(&output));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn with_both_branches_in_one_push_main_is_deployed() {
+    let rig = Rig::new().await;
+    let work = rig.work("work").await;
+    git(&work, &["branch", "master"]).await;
+    change(&work, "next", "1", "next").await;
+    git(&work, &["push", "-q", "origin", "master", "main", "main:refs/heads/dir/other"]).await;
+    let commits = rig.deployer.commits.lock().unwrap();
+    assert_eq!(commits.iter().map(|(commit, _)| commit.message.as_str()).collect::<Vec<_>>(), ["next"]);
+}

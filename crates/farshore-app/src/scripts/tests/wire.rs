@@ -52,6 +52,21 @@ async fn without_credentials_the_client_is_asked_for_them() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_flood_of_wrong_passwords_is_sent_away_and_the_right_one_goes_through() {
+    let rig = Rig::new().await;
+    let wrong = "GET /info/refs?service=git-upload-pack HTTP/1.1\r\nAuthorization: Basic YW5uOndyb25n";
+    let port = rig.port;
+    let flood: Vec<_> = (0..150).map(|_| tokio::spawn(raw(port, wrong, b""))).collect();
+    let right = format!("GET /info/refs?service=git-upload-pack HTTP/1.1\r\n{BASIC}");
+    assert!(raw(port, &right, b"").await.starts_with("HTTP/1.1 200"));
+    let mut statuses = std::collections::BTreeSet::new();
+    for answer in flood {
+        statuses.insert(answer.await.unwrap()[9..12].to_owned());
+    }
+    assert_eq!(statuses, ["401".to_owned(), "429".to_owned()].into());
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn paths_of_files_and_of_other_repositories_lead_nowhere() {
     let rig = Rig::new().await;
     for (path, status) in [
