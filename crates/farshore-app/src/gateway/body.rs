@@ -13,14 +13,11 @@ use hyper::body::{Body, Frame, Incoming, SizeHint};
 use tokio::time::Sleep;
 
 use super::client::Busy;
-use super::site::UnderWay;
+use super::site::{Site, UnderWay};
 use super::upstream::FromUpstream;
 
 /// What breaks a body off.
 pub type BodyError = Box<dyn std::error::Error + Send + Sync>;
-
-/// How long a client may send nothing in the middle of a request's body.
-const STALL_MAX: Duration = Duration::from_secs(60);
 
 /// The body of an answer to a client.
 #[derive(Debug)]
@@ -138,8 +135,9 @@ pub(super) struct ToUpstream(Option<Box<Upload>>);
 #[derive(Debug)]
 struct Upload {
     body: Incoming,
-    site: Arc<super::site::Site>,
+    site: Arc<Site>,
     bytes: u64,
+    stall_max: Duration,
     ended: Arc<AtomicBool>,
     /// From when nothing came.
     stall: Option<Pin<Box<Sleep>>>,
@@ -162,13 +160,14 @@ impl UploadEnd {
 
 impl ToUpstream {
     /// Passes on what the client sends.
-    pub(super) fn new(body: Incoming, site: &Arc<super::site::Site>) -> (Self, UploadEnd) {
+    pub(super) fn new(body: Incoming, site: &Arc<Site>, stall_max: Duration) -> (Self, UploadEnd) {
         if body.is_end_stream() {
             return (Self(None), UploadEnd(None));
         }
         let ended = Arc::new(AtomicBool::new(false));
         let end = UploadEnd(Some(Arc::clone(&ended)));
-        (Self(Some(Box::new(Upload { body, site: Arc::clone(site), bytes: 0, ended, stall: None }))), end)
+        let site = Arc::clone(site);
+        (Self(Some(Box::new(Upload { body, site, bytes: 0, stall_max, ended, stall: None }))), end)
     }
 }
 
@@ -189,9 +188,10 @@ impl Body for ToUpstream {
             }
             return Poll::Ready(frame.map(|frame| frame.map_err(Into::into)));
         }
-        let stall = upload.stall.get_or_insert_with(|| Box::pin(tokio::time::sleep(STALL_MAX)));
+        let stall_max = upload.stall_max;
+        let stall = upload.stall.get_or_insert_with(|| Box::pin(tokio::time::sleep(stall_max)));
         ready!(stall.as_mut().poll(cx));
-        Poll::Ready(Some(Err(Stalled(STALL_MAX).into())))
+        Poll::Ready(Some(Err(Stalled(stall_max).into())))
     }
 
     fn is_end_stream(&self) -> bool {

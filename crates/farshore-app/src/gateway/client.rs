@@ -59,26 +59,33 @@ impl Client {
         self.leave.notify_one();
     }
 
-    /// Returns when it was asked to leave, when it had nothing under way for `idle`, or when the gateway stops.
-    pub(super) async fn leaving(self: Arc<Self>, idle: Duration) {
+    /// Returns when it was asked to leave, when it was idle for too long, or when the gateway stops.
+    pub(super) async fn leaving(self: Arc<Self>) {
         tokio::select! {
             () = self.leave.notified() => {}
-            () = self.quiet(idle) => {}
+            () = self.quiet(self.shared.limits.idle) => {}
             () = self.shared.stopping.cancelled() => {}
+        }
+    }
+
+    /// Returns when it has nothing under way although it was asked to leave, or when the gateway ends it.
+    pub(super) async fn left(self: Arc<Self>) {
+        tokio::select! {
+            () = self.quiet(self.shared.limits.leave) => {}
+            () = self.shared.cut.cancelled() => {}
         }
     }
 
     /// Between once and twice the limit after the last request: a clock for each request would cost more than it gives.
     async fn quiet(&self, idle: Duration) {
-        let mut before = None;
+        let mut before = self.requests.load(Ordering::Relaxed);
         loop {
             tokio::time::sleep(idle).await;
             let requests = self.requests.load(Ordering::Relaxed);
-            if self.under_way.load(Ordering::Relaxed) == 0
-                && before.replace(requests).is_none_or(|seen| seen == requests)
-            {
+            if self.under_way.load(Ordering::Relaxed) == 0 && requests == before {
                 return;
             }
+            before = requests;
         }
     }
 }

@@ -36,8 +36,9 @@ pub(super) struct Way<'a> {
 }
 
 /// A request that can be sent.
-struct Outgoing {
-    request: Request<ToUpstream>,
+pub(super) struct Outgoing {
+    /// `None`: it was sent, and nothing came of it.
+    request: Option<Request<ToUpstream>>,
     /// The head again, when the request may be made twice.
     spare: Option<Parts>,
     end: UploadEnd,
@@ -45,14 +46,20 @@ struct Outgoing {
 }
 
 impl Outgoing {
-    fn new(way: Way<'_>, mut request: Request<Incoming>, hop: Option<&HeaderValue>) -> Self {
+    pub(super) fn new(way: Way<'_>, mut request: Request<Incoming>, hop: Option<&HeaderValue>) -> Self {
         let upgrade = Upgrade::asked(&mut request);
         let (mut head, body) = request.into_parts();
         headers::send_on(&mut head, way.client, hop, upgrade.as_ref());
-        let (body, end) = ToUpstream::new(body, way.site);
+        let (body, end) = ToUpstream::new(body, way.site, way.client.shared.limits.upload_stall);
         let is_reading = [Method::GET, Method::HEAD, Method::OPTIONS].contains(&head.method);
         let spare = (is_reading && end.is_nothing() && upgrade.is_none()).then(|| head.clone());
-        Self { request: Request::from_parts(head, body), spare, end, upgrade }
+        Self { request: Some(Request::from_parts(head, body)), spare, end, upgrade }
+    }
+
+    /// Makes the request again where that is harmless.
+    fn again(&mut self) -> bool {
+        self.request = self.spare.take().map(|head| Request::from_parts(head, ToUpstream::default()));
+        self.request.is_some()
     }
 }
 
@@ -68,7 +75,7 @@ enum NoAnswer {
 /// To an instance of this region.
 pub(super) async fn here(
     way: Way<'_>,
-    request: Request<Incoming>,
+    outgoing: &mut Outgoing,
     instances: &Instances,
     pass: Option<&dyn Pass>,
 ) -> Response<GatewayBody> {
@@ -79,8 +86,7 @@ pub(super) async fn here(
             &format!("the app {name} is starting: none of its instances answers yet"),
         );
     }
-    let mut outgoing = Outgoing::new(way, request, None);
-    match send(way, &mut outgoing, instances, "").await {
+    match send(way, outgoing, instances, "").await {
         Ok(response) => match allowed(pass).await {
             Ok(()) => send_back(way, outgoing, response),
             Err(why) => unsafe_answer(name, &why),
@@ -120,7 +126,7 @@ pub(super) async fn there(
     let mut outgoing = Outgoing::new(way, request, Some(&hop));
     let gateways = Instances::new(Box::new([Arc::clone(gateway)]));
     match send(way, &mut outgoing, &gateways, &host).await {
-        Ok(response) => send_back(way, outgoing, response),
+        Ok(response) => send_back(way, &mut outgoing, response),
         Err(NoAnswer::Nobody(why)) => unavailable(
             AGAIN_THERE,
             &format!(
@@ -169,47 +175,40 @@ async fn send(
     host: &str,
 ) -> Result<Response<FromUpstream>, NoAnswer> {
     let trust = way.client.shared.trust.load();
-    let mut call = Call { trust: trust.as_ref(), host, fresh: false };
-    let mut request = std::mem::take(&mut outgoing.request);
+    let limits = &way.client.shared.limits;
+    let mut call = Call { trust: trust.as_ref(), host, fresh: false, limits };
     let mut tried = Vec::new();
     let mut last = None;
     for _ in 0..ATTEMPTS_MAX {
         let Some((number, instance)) = instances.choose(&tried) else { break };
-        match instance.send(request, &call).await {
+        let failed = match instance.send(&mut outgoing.request, &call).await {
             Ok(response) => return Ok(response),
-            Err(Failure::Late) => return Err(NoAnswer::Late),
-            Err(Failure::Unsent(back, error)) => {
-                last = Some(error.to_string());
-                request = *back;
-                tried.push(number);
-            }
-            Err(Failure::Busy(back)) => {
-                last = Some("too many requests are under way".to_owned());
-                request = *back;
-                tried.push(number);
-            }
-            Err(Failure::Broken(error)) => {
-                let Some(spare) = &outgoing.spare else { return Err(NoAnswer::Broken(error.to_string())) };
-                last = Some(error.to_string());
-                request = Request::from_parts(spare.clone(), ToUpstream::default());
-                // The same one only by a connection of its own.
-                if instances.all().len() > 1 || call.fresh {
-                    tried.push(number);
-                }
-                call.fresh = true;
-            }
+            Err(failed) => failed,
+        };
+        // The same one again only by a connection of its own, and when nobody else is there.
+        let once_more = matches!(failed, Failure::Broken(_)) && instances.all().len() == 1 && !call.fresh;
+        if !once_more {
+            tried.push(number);
         }
+        call.fresh = true;
+        last = Some(match failed {
+            Failure::Late => return Err(NoAnswer::Late),
+            Failure::Unsent(error) => error.to_string(),
+            Failure::Busy => "too many requests are under way".to_owned(),
+            Failure::Broken(error) if outgoing.again() => error.to_string(),
+            Failure::Broken(error) => return Err(NoAnswer::Broken(error.to_string())),
+        });
     }
     Err(NoAnswer::Nobody(last.unwrap_or_default()))
 }
 
 fn send_back(
     way: Way<'_>,
-    outgoing: Outgoing,
+    outgoing: &mut Outgoing,
     mut response: Response<FromUpstream>,
 ) -> Response<GatewayBody> {
     if response.status() == StatusCode::SWITCHING_PROTOCOLS {
-        let Some(upgrade) = outgoing.upgrade else {
+        let Some(upgrade) = outgoing.upgrade.take() else {
             let name = way.site.name();
             return problem(
                 StatusCode::BAD_GATEWAY,

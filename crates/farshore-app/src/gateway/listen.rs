@@ -21,18 +21,6 @@ use super::Shared;
 use super::client::Client;
 use super::serve::serve;
 
-/// Connections at once; more wait in the system's queue. Each has two descriptors while a request is under way.
-const CONNECTIONS_MAX: usize = 8192;
-
-/// For a TLS handshake: two round trips.
-const HANDSHAKE_WITHIN: Duration = Duration::from_secs(10);
-
-/// For the head of a request on HTTP/1.1, from the end of the one before: also how long a quiet connection is kept there.
-const HEAD_WITHIN: Duration = Duration::from_secs(60);
-
-/// How long a connection without a request is kept, on either version.
-const IDLE_MAX: Duration = Duration::from_secs(75);
-
 /// Until a client takes what was sent to it.
 const STALLED_WRITE: Duration = Duration::from_secs(60);
 
@@ -86,7 +74,8 @@ pub(super) struct Listening {
 impl Listening {
     pub(super) fn new(shared: Arc<Shared>) -> Self {
         let builder = builder(Tasks(Arc::clone(&shared)));
-        Self { shared, places: Arc::new(Semaphore::new(CONNECTIONS_MAX)), builder }
+        let places = Arc::new(Semaphore::new(shared.limits.connections));
+        Self { shared, places, builder }
     }
 
     /// Accepts until the gateway stops.
@@ -124,7 +113,7 @@ impl Listening {
             prepare(&stream);
             let Some(tls) = tls else { return drive(&builder, stream, client).await };
             let accepted = tokio::select! {
-                accepted = tokio::time::timeout(HANDSHAKE_WITHIN, tls.accept(stream)) => accepted,
+                accepted = tokio::time::timeout(client.shared.limits.handshake, tls.accept(stream)) => accepted,
                 () = client.shared.stopping.cancelled() => return,
             };
             match accepted {
@@ -138,12 +127,8 @@ impl Listening {
 
 fn builder(tasks: Tasks) -> Builder<Tasks> {
     let mut builder = Builder::new(tasks);
-    builder
-        .http1()
-        .timer(TokioTimer::new())
-        .header_read_timeout(HEAD_WITHIN)
-        .max_buf_size(BUFFER_MAX)
-        .pipeline_flush(true);
+    // The limit on idle connections is one on slow heads, too: a timer for each request would cost more than it gives.
+    builder.http1().max_buf_size(BUFFER_MAX).pipeline_flush(true);
     builder
         .http2()
         .timer(TokioTimer::new())
@@ -178,14 +163,14 @@ where
     let connection = builder.serve_connection_with_upgrades(TokioIo::new(stream), requests);
     let mut connection = pin!(connection);
     // The set asks its future only when that was woken: the connection is asked far more often.
-    let mut ends = FuturesUnordered::from_iter([Arc::clone(&client).leaving(IDLE_MAX)]);
+    let mut ends = FuturesUnordered::from_iter([Arc::clone(&client).leaving()]);
     tokio::select! {
         biased;
         result = connection.as_mut() => return ended(result),
         _ = ends.next() => {}
     }
     connection.as_mut().graceful_shutdown();
-    let mut ends = FuturesUnordered::from_iter([client.shared.cut.cancelled()]);
+    let mut ends = FuturesUnordered::from_iter([Arc::clone(&client).left()]);
     tokio::select! {
         biased;
         result = connection => ended(result),

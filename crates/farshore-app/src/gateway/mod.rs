@@ -6,7 +6,7 @@
 //! Read in this order: [`site`] (an app as the gateway knows it, and what may change), `table` (who is called how),
 //! `serve` (from a request to its answer), `forward` (to an instance or to another gateway), `headers` (what goes on and
 //! what does not), `upstream` (kept connections), `tunnel` (after an upgrade), `body`, `problem` (own answers),
-//! `certificates` (by the name that the client asks for), `listen` and `client` (accepting, limits, end).
+//! `certificates` (by the name that the client asks for), `listen` and `client` (accepting, end), `limits`.
 //!
 //! Must always hold: a request is forwarded between gateways at most once; nothing is sent to an instance twice that may
 //! have changed something; whoever was connected before the app moved is asked to connect again with its next answer;
@@ -17,6 +17,7 @@ mod certificates;
 mod client;
 mod forward;
 mod headers;
+mod limits;
 mod listen;
 mod problem;
 mod serve;
@@ -42,15 +43,13 @@ use tokio_util::task::TaskTracker;
 
 pub use body::{BodyError, GatewayBody};
 pub use certificates::CertificateError;
+pub use limits::GatewayLimits;
 pub use problem::problem;
 pub use site::{Figures, KeyRule, Pass, Scripts, Site, SiteState};
 
 use certificates::Certificates;
 use listen::Listening;
 use table::Table;
-
-/// After the order to stop, for requests under way.
-const STOP_GRACE: Duration = Duration::from_secs(2);
 
 /// How often connections to instances that nobody uses are looked through.
 const SWEEP_EVERY: Duration = Duration::from_secs(5);
@@ -96,6 +95,7 @@ pub struct ListenError {
 #[derive(Debug)]
 struct Shared {
     region: Region,
+    limits: GatewayLimits,
     table: ArcSwap<Table>,
     /// Whom to believe when another gateway is called by TLS.
     trust: ArcSwapOption<rustls::ClientConfig>,
@@ -122,6 +122,17 @@ impl Gateway {
     /// # Errors
     /// An address cannot be listened at.
     pub async fn open(options: GatewayOptions) -> Result<Arc<Self>, ListenError> {
+        Self::open_within(options, GatewayLimits::default()).await
+    }
+
+    /// The same, within other limits than the usual ones.
+    ///
+    /// # Errors
+    /// An address cannot be listened at.
+    pub async fn open_within(
+        options: GatewayOptions,
+        limits: GatewayLimits,
+    ) -> Result<Arc<Self>, ListenError> {
         let http = bind("http", options.http).await?;
         let https = match options.https {
             Some(address) => Some(bind("https", address).await?),
@@ -131,6 +142,7 @@ impl Gateway {
         let bound = Bound { http: http.address, https: https.as_ref().map(|https: &Bind| https.address) };
         let shared = Arc::new(Shared {
             region: options.region,
+            limits,
             table: ArcSwap::default(),
             trust: ArcSwapOption::empty(),
             stopping: CancellationToken::new(),
@@ -159,16 +171,23 @@ impl Gateway {
     /// Which host another app has, and which app.
     pub fn put(&self, site: Arc<Site>) -> Result<(), String> {
         let _changing = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
-        let table = self.shared.table.load().with(site)?;
+        let before = self.shared.table.load_full();
+        let table = before.with(Arc::clone(&site))?;
         self.shared.table.store(Arc::new(table));
+        if let Some(replaced) = before.site(site.name()).filter(|replaced| !Arc::ptr_eq(replaced, &site)) {
+            replaced.retire();
+        }
         Ok(())
     }
 
-    /// Forgets the app of this name; its hosts are unknown. Requests under way are finished.
+    /// Forgets the app of this name; its hosts are unknown. Requests under way are finished, tunnels end after a grace.
     pub fn remove(&self, name: &str) {
         let _changing = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
-        let table = self.shared.table.load().without(name);
-        self.shared.table.store(Arc::new(table));
+        let before = self.shared.table.load_full();
+        self.shared.table.store(Arc::new(before.without(name)));
+        if let Some(removed) = before.site(name) {
+            removed.retire();
+        }
     }
 
     /// Shows this certificate to whoever asks for `host`, from the next handshake on.
@@ -195,11 +214,11 @@ impl Gateway {
         self.shared.trust.store(Some(trust));
     }
 
-    /// Ends it: nothing new is accepted, requests under way get two seconds. On return all its connections are closed.
+    /// Ends it: nothing new is accepted, requests under way get their grace. On return all its connections are closed.
     pub async fn stop(&self) {
         self.shared.stopping.cancel();
         self.shared.tasks.close();
-        if tokio::time::timeout(STOP_GRACE, self.shared.tasks.wait()).await.is_err() {
+        if tokio::time::timeout(self.shared.limits.stop, self.shared.tasks.wait()).await.is_err() {
             self.shared.cut.cancel();
             self.shared.tasks.wait().await;
         }

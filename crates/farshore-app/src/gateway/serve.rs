@@ -2,32 +2,40 @@
 
 use std::sync::Arc;
 
+use farshore_core::ids::Region;
 use http::header::CONNECTION;
 use http::{HeaderValue, Method, Request, Response, StatusCode, Version};
 use hyper::body::Incoming;
 
 use super::body::GatewayBody;
 use super::client::{Busy, Client};
-use super::forward::{self, Way};
+use super::forward::{self, Outgoing, Way};
 use super::problem::{page, problem, unavailable};
-use super::site::{Live, Site, UnderWay, is_probe};
+use super::site::{Instances, Live, Pass, Site, UnderWay, is_probe};
 use super::table::{Route, host};
+use super::upstream::Upstream;
 
-/// Answers one request of this client.
+/// Answers one request of this client. The future is moved for each request: what is rare is in a box.
 pub(super) async fn serve(client: Arc<Client>, request: Request<Incoming>) -> Response<GatewayBody> {
     let busy = Busy::start(&client);
-    let found = match host(request.uri(), request.headers()) {
-        Ok(host) => client.shared.table.load().find(&host).cloned().ok_or_else(|| unknown(&client, &host)),
-        Err(error) => Err(problem(StatusCode::BAD_REQUEST, &error.to_string())),
-    };
-    let Route { site, git } = match found {
+    let Route { site, git } = match route(&client, &request) {
         Ok(route) => route,
-        Err(refused) => return refused,
+        Err(refused) => return *refused,
     };
     let version = request.version();
     let under_way = UnderWay::start(site);
     let site = under_way.site();
-    let mut response = answer(&client, site, git, request).await;
+    let live = site.live();
+    let way = Way { client: &client, site };
+    let mut response = match decide(site, &live, git, &request) {
+        Decision::Answer(response) => *response,
+        Decision::Scripts => site.git().call(request).await,
+        Decision::Here(instances, pass) => {
+            let mut outgoing = Outgoing::new(way, request, None);
+            forward::here(way, &mut outgoing, instances, pass).await
+        }
+        Decision::There(region, gateway) => Box::pin(forward::there(way, request, region, gateway)).await,
+    };
     if response.status().is_server_error() {
         site.count_error();
     }
@@ -35,6 +43,15 @@ pub(super) async fn serve(client: Arc<Client>, request: Request<Incoming>) -> Re
         leave(&client, version, &mut response);
     }
     response.map(|body| body.counted(under_way, busy))
+}
+
+fn route(client: &Client, request: &Request<Incoming>) -> Result<Route, Box<Response<GatewayBody>>> {
+    match host(request.uri(), request.headers()) {
+        Ok(host) => {
+            client.shared.table.load().find(&host).cloned().ok_or_else(|| Box::new(unknown(client, &host)))
+        }
+        Err(error) => Err(Box::new(problem(StatusCode::BAD_REQUEST, &error.to_string()))),
+    }
 }
 
 /// The client is to connect again: its name may lead elsewhere by now.
@@ -58,31 +75,31 @@ fn unknown(client: &Client, host: &str) -> Response<GatewayBody> {
     )
 }
 
-async fn answer(
-    client: &Arc<Client>,
-    site: &Arc<Site>,
-    git: bool,
-    request: Request<Incoming>,
-) -> Response<GatewayBody> {
+/// Who answers a request.
+enum Decision<'a> {
+    Answer(Box<Response<GatewayBody>>),
+    Scripts,
+    Here(&'a Instances, Option<&'a dyn Pass>),
+    There(&'a Region, &'a Arc<Upstream>),
+}
+
+fn decide<'a>(site: &Site, live: &'a Live, git: bool, request: &Request<Incoming>) -> Decision<'a> {
+    let answer = |response| Decision::Answer(Box::new(response));
     if request.method() == Method::CONNECT {
-        return problem(
-            StatusCode::METHOD_NOT_ALLOWED,
-            "this is no proxy: ask for what you want by its own name",
-        );
+        let advice = "this is no proxy: ask for what you want by its own name";
+        return answer(problem(StatusCode::METHOD_NOT_ALLOWED, advice));
     }
-    let live = site.live();
-    match &*live {
-        Live::Recovering { why, retry_after } => unavailable(*retry_after, &recovering(site, why)),
-        Live::Here { .. } | Live::Empty if git => site.git().call(request).await,
-        Live::Empty => empty(site, &request),
+    match live {
+        Live::Recovering { why, retry_after } => answer(unavailable(*retry_after, &recovering(site, why))),
+        Live::There { region, gateway } => Decision::There(region, gateway),
+        Live::Here { .. } | Live::Empty if git => Decision::Scripts,
+        Live::Empty => answer(empty(site, request)),
         Live::Here { instances, pass } => {
-            if !site.keys().admits(request.method(), request.uri().path(), request.headers()) {
-                return no_key(site);
+            if site.keys().admits(request.method(), request.uri().path(), request.headers()) {
+                Decision::Here(instances, pass.as_deref())
+            } else {
+                answer(no_key(site))
             }
-            forward::here(Way { client, site }, request, instances, pass.as_deref()).await
-        }
-        Live::There { region, gateway } => {
-            forward::there(Way { client, site }, request, region, gateway).await
         }
     }
 }

@@ -289,10 +289,19 @@ impl Site {
         let is_turn = before.is_turn(&live);
         self.live.store(live);
         if is_turn {
-            let turn = TURNS.fetch_add(1, Ordering::AcqRel) + 1;
-            self.turned_at.store(turn, Ordering::Release);
-            self.turned.send_replace(turn);
+            self.turn();
         }
+    }
+
+    /// It is not served under this name any more: tunnels end after a grace.
+    pub(super) fn retire(&self) {
+        self.turn();
+    }
+
+    fn turn(&self) {
+        let turn = TURNS.fetch_add(1, Ordering::AcqRel) + 1;
+        self.turned_at.store(turn, Ordering::Release);
+        self.turned.send_replace(turn);
     }
 
     /// Requests that come from now on need these keys.

@@ -33,6 +33,10 @@ impl Table {
         self.sites.values()
     }
 
+    pub(super) fn site(&self, name: &str) -> Option<&Arc<Site>> {
+        self.sites.get(name)
+    }
+
     /// With this site in place of the one of the same name; or which host is taken, by whom.
     pub(super) fn with(&self, site: Arc<Site>) -> Result<Self, String> {
         let mut table = self.without(site.name());

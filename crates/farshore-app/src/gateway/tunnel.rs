@@ -11,9 +11,6 @@ use tokio::sync::watch;
 use super::forward::Way;
 use super::site::OpenTunnel;
 
-/// After the app moved, for what clients and the app have to say to each other.
-const GRACE: Duration = Duration::from_secs(2);
-
 /// Joins the two connections once both are free of HTTP. The client's place among the connections stays taken.
 pub(super) fn open(way: Way<'_>, client: OnUpgrade, instance: OnUpgrade) {
     let open = OpenTunnel::start(Arc::clone(way.site));
@@ -28,7 +25,7 @@ pub(super) fn open(way: Way<'_>, client: OnUpgrade, instance: OnUpgrade) {
         };
         tokio::select! {
             () = joined => {}
-            () = moved(&mut turns) => {}
+            () = moved(&mut turns, holder.shared.limits.tunnel_grace) => {}
             () = holder.shared.stopping.cancelled() => {}
         }
     });
@@ -43,9 +40,9 @@ async fn carry(open: &OpenTunnel, client: Upgraded, instance: Upgraded) {
 }
 
 /// Returns a grace after the app moved.
-async fn moved(turns: &mut watch::Receiver<u64>) {
+async fn moved(turns: &mut watch::Receiver<u64>, grace: Duration) {
     match turns.changed().await {
-        Ok(()) => tokio::time::sleep(GRACE).await,
+        Ok(()) => tokio::time::sleep(grace).await,
         // The site is gone from the gateway, and whoever serves its tunnels ends them.
         Err(_) => std::future::pending().await,
     }

@@ -19,7 +19,7 @@ use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, copy, split};
 use tokio::net::{TcpListener, TcpStream};
 
-use super::super::{Gateway, GatewayBody, GatewayOptions, Pass, Scripts, Site, SiteState};
+use super::super::{Gateway, GatewayBody, GatewayLimits, GatewayOptions, Pass, Scripts, Site, SiteState};
 
 /// How long a test waits for what must come.
 pub(super) const PATIENCE: Duration = Duration::from_secs(20);
@@ -105,6 +105,7 @@ async fn reply(name: &'static str, mut request: Request<Incoming>) -> Response<B
                 Response::builder().header("connection", "close, x-mine").header("keep-alive", "timeout=5");
             response.header("x-mine", "1").header("x-yours", "2").body(text(name)).unwrap()
         }
+        "/silent" => std::future::pending().await,
         "/fails" => {
             Response::builder().status(StatusCode::INTERNAL_SERVER_ERROR).body(text("broken")).unwrap()
         }
@@ -176,8 +177,12 @@ impl Rig {
     }
 
     pub(super) async fn of(name: &str, state: SiteState) -> Self {
+        Self::within(name, state, GatewayLimits::default()).await
+    }
+
+    pub(super) async fn within(name: &str, state: SiteState, limits: GatewayLimits) -> Self {
         let options = GatewayOptions { http: any_port(), https: None, tls: None, region: region(name) };
-        let gateway = Gateway::open(options).await.unwrap();
+        let gateway = Gateway::open_within(options, limits).await.unwrap();
         let hosts = vec![HOST.to_owned(), "127.0.0.1".to_owned()];
         let site = Site::new("todo", hosts, vec![GIT_HOST.to_owned()], Arc::new(GitDouble));
         site.set(state);
@@ -247,7 +252,11 @@ pub(super) struct Client {
 
 impl Client {
     pub(super) async fn connect(to: SocketAddr) -> Self {
-        Self { stream: TcpStream::connect(to).await.unwrap(), read: Vec::new() }
+        Self::of(TcpStream::connect(to).await.unwrap())
+    }
+
+    pub(super) fn of(stream: TcpStream) -> Self {
+        Self { stream, read: Vec::new() }
     }
 
     pub(super) async fn get(&mut self, path: &str) -> Answer {

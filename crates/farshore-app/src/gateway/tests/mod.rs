@@ -3,8 +3,10 @@
 mod doubles;
 mod hold;
 mod instances;
+mod limits;
 mod moving;
 mod programs;
 mod requests;
+mod storm;
 mod tls;
 mod tunnels;

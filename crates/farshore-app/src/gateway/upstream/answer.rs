@@ -48,8 +48,9 @@ impl FromUpstream {
     }
 
     fn give_back(&mut self) {
-        if let Some(mut line) = self.line.take()
-            && line.is_usable()
+        // Whether it takes another request is seen when there is one.
+        if let Some(line) = self.line.take()
+            && line.is_open()
         {
             self.taken.0.keep(line);
         }

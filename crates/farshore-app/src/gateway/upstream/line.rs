@@ -7,6 +7,7 @@ use std::future::poll_fn;
 use std::io;
 use std::pin::{Pin, pin};
 use std::task::{Context, Poll, Waker};
+use std::time::Duration;
 
 use http::{Request, Response};
 use hyper::body::Incoming;
@@ -14,6 +15,7 @@ use hyper::client::conn::http1::{Builder, SendRequest};
 use hyper::rt::{Read, Write};
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
+use tokio::time::{Instant, Sleep};
 use tokio_rustls::client::TlsStream;
 use tokio_util::either::Either;
 
@@ -27,12 +29,12 @@ type Driver = Pin<Box<dyn Future<Output = hyper::Result<()>> + Send>>;
 /// Bytes of one connection that were read and not taken, and the longest head of an answer.
 const BUFFER_MAX: usize = 128 * 1024;
 
-/// What came of a request.
-pub(super) enum Sent {
-    /// The head of an answer; the rest comes on the connection.
-    Answer(Response<Incoming>, Line),
-    /// Nothing was written: the connection had ended before.
-    Nothing(Box<Request<ToUpstream>>, hyper::Error),
+/// There is no answer.
+pub(super) enum NoReply {
+    /// The connection had ended before: nothing was written, and the request is still there.
+    Unsent(hyper::Error),
+    Broken(hyper::Error),
+    Late,
 }
 
 /// An open connection, for one exchange at a time.
@@ -41,6 +43,10 @@ pub(super) struct Line {
     /// What reads and writes. Never polled again once it ended.
     driver: Driver,
     ended: bool,
+    /// When the exchange under way is given up.
+    deadline: Instant,
+    /// Goes off at the deadline or before, and is then set to it: not for each exchange anew.
+    alarm: Pin<Box<Sleep>>,
 }
 
 impl std::fmt::Debug for Line {
@@ -59,7 +65,9 @@ impl Line {
         T: Read + Write + Unpin + Send + 'static,
     {
         let (sender, connection) = Builder::new().max_buf_size(BUFFER_MAX).handshake(io).await?;
-        Ok(Self { sender, driver: Box::pin(connection.with_upgrades()), ended: false })
+        let deadline = Instant::now();
+        let alarm = Box::pin(tokio::time::sleep_until(deadline));
+        Ok(Self { sender, driver: Box::pin(connection.with_upgrades()), ended: false, deadline, alarm })
     }
 
     /// Reads and writes what is possible now. True: it ended.
@@ -70,7 +78,12 @@ impl Line {
         self.ended
     }
 
-    /// It takes another request, as far as can be known. Afterwards it wakes nobody.
+    /// It has not ended, as far as is known.
+    pub(super) fn is_open(&self) -> bool {
+        !self.ended
+    }
+
+    /// It takes another request, as far as can be known.
     pub(super) fn is_usable(&mut self) -> bool {
         !self.drive(&mut nobody()) && self.sender.is_ready()
     }
@@ -83,25 +96,47 @@ impl Line {
         }
     }
 
-    pub(super) async fn exchange(mut self, request: Request<ToUpstream>) -> hyper::Result<Sent> {
-        let mut reply = pin!(self.sender.try_send_request(request));
+    /// Sends what is there and returns the head of the answer; the rest of it comes on this connection.
+    pub(super) async fn exchange(
+        &mut self,
+        request: &mut Option<Request<ToUpstream>>,
+        within: Duration,
+    ) -> Result<Response<Incoming>, NoReply> {
+        self.deadline = Instant::now() + within;
+        let whole = request.take().expect("whoever sends has a request, and an unsent one is put back");
+        let mut reply = pin!(self.sender.try_send_request(whole));
         let answered = poll_fn(|cx| {
-            if !self.ended {
-                self.ended = self.driver.as_mut().poll(cx).is_ready();
-            }
             // Once it ended, what it said is there.
-            match self.ended {
+            let replied = match self.drive(cx) {
                 true => reply.as_mut().poll(cx),
                 false => reply.as_mut().poll(&mut nobody()),
+            };
+            match replied {
+                Poll::Ready(answered) => Poll::Ready(Some(answered)),
+                Poll::Pending if self.is_late(cx) => Poll::Ready(None),
+                Poll::Pending => Poll::Pending,
             }
         });
         match answered.await {
-            Ok(response) => Ok(Sent::Answer(response, self)),
-            Err(mut failed) => match failed.take_message() {
-                Some(request) => Ok(Sent::Nothing(Box::new(request), failed.into_error())),
-                None => Err(failed.into_error()),
-            },
+            None => Err(NoReply::Late),
+            Some(Ok(response)) => Ok(response),
+            Some(Err(mut failed)) => {
+                *request = failed.take_message();
+                let error = failed.into_error();
+                Err(if request.is_some() { NoReply::Unsent(error) } else { NoReply::Broken(error) })
+            }
         }
+    }
+
+    /// The deadline is over; otherwise the task is woken at the deadline.
+    fn is_late(&mut self, cx: &mut Context<'_>) -> bool {
+        while self.alarm.as_mut().poll(cx).is_ready() {
+            if Instant::now() >= self.deadline {
+                return true;
+            }
+            self.alarm.as_mut().reset(self.deadline);
+        }
+        false
     }
 }
 

@@ -23,7 +23,8 @@ use tokio_rustls::TlsConnector;
 use tokio_util::either::Either;
 
 use super::body::ToUpstream;
-use line::{Line, Sent};
+use super::limits::GatewayLimits;
+use line::{Line, NoReply};
 
 pub(super) use answer::FromUpstream;
 
@@ -34,17 +35,11 @@ const IDLE_MAX: Duration = Duration::from_secs(4);
 /// Kept connections to one upstream. More requests at once open connections of their own and close them.
 const IDLE_LINES_MAX: usize = 256;
 
-/// Requests at once for one upstream: what an instance has not answered is memory there and here.
-const UNDER_WAY_MAX: usize = 2048;
-
 /// To an instance, on this machine.
 const CONNECT_HERE: Duration = Duration::from_secs(2);
 
 /// To another region, with its handshake: a region that is gone does not refuse, it is silent.
 const CONNECT_THERE: Duration = Duration::from_secs(5);
-
-/// Until the head of an answer is there. Longer work belongs behind an answer that says so.
-const ANSWER_WITHIN: Duration = Duration::from_secs(300);
 
 /// Where an upstream is.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -56,10 +51,10 @@ pub(super) enum Address {
 /// Why there is no answer.
 #[derive(Debug)]
 pub(super) enum Failure {
-    /// Nothing was sent: the request is whole and can go elsewhere.
-    Unsent(Box<Request<ToUpstream>>, io::Error),
-    /// There are too many requests already: the request is whole.
-    Busy(Box<Request<ToUpstream>>),
+    /// Nothing was sent: the request is still there and can go elsewhere.
+    Unsent(io::Error),
+    /// There are too many requests already: the request is still there.
+    Busy,
     /// Something was sent, and the connection ended before an answer.
     Broken(hyper::Error),
     /// No answer came in time.
@@ -75,6 +70,7 @@ pub(super) struct Call<'a> {
     pub(super) host: &'a str,
     /// Not on a kept connection: one has just ended under this request.
     pub(super) fresh: bool,
+    pub(super) limits: &'a GatewayLimits,
 }
 
 /// Somebody whom requests are sent on to.
@@ -105,30 +101,30 @@ impl Upstream {
         self.under_way.load(Ordering::Relaxed)
     }
 
-    /// Sends the request and returns the head of the answer, whose body is still to come.
+    /// Sends the request and returns the head of the answer, whose body is still to come. The request is taken when
+    /// something of it was sent.
     pub(super) async fn send(
         self: &Arc<Self>,
-        mut request: Request<ToUpstream>,
+        request: &mut Option<Request<ToUpstream>>,
         call: &Call<'_>,
     ) -> Result<Response<FromUpstream>, Failure> {
         let taken = Taken::new(Arc::clone(self));
-        if taken.0.under_way() > UNDER_WAY_MAX {
-            return Err(Failure::Busy(Box::new(request)));
+        if self.under_way() > call.limits.under_way {
+            return Err(Failure::Busy);
         }
-        while let Some(line) = self.kept(call.fresh) {
-            match exchange(line, request).await? {
-                Sent::Answer(response, line) => return Ok(FromUpstream::respond(response, line, taken)),
+        loop {
+            let (mut line, is_kept) = match self.kept(call.fresh) {
+                Some(line) => (line, true),
+                None => (Box::pin(self.connect(call)).await.map_err(Failure::Unsent)?, false),
+            };
+            match line.exchange(request, call.limits.answer).await {
+                Ok(response) => return Ok(FromUpstream::respond(response, line, taken)),
                 // It ended while it was kept.
-                Sent::Nothing(back, _) => request = *back,
+                Err(NoReply::Unsent(_)) if is_kept => {}
+                Err(NoReply::Unsent(error)) => return Err(Failure::Unsent(io::Error::other(error))),
+                Err(NoReply::Broken(error)) => return Err(Failure::Broken(error)),
+                Err(NoReply::Late) => return Err(Failure::Late),
             }
-        }
-        let line = match self.connect(call).await {
-            Ok(line) => line,
-            Err(error) => return Err(Failure::Unsent(Box::new(request), error)),
-        };
-        match exchange(line, request).await? {
-            Sent::Answer(response, line) => Ok(FromUpstream::respond(response, line, taken)),
-            Sent::Nothing(back, error) => Err(Failure::Unsent(back, io::Error::other(error))),
         }
     }
 
@@ -201,14 +197,6 @@ fn prepared(stream: TcpStream) -> TcpStream {
     // It only makes it better.
     let _ = stream.set_nodelay(true);
     stream
-}
-
-async fn exchange(line: Line, request: Request<ToUpstream>) -> Result<Sent, Failure> {
-    match tokio::time::timeout(ANSWER_WITHIN, line.exchange(request)).await {
-        Ok(Ok(sent)) => Ok(sent),
-        Ok(Err(error)) => Err(Failure::Broken(error)),
-        Err(_) => Err(Failure::Late),
-    }
 }
 
 /// One request counted as under way at an upstream, until dropped.
