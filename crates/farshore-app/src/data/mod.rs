@@ -9,6 +9,7 @@
 //! is durable there; nothing here writes to a database that someone else may be using; a copy that is offered was checked.
 
 pub mod backup;
+pub mod postgres;
 pub mod sqlite;
 
 use std::error::Error;

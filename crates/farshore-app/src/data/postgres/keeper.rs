@@ -1,0 +1,271 @@
+//! Keeps one server running: starts it again when it ends by itself, saves the count of commits, lets the server forget log
+//! that nobody needs, and ends it well.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::MissedTickBehavior;
+
+use super::cluster::{Card, Cluster, Running};
+use super::programs::Programs;
+use super::records::{end_before, lsn_text, parse_lsn};
+use super::restore::check_replayed;
+use super::server::Server;
+use super::tail::Tail;
+use super::wire::{Connection, WireError};
+use super::{ADMIN, DATABASE, Options, PostgresError, USER, cannot};
+use crate::data::DataError;
+
+/// How often the count is saved and old log let go. Less than it takes to write what the server keeps in any case.
+const TICK: Duration = Duration::from_secs(5);
+/// A server that ended by itself is started again after this long, and after twice as long each time that does not help.
+const RESTART_PAUSE: Duration = Duration::from_millis(100);
+/// It is tried no less often.
+const RESTART_PAUSE_MAX: Duration = Duration::from_secs(30);
+/// The name under which the server keeps log for the other region.
+const SLOT: &str = "farshore";
+/// An answer to a short question takes no longer; a commit that waits for the other region is never asked for here.
+const ASK_WITHIN: Duration = Duration::from_secs(20);
+
+/// What everyone who has to do with one served database shares.
+#[derive(Debug)]
+pub(super) struct Shared {
+    pub(super) programs: Programs,
+    pub(super) cluster: Cluster,
+    pub(super) options: Options,
+    pub(super) port: u16,
+    pub(super) card: Mutex<Card>,
+    /// The replica needs the log from here on; `u64::MAX`: there is none that we know of.
+    pub(super) needed_from: AtomicU64,
+    pub(super) is_stopped: AtomicBool,
+}
+
+/// What the keeper is told.
+#[derive(Debug)]
+pub(super) enum Order {
+    /// Commits wait for the other region from now on, or no longer.
+    Hold(bool),
+    /// End the server; the answer comes when it has ended.
+    Stop(oneshot::Sender<()>),
+}
+
+impl Shared {
+    pub(super) fn card(&self) -> Card {
+        self.card.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Changes the card, durably.
+    pub(super) fn change_card(&self, change: impl FnOnce(&mut Card)) -> Result<(), DataError> {
+        let mut card = self.card.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut new = card.clone();
+        change(&mut new);
+        self.cluster.save(&new)?;
+        *card = new;
+        Ok(())
+    }
+
+    /// A conversation with the server as its owner. It waits for no other region.
+    pub(super) async fn connect(&self, database: &str) -> Result<Connection, PostgresError> {
+        connect(&self.cluster, self.port, database).await
+    }
+
+    /// Asks one question in a conversation of its own.
+    pub(super) async fn ask(&self, sql: &str) -> Result<String, PostgresError> {
+        let asked = async { Ok(self.connect(DATABASE).await?.value(sql).await?) };
+        in_time(asked).await
+    }
+
+    fn running(&self, holds: bool) -> Running {
+        running(&self.options, self.port, holds)
+    }
+}
+
+/// How a server is run with these options.
+pub(super) fn running(options: &Options, port: u16, holds: bool) -> Running {
+    let synchronous = holds && options.synchronous;
+    Running { port, synchronous, shared_buffers_mib: options.shared_buffers_mib }
+}
+
+async fn connect(cluster: &Cluster, port: u16, database: &str) -> Result<Connection, PostgresError> {
+    let mut connection = Connection::open(&cluster.socket(port), ADMIN, database, "farshore").await?;
+    connection.query("SET synchronous_commit = local").await?;
+    Ok(connection)
+}
+
+async fn in_time<T>(asked: impl Future<Output = Result<T, PostgresError>>) -> Result<T, PostgresError> {
+    let late = |_| PostgresError::from(WireError::Unexpected(format!("no answer within {ASK_WITHIN:?}")));
+    tokio::time::timeout(ASK_WITHIN, asked).await.unwrap_or_else(|error| Err(late(error)))
+}
+
+/// Makes a database that was just made or restored ready for its app: the app's user with its password, its database, the
+/// slot. Returns the card with the mark where counting begins. Repeated, it changes nothing more.
+pub(super) async fn furnish(cluster: &Cluster, port: u16, card: &Card) -> Result<Card, DataError> {
+    let made = async {
+        let mut connection = connect(cluster, port, "postgres").await?;
+        make_user(&mut connection, &card.password).await?;
+        make_slot(&mut connection).await?;
+        let at = connection.value("SELECT pg_current_wal_insert_lsn()").await?;
+        // What is before the mark must be on disk: the log is only sent so far.
+        connection.query("CHECKPOINT").await?;
+        let timeline = connection.value("SELECT timeline_id FROM pg_control_checkpoint()").await?;
+        Ok::<_, PostgresError>((parse_lsn(&at).map(end_before), timeline))
+    };
+    let (at, timeline) = made.await.map_err(cannot("prepare the database", cluster.dir()))?;
+    if card.mark.boundary > 0 {
+        check_replayed(cluster, timeline.parse().unwrap_or_default(), card.mark)?;
+    }
+    let at = at.unwrap_or_default();
+    let boundary = at.max(card.mark.boundary);
+    let mut card = card.clone();
+    card.mark.boundary = boundary;
+    (card.port, card.is_fresh) = (port, false);
+    Ok(card)
+}
+
+async fn make_user(connection: &mut Connection, password: &str) -> Result<(), WireError> {
+    let exists = async |connection: &mut Connection, sql: String| connection.query(&sql).await;
+    if exists(connection, format!("SELECT 1 FROM pg_roles WHERE rolname = '{USER}'")).await?.is_empty() {
+        connection.query(&format!("CREATE ROLE {USER} LOGIN")).await?;
+    }
+    connection.query(&format!("ALTER ROLE {USER} LOGIN PASSWORD '{password}'")).await?;
+    if exists(connection, format!("SELECT 1 FROM pg_database WHERE datname = '{DATABASE}'")).await?.is_empty()
+    {
+        connection.query(&format!("CREATE DATABASE {DATABASE} OWNER {USER}")).await?;
+    }
+    Ok(())
+}
+
+async fn make_slot(connection: &mut Connection) -> Result<(), WireError> {
+    let known =
+        format!("SELECT coalesce(wal_status, 'lost') FROM pg_replication_slots WHERE slot_name = '{SLOT}'");
+    let status = connection.query(&known).await?.pop().and_then(|mut row| row.pop()).flatten();
+    if status.as_deref() == Some("lost") {
+        connection.query(&format!("SELECT pg_drop_replication_slot('{SLOT}')")).await?;
+    }
+    if status.is_none_or(|status| status == "lost") {
+        connection.query(&format!("SELECT pg_create_physical_replication_slot('{SLOT}', true)")).await?;
+    }
+    Ok(())
+}
+
+/// The task that keeps the server. Ends when the database is stopped, or when nobody holds the database any more.
+pub(super) struct Keeper {
+    pub(super) shared: Arc<Shared>,
+    pub(super) tail: Arc<Tail>,
+    pub(super) server: Option<Server>,
+    pub(super) orders: mpsc::Receiver<Order>,
+}
+
+impl Keeper {
+    /// Keeps the server until it is told to stop.
+    pub(super) async fn run(mut self) {
+        let mut tick = tokio::time::interval(TICK);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            let ended = self.server.as_ref().map(Server::ended);
+            tokio::select! {
+                _ = tick.tick() => self.tidy().await,
+                order = self.orders.recv() => match order {
+                    Some(Order::Hold(holds)) => self.hold(holds).await,
+                    Some(Order::Stop(done)) => return self.stop(Some(done)).await,
+                    None => return self.stop(None).await,
+                },
+                status = has_ended(ended) => {
+                    tracing::error!(dir = %self.shared.cluster.dir().display(), %status, "the server ended by itself");
+                    if let Some(done) = self.restart().await {
+                        return self.stop(done).await;
+                    }
+                }
+            }
+        }
+    }
+
+    /// Starts the server again until it stays. An order to stop is heard meanwhile, and returned.
+    async fn restart(&mut self) -> Option<Option<oneshot::Sender<()>>> {
+        let mut pause = RESTART_PAUSE;
+        if let Some(server) = self.server.take() {
+            server.kill().await;
+        }
+        loop {
+            let run = self.shared.running(self.shared.card().holds);
+            match Server::start(&self.shared.programs, &self.shared.cluster, &run).await {
+                Ok(server) if server.port() == self.shared.port => {
+                    self.server = Some(server);
+                    return None;
+                }
+                // The app was told the old port: it is waited for.
+                Ok(server) => drop(server.stop().await),
+                Err(error) => tracing::error!(%error, "the server does not start"),
+            }
+            match tokio::time::timeout(pause, self.orders.recv()).await {
+                Ok(Some(Order::Stop(done))) => return Some(Some(done)),
+                Ok(None) => return Some(None),
+                Ok(Some(Order::Hold(holds))) => self.hold(holds).await,
+                Err(_) => pause = (pause * 2).min(RESTART_PAUSE_MAX),
+            }
+        }
+    }
+
+    async fn hold(&mut self, holds: bool) {
+        let shared = &self.shared;
+        let holding = async {
+            let run = shared.running(holds);
+            shared.cluster.write_settings(&shared.programs, &run)?;
+            shared.change_card(|card| card.holds = holds)?;
+            let Some(server) = &mut self.server else { return Ok(()) };
+            server.reload().await.map_err(DataError::io("change the settings of", shared.cluster.dir()))
+        };
+        if let Err(error) = holding.await {
+            tracing::error!(%error, holds, "whether commits wait for the other region was not changed");
+        }
+    }
+
+    async fn tidy(&mut self) {
+        let mark = self.tail.told().reach;
+        if mark != self.shared.card().mark
+            && let Err(error) = self.shared.change_card(|card| card.mark = mark)
+        {
+            tracing::warn!(%error, "the count of commits was not saved");
+        }
+        let needed = self.shared.needed_from.load(Ordering::Acquire).min(mark.boundary);
+        if let Err(error) = self.let_go(needed).await {
+            tracing::debug!(%error, "old log was not let go");
+        }
+    }
+
+    /// Moves the slot on to `needed`; one that the server gave up because it kept too much is made anew.
+    async fn let_go(&self, needed: u64) -> Result<(), PostgresError> {
+        let moved = format!(
+            "SELECT pg_replication_slot_advance('{SLOT}', '{}') FROM pg_replication_slots \
+             WHERE slot_name = '{SLOT}' AND restart_lsn < '{0}'",
+            lsn_text(needed)
+        );
+        let moving = async {
+            let mut connection = self.shared.connect("postgres").await?;
+            connection.query(&moved).await?;
+            Ok(make_slot(&mut connection).await?)
+        };
+        in_time(moving).await
+    }
+
+    async fn stop(mut self, done: Option<oneshot::Sender<()>>) {
+        // First, so that nothing is confirmed any more, and the server does not wait for us.
+        self.tail.end();
+        if let Some(server) = self.server.take()
+            && !server.stop().await
+        {
+            tracing::warn!(dir = %self.shared.cluster.dir().display(), "the server had to be ended by force");
+        }
+        if let Some(done) = done {
+            done.send(()).unwrap_or_default();
+        }
+    }
+}
+
+async fn has_ended(ended: Option<tokio::sync::watch::Receiver<Option<String>>>) -> String {
+    let Some(mut ended) = ended else { return "it was never started".to_owned() };
+    let status = ended.wait_for(Option::is_some).await;
+    status.ok().and_then(|status| status.clone()).unwrap_or_else(|| "its guard is gone".to_owned())
+}

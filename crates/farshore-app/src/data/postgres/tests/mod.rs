@@ -1,0 +1,122 @@
+//! On real servers: what is acknowledged, killed, restored, counted.
+
+mod region;
+
+use std::time::Duration;
+
+use tokio::process::Command;
+
+use super::*;
+
+fn quick(synchronous: bool) -> Options {
+    Options { synchronous, shared_buffers_mib: 8, sync_new_files: false }
+}
+
+/// A new database in its own directory.
+async fn new_live(dir: &Path, synchronous: bool) -> Arc<dyn Live> {
+    create(dir, &quick(synchronous)).await.unwrap();
+    open_live(dir, Position::default(), quick(synchronous)).await.unwrap()
+}
+
+/// What a client of the app's says to the database and hears from it: by the URL that the app gets.
+async fn psql(live: &dyn Live, sql: &str) -> String {
+    let output = psql_command(live, sql).output().await.unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).unwrap().trim().to_owned()
+}
+
+fn psql_command(live: &dyn Live, sql: &str) -> Command {
+    let url = live.env().into_iter().find(|(key, _)| key == "DATABASE_URL").unwrap().1;
+    let mut command = Command::new("psql");
+    command.args([&url, "-qAtX", "-v", "ON_ERROR_STOP=1", "-c", sql]).kill_on_drop(true);
+    command
+}
+
+#[tokio::test]
+async fn a_database_is_made_used_stopped_and_opened_again() {
+    let place = tempfile::tempdir().unwrap();
+    let dir = place.path().join("databases/todo-e1");
+    let live = new_live(&dir, false).await;
+    psql(&*live, "CREATE TABLE todo (id serial PRIMARY KEY, text text)").await;
+    psql(&*live, "INSERT INTO todo (text) VALUES ('milk')").await;
+    live.check().await.unwrap();
+    let position = live.stop().await.unwrap();
+    assert_eq!(position.commits, 2);
+    assert!(live.check().await.is_err());
+    let live = open_live(&dir, Position::default(), quick(false)).await.unwrap();
+    assert_eq!(psql(&*live, "SELECT text FROM todo").await, "milk");
+    psql(&*live, "INSERT INTO todo (text) VALUES ('bread')").await;
+    assert_eq!(live.stop().await.unwrap().commits, 3);
+    tokio::time::timeout(Duration::from_secs(1), live.stop()).await.unwrap().unwrap();
+}
+
+/// Follows until the replica has everything that was committed when this was called.
+async fn follow(live: &dyn Live, replica: &dyn Replica) {
+    let deadline = tokio::time::Instant::now() + Duration::from_secs(60);
+    let settled = live.settle(Duration::from_secs(60));
+    let asking = async {
+        loop {
+            assert!(tokio::time::Instant::now() < deadline, "{live:?} {replica:?}");
+            let answer = live.ship(&replica.request(), Duration::from_millis(500)).await.unwrap();
+            replica.apply(&answer).await.unwrap();
+        }
+    };
+    tokio::select! {
+        settled = settled => settled.unwrap(),
+        () = asking => {}
+    }
+}
+
+#[tokio::test]
+async fn a_replica_is_restored_onto_a_new_timeline_and_followed_again() {
+    let place = tempfile::tempdir().unwrap();
+    let live = new_live(&place.path().join("paris/todo-e1"), false).await;
+    let replica = open_replica(&place.path().join("oslo/replica")).await.unwrap();
+    assert!(replica.restore(&place.path().join("oslo/early")).await.is_err());
+    psql(&*live, "CREATE TABLE todo (id serial PRIMARY KEY, text text)").await;
+    psql(&*live, "INSERT INTO todo (text) VALUES ('before the base')").await;
+    follow(&*live, &*replica).await;
+    psql(&*live, "INSERT INTO todo (text) VALUES ('after the base')").await;
+    follow(&*live, &*replica).await;
+    assert!(replica.is_whole() && live.is_settled());
+    let position = live.stop().await.unwrap();
+    assert_eq!((position.commits, replica.position()), (3, position));
+
+    let there = place.path().join("oslo/todo-e2");
+    assert_eq!(replica.restore(&there).await.unwrap(), position);
+    let restored = open_live(&there, position, quick(false)).await.unwrap();
+    assert_eq!(
+        psql(&*restored, "SELECT string_agg(text, ',' ORDER BY id) FROM todo").await,
+        "before the base,after the base"
+    );
+    assert_eq!(restored.position().commits, 3);
+    psql(&*restored, "INSERT INTO todo (text) VALUES ('in the other region')").await;
+    assert_eq!(restored.stop().await.unwrap().commits, 4);
+}
+
+#[tokio::test]
+async fn a_backup_is_restored_as_it_was_and_one_that_was_changed_is_not() {
+    let place = tempfile::tempdir().unwrap();
+    let live = new_live(&place.path().join("live"), false).await;
+    psql(&*live, "CREATE TABLE todo AS SELECT generate_series(1, 1000) AS n").await;
+    let file = place.path().join("backup");
+    let meta = live.backup(&file).await.unwrap();
+    psql(&*live, "DELETE FROM todo").await;
+    assert!(matches!(live.backup(&file).await, Err(DataError::Exists(_))));
+    assert_eq!((meta.position.commits, live.stop().await.unwrap().commits), (1, 2));
+
+    let dir = place.path().join("restored");
+    restore_backup(&file, &dir, meta.position).await.unwrap();
+    assert!(matches!(restore_backup(&file, &dir, meta.position).await, Err(DataError::Exists(_))));
+    let restored = open_live(&dir, meta.position, quick(false)).await.unwrap();
+    assert_eq!(psql(&*restored, "SELECT count(*) FROM todo").await, "1000");
+    restored.stop().await.unwrap();
+
+    let mut bytes = std::fs::read(&file).unwrap();
+    let middle = bytes.len() / 3;
+    bytes[middle] ^= 1;
+    std::fs::write(&file, bytes).unwrap();
+    let error = restore_backup(&file, &place.path().join("bad"), meta.position).await.unwrap_err();
+    assert!(matches!(error, DataError::Corrupt { .. }), "{error}");
+    assert!(!place.path().join("bad").exists());
+}
