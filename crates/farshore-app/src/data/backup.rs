@@ -16,7 +16,7 @@ use farshore_core::moment::Moment;
 use ring::digest::{Context, SHA256};
 use serde::{Deserialize, Serialize};
 
-use super::{BackupMeta, DataError, Engine, Live, Position, Rows, now, sqlite};
+use super::{BackupMeta, DataError, Engine, Live, Position, Rows, now, postgres, sqlite};
 
 const MANIFEST: &str = "backup.json";
 const DATA: &str = "data";
@@ -363,7 +363,7 @@ fn told(dir: &Path) -> Backup {
 async fn restore_data(meta: &BackupMeta, data: &Path, into: &Path) -> Result<Rows, DataError> {
     match meta.engine {
         Engine::Sqlite => sqlite::restore_backup(data, into).await,
-        Engine::Postgres => Err(DataError::Missing { what: "what restores PostgreSQL".to_owned() }),
+        Engine::Postgres => postgres::restore_backup(data, into, meta.position).await,
     }
 }
 

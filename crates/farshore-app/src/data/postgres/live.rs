@@ -26,6 +26,10 @@ const LOG_BYTES_MAX: u64 = RUN_BYTES_MAX as u64 / 2;
 /// Commits begin to wait for the other region when it is this near: less than a second of catching up.
 const HOLD_WITHIN: u64 = SEGMENT;
 
+/// The tables that are not the server's own.
+const TABLES: &str = "SELECT format('%I.%I', schemaname, tablename) FROM pg_tables \
+                      WHERE schemaname NOT IN ('pg_catalog', 'information_schema') ORDER BY 1";
+
 /// A served database.
 #[derive(Debug)]
 pub(super) struct Served {
@@ -254,6 +258,21 @@ impl Served {
             refused(PostgresError::Program { program: "pg_basebackup", said })
         })?;
         Ok((bytes, ends.next_multiple_of(SEGMENT)))
+    }
+
+    /// Reads every row of every table.
+    pub(super) async fn rows(&self) -> Result<Rows, DataError> {
+        let counted = async {
+            let mut connection = self.shared.connect(DATABASE).await?;
+            let names = connection.query(TABLES).await?;
+            let mut rows = Rows::new();
+            for name in names.into_iter().flatten().flatten() {
+                let count = connection.value(&format!("SELECT count(*) FROM {name}")).await?;
+                rows.insert(name, count.parse().unwrap_or_default());
+            }
+            Ok::<_, PostgresError>(rows)
+        };
+        counted.await.map_err(cannot("read its tables", self.dir()))
     }
 
     /// Counts what the server still wrote while it ended.

@@ -30,7 +30,7 @@ use self::cluster::Cluster;
 use self::programs::Programs;
 use self::records::Reach;
 use self::wire::WireError;
-use super::{DataError, Engine, Live, Loss, Position, Replica};
+use super::{DataError, Engine, Live, Loss, Position, Replica, Rows};
 
 /// The user that owns the server; only the node is it.
 const ADMIN: &str = "farshore";
@@ -40,6 +40,9 @@ const USER: &str = "app";
 const DATABASE: &str = "app";
 /// What commits wait for in synchronous mode: our own connection that follows the log, by this name.
 const STANDBY: &str = "farshore_replica";
+
+/// Memory of a server that only proves a backup, beside those that serve.
+const PROOF_BUFFERS_MIB: u32 = 16;
 
 /// How a database's server runs.
 #[derive(Debug, Clone)]
@@ -115,14 +118,20 @@ pub async fn open_replica(dir: &Path) -> Result<Arc<dyn Replica>, DataError> {
 }
 
 /// Makes `into`, which must not exist, a database directory from a file that [`Live::backup`] made. Everything in the file is
-/// checked, and the server checks the rest when it is opened. `position` is what the backup's description says.
-pub async fn restore_backup(backup: &Path, into: &Path, position: Position) -> Result<(), DataError> {
+/// checked; then a server replays its log, reads every row of every table, and ends. `position` is what the backup's
+/// description says. Returns the rows by table.
+pub async fn restore_backup(backup: &Path, into: &Path, position: Position) -> Result<Rows, DataError> {
     let programs = Programs::find().map_err(cannot("be run", into))?;
     let base = std::fs::File::open(backup).map_err(DataError::io("open the backup", backup))?;
     let reach = Reach { boundary: position.bytes, position };
-    let (base_path, into) = (backup.to_owned(), into.to_owned());
+    let (base_path, dir) = (backup.to_owned(), into.to_owned());
     let source = restore::Source { base, base_path, segments: Vec::new(), reach };
-    blocking(move || restore::build(&programs, source, &into)).await
+    blocking(move || restore::build(&programs, source, &dir)).await?;
+    let options = Options { shared_buffers_mib: PROOF_BUFFERS_MIB, ..Options::default() };
+    let live = live::open(into, position, options).await?;
+    let rows = live.rows().await;
+    live.stop().await?;
+    rows
 }
 
 /// What the files of an old source hold that was committed after `position`: exact. Nothing may run on them.

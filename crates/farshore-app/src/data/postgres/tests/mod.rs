@@ -106,7 +106,8 @@ async fn a_backup_is_restored_as_it_was_and_one_that_was_changed_is_not() {
     assert_eq!((meta.position.commits, live.stop().await.unwrap().commits), (1, 2));
 
     let dir = place.path().join("restored");
-    restore_backup(&file, &dir, meta.position).await.unwrap();
+    let rows = restore_backup(&file, &dir, meta.position).await.unwrap();
+    assert_eq!(rows, Rows::from([("public.todo".to_owned(), 1000)]));
     assert!(matches!(restore_backup(&file, &dir, meta.position).await, Err(DataError::Exists(_))));
     let restored = open_live(&dir, meta.position, quick(false)).await.unwrap();
     assert_eq!(psql(&*restored, "SELECT count(*) FROM todo").await, "1000");
