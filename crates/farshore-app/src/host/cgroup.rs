@@ -80,7 +80,8 @@ impl CgroupRoot {
                 return Err(NoCgroups::NoController { dir: parent, controller });
             }
         }
-        if !own.is_empty() {
+        // Only the kernel's own root has no type, and may hold processes beside groups with limits.
+        if parent.join("cgroup.type").exists() {
             let node = parent.join(NODE);
             make(&node)?;
             write(&node.join("cgroup.procs"), "0")?;
@@ -238,6 +239,7 @@ mod tests {
         fs::create_dir(dir.path().join("service")).unwrap();
         fs::copy(dir.path().join("cgroup.controllers"), dir.path().join("service/cgroup.controllers"))
             .unwrap();
+        fs::write(dir.path().join("service/cgroup.type"), "domain").unwrap();
         let root = CgroupRoot::below(dir.path(), "service").unwrap();
         assert_eq!(fs::read_to_string(dir.path().join("service/farshore-node/cgroup.procs")).unwrap(), "0");
         let leaf = root.leaf("1-abc", LIMITS).unwrap();

@@ -180,15 +180,16 @@ impl Instance {
         }
     }
 
-    /// Asks it to end, and waits for that; not longer than the shortest grace that is told meanwhile.
+    /// Lets it end, not longer than the shortest grace that is told meanwhile.
     async fn stop(&mut self, run: &mut Run, grace: Duration) {
         self.shared.report(self.number, |status| status.enter(InstanceState::Stopping));
-        self.say("is asked to end");
-        run.ask_to_end();
+        self.say("is stopped");
         let mut deadline = Instant::now() + grace;
+        let polite = run.end_politely(self.shared.pace.drain_max.min(grace / 2));
+        tokio::pin!(polite);
         loop {
             tokio::select! {
-                () = run.ended() => return,
+                () = &mut polite => return,
                 () = tokio::time::sleep_until(deadline) => return,
                 changed = self.orders.changed() => match (changed, *self.orders.borrow_and_update()) {
                     (Err(_), _) => return,

@@ -130,8 +130,8 @@ impl Host {
         self.add(instances, limits);
     }
 
-    /// Asks every process to end (SIGTERM), kills what is left after `grace`, and returns when no process is left.
-    /// Called again, also while it is under way, the shorter grace holds.
+    /// Lets the instances finish the requests that they have, asks every process to end (SIGTERM), kills what is left after
+    /// `grace`, and returns when no process is left. With a grace of zero it only kills. Called again, also while it is under way, the shorter grace holds; dropped before it returns, it goes on all the same.
     pub async fn stop(&self, grace: Duration) {
         self.shared.stopped();
         self.tell(0.., Order::Stop { grace });

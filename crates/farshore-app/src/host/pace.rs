@@ -25,6 +25,9 @@ pub(super) struct Pace {
     pub(super) pause_first: Duration,
     /// The longest pause.
     pub(super) pause_max: Duration,
+    /// How long an instance that gets no requests any more may finish those that it has, before it is asked to end; of its grace
+    /// at most a half. Many servers drop them when they are asked.
+    pub(super) drain_max: Duration,
     /// An instance that ran so long is believed in again: the next pause is the first.
     pub(super) steady_after: Duration,
 }
@@ -39,6 +42,7 @@ impl Default for Pace {
             misses_max: 3,
             pause_first: Duration::from_millis(100),
             pause_max: Duration::from_secs(30),
+            drain_max: Duration::from_secs(2),
             steady_after: Duration::from_secs(60),
         }
     }

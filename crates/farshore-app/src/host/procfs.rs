@@ -111,10 +111,23 @@ pub(super) fn listeners(port: u16) -> HashSet<u64> {
 }
 
 /// All listening sockets: their ports and their numbers.
-pub(super) fn listening() -> Vec<(u16, u64)> {
+fn listening() -> Vec<(u16, u64)> {
+    /// `TCP_LISTEN` of the kernel.
+    const LISTEN: &str = "0A";
+    in_state(LISTEN)
+}
+
+/// Whether somebody is connected to `port`, or waits to be accepted there.
+pub(super) fn has_connections(port: u16) -> bool {
+    /// `TCP_ESTABLISHED` of the kernel.
+    const ESTABLISHED: &str = "01";
+    in_state(ESTABLISHED).iter().any(|(at, _)| *at == port)
+}
+
+fn in_state(state: &str) -> Vec<(u16, u64)> {
     ["/proc/self/net/tcp", "/proc/self/net/tcp6"]
         .iter()
-        .flat_map(|path| parse_listening(&fs::read_to_string(path).unwrap_or_default()))
+        .flat_map(|path| parse_sockets(&fs::read_to_string(path).unwrap_or_default(), state))
         .collect()
 }
 
@@ -124,17 +137,16 @@ pub(super) fn listening_of(pids: &[u32]) -> BTreeSet<u16> {
     listening().into_iter().filter(|(_, socket)| held.contains(socket)).map(|(port, _)| port).collect()
 }
 
-fn parse_listening(text: &str) -> Vec<(u16, u64)> {
-    /// `TCP_LISTEN` of the kernel.
-    const LISTEN: &str = "0A";
+/// The sockets in `state`: their own ports and their numbers.
+fn parse_sockets(text: &str, state: &str) -> Vec<(u16, u64)> {
     text.lines()
         .skip(1)
         .filter_map(|line| {
-            let fields: Vec<&str> = line.split_ascii_whitespace().collect();
-            let (_, port) = fields.get(1)?.rsplit_once(':')?;
-            let is_listening = *fields.get(3)? == LISTEN;
-            let socket = fields.get(9)?.parse().ok()?;
-            is_listening.then_some((u16::from_str_radix(port, 16).ok()?, socket))
+            let mut fields = line.split_ascii_whitespace().skip(1);
+            let (_, port) = fields.next()?.rsplit_once(':')?;
+            let is_wanted = fields.nth(1)? == state;
+            let socket = fields.nth(5)?.parse().ok()?;
+            is_wanted.then_some((u16::from_str_radix(port, 16).ok()?, socket))
         })
         .collect()
 }
@@ -184,7 +196,11 @@ mod tests {
         let found = listeners(port);
         assert_eq!(found.len(), 1);
         assert!(sockets(std::process::id()).unwrap().is_superset(&found));
-        drop(listener);
+        assert!(listening_of(&[std::process::id()]).contains(&port));
+        assert!(!has_connections(port));
+        let client = std::net::TcpStream::connect(("127.0.0.1", port)).unwrap();
+        assert!(has_connections(port));
+        drop((client, listener));
         assert!(listeners(port).is_empty());
     }
 }

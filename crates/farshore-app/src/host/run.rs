@@ -26,6 +26,9 @@ use super::shared::Shared;
 /// Between two looks whether a stopped group still works.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 
+/// Between two looks at its connections: a table of all connections of the machine is read.
+const DRAIN_LOOK_EVERY_MAX: Duration = Duration::from_millis(100);
+
 /// Whose socket listens on a run's port.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Ownership {
@@ -168,19 +171,36 @@ impl Run {
         }
     }
 
-    /// Tells the whole group (SIGTERM).
-    pub(super) fn ask_to_end(&self) {
+    /// Ends it without hurry: first it may finish its requests for as long as `drain`, then its whole group is asked to end
+    /// (SIGTERM). Returns when nobody in the group works any more.
+    pub(super) async fn end_politely(&mut self, drain: Duration) {
+        tokio::select! {
+            () = self.drained() => {}
+            () = tokio::time::sleep(drain) => {}
+        }
         // Once its first process was waited for, its number may be another's.
         if self.child.id().is_some() {
             self.group.signal(Signal::TERM);
         }
-    }
-
-    /// Returns when nobody in the group works any more: the first process may leave others behind that finish their work.
-    pub(super) async fn ended(&mut self) {
         let _ = self.child.wait().await;
+        // The first process may leave others behind that finish their work.
         while self.is_busy().await {
             tokio::time::sleep(LOOK_EVERY).await;
+        }
+    }
+
+    /// Returns when nobody is connected to its port. Whoever sends requests closes the connections that it keeps when the
+    /// instance is not among the addresses any more: what is left has a request under way.
+    async fn drained(&self) {
+        let port = self.port.number();
+        let mut pause = LOOK_EVERY;
+        loop {
+            tokio::time::sleep(pause).await;
+            let looked = tokio::task::spawn_blocking(move || procfs::has_connections(port)).await;
+            if !looked.unwrap_or(false) {
+                return;
+            }
+            pause = (pause * 2).min(DRAIN_LOOK_EVERY_MAX);
         }
     }
 

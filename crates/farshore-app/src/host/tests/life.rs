@@ -20,6 +20,10 @@ async fn every_instance_answers_at_a_port_of_its_own_and_has_its_environment() {
         assert_eq!(get(*address).await, format!("{number} {} geheim", seen.pid.unwrap()));
         until("the first measure", || (instance(&host, number).memory_bytes > 1_000_000).then_some(())).await;
     }
+    let pid = instance(&host, 1).pid.unwrap();
+    let read = |file: &str| fs::read_to_string(format!("/proc/{pid}/{file}")).unwrap();
+    assert!(read("environ").contains("SECRET=geheim") && !read("cmdline").contains("geheim"));
+    assert!(!read("environ").contains("CARGO"), "the node's own environment is not the app's");
     host.stop(WITHIN).await;
     let log = rig.log().await;
     assert!(log.iter().any(|line| line.ends_with(" 1 out listening")), "{log:?}");

@@ -21,13 +21,15 @@ use super::{Host, HostOptions, InstanceState, InstanceView, Limits};
 const WITHIN: Duration = Duration::from_secs(60);
 const POLL: Duration = Duration::from_millis(5);
 
-/// Answers with `instance pid secret`; `mute-N` in its directory makes instance N silent, `sick-N` answers with 500.
+/// Answers with `instance pid secret`; `mute-N` in its directory makes instance N silent, `sick-N` answers with 500. `/slow`
+/// is answered when there is a file `go`.
 const SERVER: &str = r#"
 import http.server, os, time
 me = os.environ["FARSHORE_INSTANCE"].split("-")[0]
 class Handler(http.server.BaseHTTPRequestHandler):
     def do_GET(self):
-        while os.path.exists("mute-" + me):
+        while os.path.exists("mute-" + me) or (self.path == "/slow" and not os.path.exists("go")):
+            open("asked" + self.path.replace("/", "-"), "w").close()
             time.sleep(0.01)
         self.send_response(500 if os.path.exists("sick-" + me) else 200)
         body = " ".join([me, str(os.getpid()), os.environ.get("SECRET", "")]).encode()
@@ -111,6 +113,7 @@ fn hurried() -> Pace {
         look_again: Duration::from_millis(10),
         look_timeout: Duration::from_secs(20),
         pause_first: Duration::from_millis(10),
+        drain_max: WITHIN,
         ..Pace::default()
     }
 }
@@ -129,8 +132,12 @@ async fn until<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
 
 /// What an instance answers.
 async fn get(address: SocketAddr) -> String {
+    get_path(address, "/").await
+}
+
+async fn get_path(address: SocketAddr, path: &str) -> String {
     let mut stream = TcpStream::connect(address).await.unwrap();
-    stream.write_all(b"GET / HTTP/1.0\r\n\r\n").await.unwrap();
+    stream.write_all(format!("GET {path} HTTP/1.0\r\n\r\n").as_bytes()).await.unwrap();
     let mut answer = String::new();
     stream.read_to_string(&mut answer).await.unwrap();
     answer.rsplit("\r\n").next().unwrap().to_owned()

@@ -71,6 +71,25 @@ async fn an_app_may_finish_what_it_is_doing() {
 }
 
 #[tokio::test]
+async fn a_request_under_way_is_answered_before_its_server_is_asked_to_end() {
+    let rig = Rig::new();
+    let host = rig.up("python3 server.py", 2).await;
+    let second = addresses(&host)[1];
+    let request = tokio::spawn(get_path(second, "/slow"));
+    until("the request", || rig.file("asked-slow").exists().then_some(())).await;
+    let scaling = tokio::spawn({
+        let host = Arc::clone(&host);
+        async move { host.scale(1, Limits::NONE).await }
+    });
+    host.addresses().wait_for(|addresses| addresses.len() == 1).await.unwrap();
+    fs::write(rig.file("go"), "").unwrap();
+    // The server does not care for requests when it is asked to end.
+    assert!(request.await.unwrap().starts_with("2 "));
+    scaling.await.unwrap();
+    host.stop(WITHIN).await;
+}
+
+#[tokio::test]
 async fn workers_of_an_ended_leader_may_finish_too() {
     let rig = Rig::new();
     let worker = "trap '' TERM; until [ -e go ]; do sleep 0.01; done; echo done >finished";
