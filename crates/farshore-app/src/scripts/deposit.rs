@@ -130,6 +130,9 @@ fn judge(tar: &Path) -> Result<Vec<Planned>, ScriptsError> {
         plan.push(planned);
         Ok(())
     })?;
+    if files.is_empty() {
+        return Err(refuse(b".", "holds no file: pack the directory that has the service in it"));
+    }
     for path in files.keys() {
         let over = path.iter().enumerate().filter(|(_, byte)| **byte == b'/').map(|(end, _)| &path[..end]);
         if over.into_iter().any(|over| files.contains_key(over)) {
@@ -411,6 +414,33 @@ mod tests {
             ("d/l", "../x/../../y"),
         ] {
             assert!(stays_inside(path.as_bytes(), leads.as_bytes()).is_err(), "{path} -> {leads}");
+        }
+    }
+
+    proptest::proptest! {
+        /// Whatever links an archive has: when none is refused, none leads out, however they lead through one another.
+        #[test]
+        fn links_that_are_taken_never_lead_out(
+            links in proptest::collection::vec(("[ab](/[ab]){0,2}", "((\\.\\./){0,3})([abc](/[abc.]){0,2}|\\.|\\.\\.)"), 1..6),
+        ) {
+            let outer = tempfile::tempdir().unwrap();
+            let root = outer.path().canonicalize().unwrap().join("x/release");
+            std::fs::create_dir_all(&root).unwrap();
+            for (path, leads) in &links {
+                if stays_inside(path.as_bytes(), leads.as_bytes()).is_ok() {
+                    let at = root.join(path);
+                    // What lies below a link is refused by another rule.
+                    let parent = at.parent().unwrap();
+                    if std::fs::create_dir_all(parent).is_ok() && parent.canonicalize().unwrap() == parent {
+                        let _ = std::os::unix::fs::symlink(leads, &at);
+                    }
+                }
+            }
+            for (path, _) in &links {
+                if let Ok(real) = root.join(path).canonicalize() {
+                    proptest::prop_assert!(real.starts_with(&root), "{links:?}: {path} is {}", real.display());
+                }
+            }
         }
     }
 

@@ -11,12 +11,14 @@ use super::error::ScriptsError;
 use super::program::{Call, is_id};
 use super::repository::{Refs, Repository, deploys, within};
 
-/// Branches and tags of one repository.
-const REFS_MAX: u64 = 10_000;
+/// Branches and tags of one repository: ten megabytes of names, which is what a region sends with each change.
+const REFS_MAX: u64 = 100_000;
 /// A pack between regions: the whole history of a repository that grew for years.
 const PACK_BYTES_MAX: u64 = 16 << 30;
 /// A pack starts with its mark, its version and the number of its objects.
 const PACK_HEAD_BYTES: usize = 12;
+/// Commits kept that way; of more the oldest are let go.
+const KEPT_MAX: usize = 1_000;
 /// What is not reached by any branch any more, kept from being cleaned away.
 const KEPT: &str = "refs/farshore/kept/";
 
@@ -124,9 +126,18 @@ impl Repository {
             let only_here = self.git.call(Call { words: &words, input, ..Call::default() }).await?;
             if !only_here.is_empty() {
                 self.git.ask(&["update-ref", &format!("{KEPT}{id}"), id]).await?;
+                self.let_go(KEPT_MAX).await?;
             }
         }
         Ok(())
+    }
+
+    /// Keeps the youngest `max` of what is kept.
+    async fn let_go(&self, max: usize) -> Result<(), ScriptsError> {
+        let words = ["for-each-ref", "--sort=-creatordate", "--format=delete %(refname)", KEPT];
+        let answer = self.git.ask(&words).await?;
+        let lines = String::from_utf8_lossy(&answer);
+        self.update_refs(lines.lines().skip(max).map(|line| format!("{line}\n")).collect()).await
     }
 
     async fn move_refs(&self, mine: &Refs, refs: &Refs) -> Result<(), ScriptsError> {

@@ -2,6 +2,8 @@
 
 mod archives;
 mod disk;
+mod gateways;
+mod node;
 mod pushes;
 mod regions;
 mod rig;

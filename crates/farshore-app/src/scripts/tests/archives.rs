@@ -104,6 +104,8 @@ async fn entries_that_would_do_harm_are_refused_and_nothing_is_changed() {
         let refused = repository.commit_archive(&tar, "bad", "ann").await;
         assert!(matches!(refused, Err(ScriptsError::Archive { .. })), "{entries:?}: {refused:?}");
     }
+    pack(&tar, &[(tar::EntryType::Directory, "./", "")]);
+    assert!(matches!(repository.commit_archive(&tar, "bad", "ann").await, Err(ScriptsError::Archive { .. })));
     std::fs::write(&tar, [7; 4096]).unwrap();
     assert!(repository.commit_archive(&tar, "bad", "ann").await.is_err());
     assert_eq!(repository.head().await.unwrap().unwrap(), before);

@@ -62,7 +62,7 @@ async fn what_only_a_copy_had_is_kept() {
     follow(&rig, &copy).await;
     // It was the source once, and took a push that the other never got.
     let tar = rig.path("a.tar");
-    tar::Builder::new(std::fs::File::create(&tar).unwrap()).into_inner().unwrap();
+    pack_one_file(&tar);
     let lost = copy.commit_archive(&tar, "only here", "ann").await.unwrap();
     change(&work, "next", "1", "next").await;
     push(&work, &["main"]).await;
@@ -80,7 +80,7 @@ async fn a_source_that_never_saw_what_the_copy_has_sends_all_that_it_needs() {
     push(&work, &["main"]).await;
     let copy = Repository::open_or_init(rig.path("copy")).unwrap();
     let tar = rig.path("a.tar");
-    tar::Builder::new(std::fs::File::create(&tar).unwrap()).into_inner().unwrap();
+    pack_one_file(&tar);
     copy.commit_archive(&tar, "another beginning", "ann").await.unwrap();
     follow(&rig, &copy).await.unwrap();
     assert_eq!(copy.head().await.unwrap(), rig.repository.head().await.unwrap());
@@ -118,4 +118,13 @@ async fn a_pack_that_is_broken_or_lacks_something_moves_no_ref() {
     copy.take_pack(&pack, &refs).await.unwrap();
     copy.take_pack(&pack, &refs).await.unwrap();
     assert_eq!(copy.refs().await.unwrap(), refs);
+}
+
+fn pack_one_file(tar: &Path) {
+    let mut header = tar::Header::new_gnu();
+    header.set_size(1);
+    header.set_mode(0o644);
+    let mut builder = tar::Builder::new(std::fs::File::create(tar).unwrap());
+    builder.append_data(&mut header, "file", &b"x"[..]).unwrap();
+    builder.into_inner().unwrap();
 }
