@@ -49,7 +49,12 @@ impl<T: DeserializeOwned, S: Send + Sync, const LEN_MAX: usize> FromRequest<S> f
 /// As much as a request to this path may bring.
 pub(super) fn len_max(path: &str) -> usize {
     let is_import = path.starts_with("/api/v1/hubs/") && path.ends_with("/import");
-    if is_import { super::hubs::IMPORT_LEN_MAX } else { BODY_LEN_MAX }
+    let is_upload = path.starts_with("/api/v1/apps/") && path.contains("/uploads/");
+    match (is_import, is_upload) {
+        (true, _) => super::hubs::IMPORT_LEN_MAX,
+        (_, true) => super::apps::UPLOAD_LEN_MAX,
+        _ => BODY_LEN_MAX,
+    }
 }
 
 pub(super) fn too_large(len_max: usize) -> Problem {

@@ -2,7 +2,7 @@
 //!
 //! Read in this order: [`views`] (what goes over the wire), `problem` (errors), `access` (what each route needs: read it
 //! before you add one), `limits`, `auth`, `body` (what is checked before a route runs), then a file per resource: `items`,
-//! `verbs`, `jobs`, `events`, `regions`, `status`, `incidents`, `names`, `audit`, `tokens`, `join_tokens`, `paired` (asks an item's regions), `realtime`, `hubs`, `service`, `metrics`; `health` gives the verdicts that `status` and `items` show.
+//! `verbs`, `jobs`, `events`, `regions`, `status`, `incidents`, `names`, `audit`, `tokens`, `join_tokens`, `paired` (asks an item's regions), `realtime`, `hubs`, `apps`, `service`, `metrics`; `health` gives the verdicts that `status` and `items` show.
 //!
 //! Must always hold: a route exists if and only if it is in the OpenAPI document (both come from the same annotation);
 //! a request that is refused changes nothing; no answer holds the token.
@@ -15,6 +15,7 @@
 pub mod views;
 
 mod access;
+mod apps;
 mod audit;
 mod auth;
 mod body;
@@ -70,6 +71,8 @@ struct ApiState {
     steered: Arc<jobs::Steered>,
     /// Files of identities that are in the audit already.
     noted: Arc<hubs::Noted>,
+    /// What has begun under an idempotency key.
+    begun: Arc<apps::Begun>,
 }
 
 #[derive(OpenApi)]
@@ -106,6 +109,7 @@ pub fn router(control: Control, token: &str) -> Router {
         document: document.into(),
         steered: Arc::default(),
         noted: Arc::default(),
+        begun: Arc::default(),
     };
     let guard = middleware::from_fn_with_state(state.clone(), auth::require_right);
     let guarded = guarded.fallback(no_route).method_not_allowed_fallback(no_method).layer(guard);
@@ -192,6 +196,7 @@ fn guarded_routes() -> OpenApiRouter<ApiState> {
         .routes(routes!(realtime::drain))
         .routes(routes!(realtime::negotiate))
         .merge(hubs::routes())
+        .merge(apps::routes())
         .routes(routes!(service::version))
         .routes(routes!(metrics::metrics))
 }

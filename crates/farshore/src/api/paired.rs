@@ -25,6 +25,11 @@ impl<'a> Paired<'a> {
         Ok(Self { state, item: find(&state.control, kind, name).await? })
     }
 
+    /// One that was found already.
+    pub(super) fn of(state: &'a ApiState, item: Item) -> Self {
+        Self { state, item }
+    }
+
     /// The regions that it has; the active one comes first.
     pub(super) fn pair(&self) -> impl Iterator<Item = &Region> {
         std::iter::once(&self.item.source).chain(&self.item.target)

@@ -1,11 +1,12 @@
 //! The command line: a client of the HTTP interface and nothing more, and the ways into what runs here.
 //!
 //! Read in this order: this file (the grammar), `exit` (what went wrong and the exit status), `client`
-//! (HTTP), `wait` (follows a job), `ask` (prompts), `show` (tables), then a file per group of verbs: `machine`, `hub`, `realtime`, `verbs`,
+//! (HTTP), `wait` (follows a job), `ask` (prompts), `show` (tables), then a file per group of verbs: `machine`, `app`, `hub`, `realtime`, `verbs`,
 //! `jobs`, `status`, `audit`, `token`, `trust`, `names`, `local`, `config`.
 //!
 //! Results go to stdout, everything else to stderr.
 
+mod app;
 mod ask;
 mod audit;
 mod client;
@@ -107,6 +108,9 @@ enum Command {
     /// Replicated disks of a machine: create, list, show, delete
     #[command(subcommand)]
     Machine(machine::MachineCommand),
+    /// App services: create, deploy, show, delete, and their keys, settings, databases and reserves
+    #[command(subcommand)]
+    App(app::AppCommand),
     /// Device hubs: create, show, delete, and their devices, telemetry, policies and merges
     #[command(subcommand)]
     Hub(hub::HubCommand),
@@ -190,6 +194,7 @@ fn client_runtime() -> Result<tokio::runtime::Runtime, Failure> {
 async fn ask_api(global: &Global, command: Command) -> Result<(), Failure> {
     match command {
         Command::Machine(command) => machine::run(global, command).await,
+        Command::App(command) => app::run(global, command).await,
         Command::Hub(command) => hub::run(global, command).await,
         Command::Realtime(command) => realtime::run(global, command).await,
         Command::Verb(command) => verbs::run(global, command).await,

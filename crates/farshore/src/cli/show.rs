@@ -127,6 +127,16 @@ pub(super) fn health(state: HealthState) -> String {
     coloured(state.as_str(), code)
 }
 
+/// What others said, on a terminal: nothing in it moves the cursor or changes colours.
+pub(super) fn printable(text: &str) -> String {
+    text.chars()
+        .flat_map(|char| match char.is_control() {
+            true => char.escape_default().collect::<Vec<_>>(),
+            false => vec![char],
+        })
+        .collect()
+}
+
 /// `512 B`, `1.5 MiB`, `20 GiB`.
 pub(super) fn bytes(count: u64) -> String {
     const UNITS: [&str; 6] = ["KiB", "MiB", "GiB", "TiB", "PiB", "EiB"];

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 
 use farshore_core::ids::Region;
 
-use super::{EtcdConfig, NodeConfig, NodeRole, RegionConfig, StoreKind, hubs, realtime};
+use super::{EtcdConfig, NodeConfig, NodeRole, RegionConfig, StoreKind, apps, hubs, realtime};
 
 /// Recovery points are kept at most this long: fifteen days.
 const RETENTION_HOURS_MAX: u64 = 24 * 15;
@@ -14,7 +14,7 @@ pub(super) fn check(config: &NodeConfig) -> Result<(), String> {
     check_listeners(config)?;
     if config.roles.is_empty() {
         return Err(
-            "roles is empty: name at least one of \"control\", \"machines\", \"realtime\" and \"hubs\""
+            "roles is empty: name at least one of \"control\", \"machines\", \"apps\", \"hubs\" and \"realtime\""
                 .into(),
         );
     }
@@ -39,6 +39,7 @@ pub(super) fn check(config: &NodeConfig) -> Result<(), String> {
     }
     realtime::check(config)?;
     hubs::check(config)?;
+    apps::check(config)?;
     if config.has(NodeRole::Control) && config.token_file.is_none() {
         return Err(
             "the role control needs token_file: the file with the token that API clients must know".into()
@@ -75,6 +76,31 @@ pub(super) fn beyond_loopback(address: SocketAddr) -> Result<(), String> {
         "is reachable from elsewhere, which needs TLS and authentication: run farshore init and set trust, or use a \
          loopback address such as 127.0.0.1:{}",
         address.port()
+    ))
+}
+
+/// How a region is reached, as a section's `host` says it.
+pub(super) fn check_host(section: &str, host: &str) -> Result<(), String> {
+    match host.is_empty() || host.contains(['/', ':', '@', ' ']) {
+        true => {
+            Err(format!("{section}: host = {host:?} is no host name or address: leave out scheme and port"))
+        }
+        false => Ok(()),
+    }
+}
+
+/// What names end with, as a section's `domain` says it.
+pub(super) fn check_domain(section: &str, domain: &str) -> Result<(), String> {
+    let is_label = |label: &str| {
+        !label.is_empty()
+            && label.len() <= 63
+            && label.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-')
+    };
+    if domain.len() <= 200 && domain.split('.').all(is_label) {
+        return Ok(());
+    }
+    Err(format!(
+        "{section}: domain = {domain:?} is no domain: write one such as iot.example.com, in small letters"
     ))
 }
 

@@ -1,14 +1,14 @@
 //! A first configuration for a node of a cluster on several hosts: every address said once, the rest as it usually is.
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 
 use farshore_core::ids::Region;
 
 use super::{
-    DnsConfig, EtcdConfig, FencingConfig, HubsConfig, NodeConfig, NodeRole, OneOrMany, RealtimeConfig,
-    RealtimePlace, RedbConfig, RegionConfig, StoreKind, check, dns_zone, etcd_prefix,
+    AppsConfig, DnsConfig, EtcdConfig, FencingConfig, HubsConfig, NodeConfig, NodeRole, OneOrMany,
+    RealtimeConfig, RealtimePlace, RedbConfig, RegionConfig, StoreKind, check, dns_zone, etcd_prefix,
 };
 
 /// API, agent and concierge.
@@ -25,6 +25,10 @@ const LINK_PORT: u16 = 7402;
 const MQTT_PORT: u16 = 8883;
 /// Back ends of device hubs, and devices by WebSocket: official SDKs know no other port.
 const HTTPS_PORT: u16 = 443;
+/// Clients of apps: device hubs have 443, because official SDKs know no other port.
+const APPS_HTTPS_PORT: u16 = 9443;
+/// The same in plain text, for programs on the same host.
+const APPS_HTTP_PORT: u16 = 9080;
 /// Back ends that send to devices: official SDKs know no other port.
 const AMQP_PORT: u16 = 5671;
 /// Disks: NBD's own.
@@ -49,7 +53,7 @@ pub struct Fresh {
 }
 
 impl Fresh {
-    /// The configuration: control node, machines, real-time hubs, device hubs, etcd and DNS in every region.
+    /// The configuration: control node, machines, app services, real-time hubs, device hubs, etcd and DNS in every region.
     ///
     /// # Errors
     /// What a node would refuse, with what would be right.
@@ -61,7 +65,13 @@ impl Fresh {
         let config = NodeConfig {
             region: self.region.clone(),
             data: self.data.clone(),
-            roles: vec![NodeRole::Control, NodeRole::Machines, NodeRole::Realtime, NodeRole::Hubs],
+            roles: vec![
+                NodeRole::Control,
+                NodeRole::Machines,
+                NodeRole::Apps,
+                NodeRole::Realtime,
+                NodeRole::Hubs,
+            ],
             listen: at(HTTP_PORT),
             nbd: at(NBD_PORT),
             nbd_socket: None,
@@ -78,6 +88,7 @@ impl Fresh {
             dns: Some(DnsConfig { listen: at(DNS_PORT), zone: dns_zone() }),
             realtime: Some(realtime(*own)),
             hubs: Some(hubs(*own)),
+            apps: Some(apps(*own)),
             regions: self.regions(),
         };
         check::check(&config)?;
@@ -124,6 +135,14 @@ fn hubs(host: IpAddr) -> HubsConfig {
         https: SocketAddr::new(host, HTTPS_PORT),
         amqp: SocketAddr::new(host, AMQP_PORT),
         ..HubsConfig::default()
+    }
+}
+
+fn apps(host: IpAddr) -> AppsConfig {
+    AppsConfig {
+        http: SocketAddr::new(Ipv4Addr::LOCALHOST.into(), APPS_HTTP_PORT),
+        https: Some(SocketAddr::new(host, APPS_HTTPS_PORT)),
+        ..AppsConfig::default()
     }
 }
 

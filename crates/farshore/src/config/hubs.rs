@@ -5,7 +5,8 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use super::{NodeConfig, NodeRole, any_port, check::beyond_loopback};
+use super::check::{beyond_loopback, check_domain, check_host};
+use super::{NodeConfig, NodeRole, any_port};
 
 /// The section `[hubs]`, for the role `hubs`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -95,27 +96,10 @@ pub(super) fn check(config: &NodeConfig) -> Result<(), String> {
             ));
         }
     }
-    if let Some(host) = &own.host
-        && (host.is_empty() || host.contains(['/', ':', '@', ' ']))
-    {
-        return Err(format!("[hubs]: host = {host:?} is no host name or address: leave out scheme and port"));
+    if let Some(host) = &own.host {
+        check_host("[hubs]", host)?;
     }
-    let is_domain = |text: &str| {
-        let labels = text.split('.');
-        text.len() <= 200
-            && labels.clone().all(|label| {
-                !label.is_empty()
-                    && label.len() <= 63
-                    && label.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-')
-            })
-    };
-    if !is_domain(&own.domain) {
-        return Err(format!(
-            "[hubs]: domain = {:?} is no domain: write one such as iot.example.com, in small letters",
-            own.domain
-        ));
-    }
-    Ok(())
+    check_domain("[hubs]", &own.domain)
 }
 
 #[cfg(test)]

@@ -1,16 +1,19 @@
 //! A node's configuration: one TOML file, every key of which can be set by `FARSHORE_NODE_KEY` in the environment.
 //!
-//! Read in this order: this file (the keys), `realtime` (those of real-time hubs), `hubs` (those of device hubs), `check` (what is refused, and why), `lose` (what losing a region would do),
+//! Read in this order: this file (the keys), `realtime` (those of real-time hubs), `hubs` (those of device hubs),
+//! `apps` (those of app services), `check` (what is refused, and why), `lose` (what losing a region would do),
 //! `fresh` (a first one for a cluster on several hosts).
 //!
 //! Must always hold: unknown keys are refused, and so is every address beyond loopback without TLS.
 
+mod apps;
 mod check;
 mod fresh;
 mod hubs;
 mod lose;
 mod realtime;
 
+pub use apps::AppsConfig;
 pub use fresh::Fresh;
 pub use hubs::HubsConfig;
 pub use lose::{Consequence, Weight, lose};
@@ -89,7 +92,10 @@ pub struct NodeConfig {
     /// Device hubs, for the role `hubs`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub hubs: Option<HubsConfig>,
-    /// All regions: for the roles `control`, `realtime` and `hubs`, and for every node with `trust`.
+    /// App services, for the role `apps`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub apps: Option<AppsConfig>,
+    /// All regions: for the roles `control`, `realtime`, `hubs` and `apps`, and for every node with `trust`.
     #[serde(default)]
     pub regions: Vec<RegionConfig>,
 }
@@ -106,6 +112,8 @@ pub enum NodeRole {
     Realtime,
     /// Device hubs.
     Hubs,
+    /// App services.
+    Apps,
 }
 
 /// What the control plane remembers in.

@@ -8,6 +8,8 @@
 //! _nbd._tcp.web-1.machine          SRV  0 0 10809 paris-host.web-1.machine
 //! paris-host.web-1.machine         A    192.0.2.7
 //! ```
+//!
+//! What is at `todo.app` is at `todo.scm`, too: where an app's scripts are fetched from and pushed to.
 
 use std::collections::{BTreeSet, HashMap};
 use std::net::IpAddr;
@@ -196,7 +198,18 @@ fn branch(origin: &Origin, entry: &Arc<Entry>) -> Option<Branch> {
         owners.push((LowerName::new(host), Arc::new(Owner::of(vec![record]))));
     }
     owners.extend(services(&name, ttl, &places, &hosts));
+    owners.extend(scripts(origin, entry, ttl, &places));
     Some(Branch { entry: Arc::clone(entry), owners })
+}
+
+/// The name of an app's scripts: they are where the app is.
+fn scripts(origin: &Origin, entry: &Entry, ttl: u32, places: &[Place]) -> Option<(LowerName, Arc<Owner>)> {
+    let app = entry.name.strip_suffix(".app")?;
+    let mut name = Name::from_ascii(format!("{app}.scm")).ok()?.to_lowercase();
+    name.set_fqdn(false);
+    let name = name.append_domain(&origin.name).ok()?;
+    let records = own_records(&name, ttl, places);
+    (!records.is_empty()).then(|| (LowerName::new(&name), Arc::new(Owner::of(records))))
 }
 
 fn facts(entry: &Entry) -> TXT {

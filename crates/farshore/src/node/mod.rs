@@ -1,8 +1,9 @@
 //! `farshore node`: one process of a region. The composition root: here, and only here, the rooms are put together.
 //!
 //! Read in this order: this file (what a node consists of, and its start and end), `control` (the part that needs the store),
-//! `names` (DNS and concierge), `realtime` (real-time hubs), `hubs` (device hubs).
+//! `names` (DNS and concierge), `realtime` (real-time hubs), `hubs` (device hubs), `apps` (app services).
 
+mod apps;
 mod control;
 mod hubs;
 mod names;
@@ -17,6 +18,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use axum::Router;
+use farshore_app::workload::Apps;
 use farshore_core::ids::{Kind, Region};
 use farshore_core::workload::Workload;
 use farshore_hub::workload::DeviceHubs;
@@ -29,6 +31,7 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
+use crate::access::keys::Keys;
 use crate::agent::{
     self, AgentState, Callers, ControlNodes, Credentials, LeaseKeeper, Ledger, Peers, RegionAgents, Workloads,
 };
@@ -61,6 +64,18 @@ pub struct NodeReady {
     /// Where device hubs are served.
     #[serde(default)]
     pub hubs: Option<HubsReady>,
+    /// Where apps are served.
+    #[serde(default)]
+    pub apps: Option<AppsReady>,
+}
+
+/// Where a node serves apps.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AppsReady {
+    /// Clients on the same host.
+    pub http: SocketAddr,
+    /// Clients.
+    pub https: Option<SocketAddr>,
 }
 
 /// Where a node serves device hubs.
@@ -136,6 +151,7 @@ pub async fn run(config_path: &Path, until: Until) -> Result<(), NodeError> {
         replication: node.machines.as_ref().map(|machines| machines.replication_addr()),
         realtime: node.realtime.as_deref().map(realtime::ready),
         hubs: node.hubs.as_deref().map(hubs::ready),
+        apps: node.apps.as_deref().map(apps::ready),
     };
     write_whole(&ready_path, &serde_json::to_vec_pretty(&ready).map_err(wrong)?)?;
     tracing::info!(region = %node.config.region, %http, "ready");
@@ -155,6 +171,9 @@ struct Node {
     machines: Option<Arc<Machines>>,
     realtime: Option<Arc<Realtime>>,
     hubs: Option<Arc<DeviceHubs>>,
+    apps: Option<Arc<Apps>>,
+    /// Filled with the control plane's tokens when it is up.
+    keys: Arc<OnceLock<Keys>>,
     agent: AgentState,
     peers: Peers,
     /// Filled when the control plane is up.
@@ -170,6 +189,8 @@ impl Node {
             others.map(|region| (region.name.clone(), region.agent.clone())).collect();
         let peers = Peers::new(urls, &credentials).map_err(wrong)?;
         let hubs = hubs::open(&config, &credentials, &peers).await?;
+        let keys = Arc::default();
+        let apps = apps::open(&config, &credentials, &peers, &keys).await?;
         let ledger = Ledger::open(&config.data.join("ledger")).map_err(wrong)?;
         let mut workloads = Workloads::new();
         if let Some(machines) = &machines {
@@ -181,8 +202,22 @@ impl Node {
         if let Some(hubs) = &hubs {
             workloads.insert(Kind::Hub, Arc::clone(hubs) as Arc<dyn Workload>);
         }
+        if let Some(apps) = &apps {
+            workloads.insert(Kind::App, Arc::clone(apps) as Arc<dyn Workload>);
+        }
         let agent = AgentState::new(workloads, ledger);
-        Ok(Self { config, credentials, machines, realtime, hubs, agent, peers, control: Arc::default() })
+        Ok(Self {
+            config,
+            credentials,
+            machines,
+            realtime,
+            hubs,
+            apps,
+            keys,
+            agent,
+            peers,
+            control: Arc::default(),
+        })
     }
 
     fn tls(&self) -> Option<Arc<rustls::ServerConfig>> {
@@ -257,10 +292,11 @@ impl Node {
             make_secret(token_file, "farshore-").map_err(wrong)?;
         }
         let token = read_secret(token_file)?;
-        let (cell, callers) = (Arc::clone(&self.control), self.callers());
+        let (cell, callers, keys) = (Arc::clone(&self.control), self.callers(), Arc::clone(&self.keys));
         let arrive = move |control: Control| {
             let routes = crate::api::router(control.clone(), &token)
                 .merge(agent::renewal_router(control.clone(), callers));
+            let _ = keys.set(Keys::new(control.clone(), &token));
             let _ = cell.set(control);
             late.control_arrives(routes);
         };
@@ -281,6 +317,9 @@ impl Node {
         }
         if let Some(hubs) = &self.hubs {
             hubs.stop().await;
+        }
+        if let Some(apps) = &self.apps {
+            apps.stop().await;
         }
         match self.machines {
             Some(machines) => tokio::task::spawn_blocking(move || machines.stop()).await.map_err(wrong),

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
@@ -13,8 +13,8 @@ use farshore_store::etcd::ports::HeldPort;
 use super::devices;
 use super::{ClientFile, ClusterOptions, Line, UpError, at, wrong};
 use crate::config::{
-    DnsConfig, EtcdConfig, FencingConfig, HubsConfig, NodeConfig, NodeRole, OneOrMany, RealtimeConfig,
-    RealtimePlace, RedbConfig, RegionConfig, StoreKind, TakeOver,
+    AppsConfig, DnsConfig, EtcdConfig, FencingConfig, HubsConfig, NodeConfig, NodeRole, OneOrMany,
+    RealtimeConfig, RealtimePlace, RedbConfig, RegionConfig, StoreKind, TakeOver,
 };
 use crate::trust::{CA_CERTIFICATE, CertRole, Trust};
 
@@ -48,13 +48,14 @@ pub(super) fn configure(
     let mut configs = Vec::new();
     // Held until all are chosen, so that no two are the same.
     let mut held = Vec::new();
+    let apps_port = apps_port(options, data, &mut held)?;
     for region in &options.regions {
         let dir = data.join(region.as_str());
         fs::create_dir_all(&dir).map_err(at("make", &dir))?;
         let path = dir.join("region.toml");
         let config = match path.exists() {
             true => NodeConfig::load(&path, std::iter::empty()).map_err(wrong)?,
-            false => fresh(options, region, dir, files, &mut held)?,
+            false => fresh(options, region, dir, files, apps_port, &mut held)?,
         };
         configs.push(config);
     }
@@ -64,7 +65,7 @@ pub(super) fn configure(
     enroll(options, data, &configs)?;
     for config in &mut configs {
         let seen = from_near.take().unwrap_or_else(|| all.clone());
-        let looks_elsewhere = [NodeRole::Control, NodeRole::Realtime, NodeRole::Hubs];
+        let looks_elsewhere = [NodeRole::Control, NodeRole::Realtime, NodeRole::Hubs, NodeRole::Apps];
         let looks_elsewhere = looks_elsewhere.iter().any(|role| config.has(*role));
         if config.store == StoreKind::Etcd || looks_elsewhere {
             config.regions = seen;
@@ -84,9 +85,7 @@ struct Known(Option<IpAddr>);
 
 impl Known {
     fn of(options: &ClusterOptions, region: &Region) -> Self {
-        let index = options.regions.iter().position(|one| one == region).filter(|_| options.device_ports);
-        let last = index.and_then(|index| u8::try_from(index).ok()).map(|index| FIRST_ADDRESS + index);
-        Self(last.map(|last| Ipv4Addr::new(127, 0, 0, last).into()))
+        Self(address_of(options, region).filter(|_| options.device_ports))
     }
 
     fn port(self, port: u16, held: &mut Vec<HeldPort>) -> Result<SocketAddr, UpError> {
@@ -97,17 +96,48 @@ impl Known {
     }
 }
 
+/// The region's own address of loopback; `None`: there are more regions than addresses.
+fn address_of(options: &ClusterOptions, region: &Region) -> Option<IpAddr> {
+    let index = options.regions.iter().position(|one| one == region)?;
+    let last = FIRST_ADDRESS.checked_add(u8::try_from(index).ok()?)?;
+    Some(Ipv4Addr::new(127, 0, 0, last).into())
+}
+
+/// The port at which all regions serve apps, each at an address of its own: so an app's URL stays the same when it goes from one to
+/// the other. That of a region that was made before, else one that is free at all addresses.
+fn apps_port(options: &ClusterOptions, data: &Path, held: &mut Vec<HeldPort>) -> Result<u16, UpError> {
+    /// That so many are somebody else's at one of the addresses does not happen.
+    const TRIES: usize = 64;
+    let made = options.regions.iter().map(|region| data.join(region.as_str()).join("region.toml"));
+    for path in made.filter(|path| path.exists()) {
+        let config = NodeConfig::load(&path, std::iter::empty()).map_err(wrong)?;
+        if let Some(apps) = config.apps.filter(|apps| apps.http.port() != 0) {
+            return Ok(apps.http.port());
+        }
+    }
+    let addresses: Vec<IpAddr> =
+        options.regions.iter().filter_map(|region| address_of(options, region)).collect();
+    for _ in 0..TRIES {
+        let port = free_port(held)?.port();
+        if addresses.iter().all(|address| TcpListener::bind((*address, port)).is_ok()) {
+            return Ok(port);
+        }
+    }
+    Err(wrong("no port is free at the loopback addresses of all regions: stop what else runs here"))
+}
+
 fn fresh(
     options: &ClusterOptions,
     region: &Region,
     dir: PathBuf,
     files: &Files,
+    apps_port: u16,
     held: &mut Vec<HeldPort>,
 ) -> Result<NodeConfig, UpError> {
     let is_etcd = options.store == StoreKind::Etcd;
     let is_control = is_etcd || options.regions.last() == Some(region);
     let known = Known::of(options, region);
-    let mut roles = vec![NodeRole::Machines, NodeRole::Realtime, NodeRole::Hubs];
+    let mut roles = vec![NodeRole::Machines, NodeRole::Apps, NodeRole::Realtime, NodeRole::Hubs];
     if is_control {
         roles.insert(0, NodeRole::Control);
     }
@@ -135,6 +165,7 @@ fn fresh(
         dns,
         realtime: Some(realtime(held)?),
         hubs: Some(hubs(files, known, held)?),
+        apps: address_of(options, region).map(|address| apps(address, apps_port)),
         regions: Vec::new(),
     })
 }
@@ -161,6 +192,10 @@ fn hubs(files: &Files, known: Known, held: &mut Vec<HeldPort>) -> Result<HubsCon
         ca_file: Some(files.devices.ca.clone()),
         ..HubsConfig::default()
     })
+}
+
+fn apps(address: IpAddr, port: u16) -> AppsConfig {
+    AppsConfig { http: SocketAddr::new(address, port), ..AppsConfig::default() }
 }
 
 fn all_regions(options: &ClusterOptions, configs: &[NodeConfig]) -> Result<Vec<RegionConfig>, UpError> {

@@ -14,6 +14,8 @@ mod access_tokens;
 #[cfg(test)]
 mod agent_ask;
 #[cfg(test)]
+mod api_apps;
+#[cfg(test)]
 mod api_bench;
 #[cfg(test)]
 mod api_hub_runners;

@@ -55,6 +55,8 @@ async fn dig_finds_what_is_active() {
         ),
         ("six.machine.farshore.internal AAAA", &["5 IN AAAA 2001:db8::1"]),
         ("shop.app.farshore.internal A", &["5 IN CNAME shop.oslo.example.com."]),
+        ("shop.scm.farshore.internal A", &["5 IN CNAME shop.oslo.example.com."]),
+        ("web-1.scm.farshore.internal A", &["status: NXDOMAIN"]),
         ("shop.app.farshore.internal CNAME", &["5 IN CNAME shop.oslo.example.com."]),
         ("alias.app.farshore.internal A", &["CNAME web-1.machine.farshore.internal.", "IN A 192.0.2.7"]),
         ("long.machine.farshore.internal A", &["30 IN A 192.0.2.9"]),

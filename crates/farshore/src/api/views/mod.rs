@@ -1,9 +1,10 @@
 //! What goes over the wire, shared by the API and the CLI. Fields are only ever added.
 //!
 //! Read in this order: `item`, `job`, `place` (regions, status, directory, audit), `incident`, `ask` (what clients send),
-//! `token`, `realtime`, `hub`, `runners`.
+//! `token`, `realtime`, `hub`, `runners`, `app`.
 //! Moments are RFC 3339 in UTC; bytes are bytes.
 
+mod app;
 mod ask;
 mod hub;
 mod incident;
@@ -15,6 +16,14 @@ mod realtime;
 mod runners;
 mod token;
 
+pub use app::{
+    AppBackupView, AppBackupsBrief, AppBegunView, AppBrief, AppCapacityView, AppCertificateRequest,
+    AppDatabaseBrief, AppDatabaseRequest, AppDatabaseView, AppDeployRequest, AppDifferenceView,
+    AppExportView, AppHostsRequest, AppKeyWord, AppKeysRequest, AppKeysView, AppLogView, AppOperationBrief,
+    AppOperationView, AppPositionView, AppProcessView, AppRegenerateRequest, AppReleaseBrief, AppReleaseView,
+    AppRestoreRequest, AppRollbackRequest, AppScaleRequest, AppScriptsView, AppSettingsRequest,
+    AppSettingsView, AppUploadRequest, AppUploadView, AppView,
+};
 pub use ask::{
     AdoptRequest, ChangePointRequest, CreateRequest, FailoverRequest, MarkPointRequest, NoParameters,
     OnControlLossWord, ProtectRequest, ReasonRequest, ReplicationWord, TestFailoverRequest,

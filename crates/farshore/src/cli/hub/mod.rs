@@ -22,7 +22,7 @@ use serde_json::{Map, Value, json};
 
 use super::client::Client;
 use super::exit::Failure;
-use super::show::{self, bytes, seconds, sheet, table};
+use super::show::{self, bytes, printable, seconds, sheet, table};
 use super::{Global, ask, status, verbs, wait};
 use crate::api::views::{
     CreateRequest, HubCursor, HubGroupView, HubReplicationView, HubView, ItemView, JobView,
@@ -358,16 +358,6 @@ fn segment(text: &str) -> String {
         }
     }
     encoded
-}
-
-/// What devices said, on a terminal: nothing in it moves the cursor or changes colours.
-fn printable(text: &str) -> String {
-    text.chars()
-        .flat_map(|char| match char.is_control() {
-            true => char.escape_default().collect::<Vec<_>>(),
-            false => vec![char],
-        })
-        .collect()
 }
 
 /// JSON as a person sees it: the same in a sheet and in a table.

@@ -1,0 +1,158 @@
+//! Scripts: archives that are uploaded and deployed, releases, and the way out again.
+
+use axum::Json;
+use axum::extract::rejection::QueryRejection;
+use axum::extract::{Path, Query, State};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use serde::Deserialize;
+use serde_json::json;
+use utoipa::IntoParams;
+
+use super::super::ApiState;
+use super::super::access::Caller;
+use super::super::body::Asked;
+use super::super::paired::Paired;
+use super::super::problem::{Problem, Refusals};
+use super::super::views::{
+    AppBegunView, AppDeployRequest, AppExportView, AppReleaseView, AppRollbackRequest, AppScriptsView,
+    AppUploadRequest, AppUploadView,
+};
+use super::operations::{UnderWay, begin};
+use super::{KIND, plain, put, queried};
+
+/// Longest body of an upload: a piece in base64; what one region takes from another at once is 2 MiB.
+pub(in crate::api) const UPLOAD_LEN_MAX: usize = 1280 * 1024;
+/// Longest piece of an archive.
+const PIECE_LEN_MAX: usize = 768 * 1024;
+/// Longest archive: scripts, not disks.
+const ARCHIVE_LEN_MAX: u64 = 256 << 20;
+/// Longest message of a release, for people.
+const MESSAGE_LEN_MAX: usize = 1000;
+
+#[derive(Deserialize)]
+struct ReleasesAnswer {
+    releases: Vec<AppReleaseView>,
+}
+
+/// Takes a piece of an archive (tar) that is to be deployed. Sending a piece again changes nothing.
+#[utoipa::path(put, path = "/api/v1/apps/{name}/uploads/{upload}", tag = "apps",
+    security(("token" = ["contribute"])), request_body = AppUploadRequest,
+    params(("name" = String, Path), ("upload" = String, Path)),
+    responses((status = 200, body = AppUploadView), Refusals))]
+pub(super) async fn upload(
+    State(state): State<ApiState>,
+    Path((name, upload)): Path<(String, String)>,
+    asked: Asked<AppUploadRequest, UPLOAD_LEN_MAX>,
+) -> Result<Json<AppUploadView>, Problem> {
+    let upload = plain("upload", &upload)?;
+    let AppUploadRequest { offset, data } = asked.body;
+    let piece = STANDARD
+        .decode(&data)
+        .map_err(|error| Problem::invalid(format!("data: it is no base64: {error}")))?;
+    if piece.is_empty() || piece.len() > PIECE_LEN_MAX {
+        return Err(Problem::invalid(format!("data: a piece has 1 to {PIECE_LEN_MAX} bytes")));
+    }
+    if offset.saturating_add(piece.len() as u64) > ARCHIVE_LEN_MAX {
+        return Err(Problem::invalid(format!(
+            "offset: an archive has at most {} MiB",
+            ARCHIVE_LEN_MAX >> 20
+        )));
+    }
+    let app = Paired::find(&state, KIND, &name).await?;
+    if offset == 0 {
+        app.audit(&asked.by.who, |app| format!("asked to upload an archive to {app}")).await?;
+    }
+    Ok(Json(app.ask_active(&json!({"ask": "upload", "id": upload, "offset": offset, "data": data})).await?))
+}
+
+/// Makes a release of an archive that was uploaded, and makes it live once it answers. A release that does not come up changes
+/// nothing.
+#[utoipa::path(post, path = "/api/v1/apps/{name}/deploy", tag = "apps",
+    security(("token" = ["contribute"])), request_body = AppDeployRequest,
+    params(("name" = String, Path), ("Idempotency-Key" = Option<String>, Header)),
+    responses((status = 202, body = AppBegunView, headers(("Location" = String))), Refusals))]
+pub(super) async fn deploy(
+    State(state): State<ApiState>,
+    Path(name): Path<String>,
+    asked: Asked<AppDeployRequest>,
+) -> Result<UnderWay, Problem> {
+    let AppDeployRequest { upload, message } = asked.body;
+    plain("upload", &upload)?;
+    if message.len() > MESSAGE_LEN_MAX {
+        return Err(Problem::invalid(format!("message: at most {MESSAGE_LEN_MAX} bytes")));
+    }
+    let app = Paired::find(&state, KIND, &name).await?;
+    let question = json!({"ask": "deploy", "upload": upload, "message": message, "by": asked.by.who});
+    begin(&state, &app, asked.by, "deploy an archive to", &question).await
+}
+
+/// All releases, newest first.
+#[utoipa::path(get, path = "/api/v1/apps/{name}/releases", tag = "apps",
+    security(("token" = ["read"])), params(("name" = String, Path)),
+    responses((status = 200, body = Vec<AppReleaseView>), Refusals))]
+pub(super) async fn releases(
+    State(state): State<ApiState>,
+    Path(name): Path<String>,
+) -> Result<Json<Vec<AppReleaseView>>, Problem> {
+    let app = Paired::find(&state, KIND, &name).await?;
+    let ReleasesAnswer { mut releases } = app.ask_either(&json!({"ask": "releases"})).await?;
+    releases.sort_by_key(|release| std::cmp::Reverse(release.number));
+    Ok(Json(releases))
+}
+
+/// Makes an earlier release live again, as a new release with the same files.
+#[utoipa::path(post, path = "/api/v1/apps/{name}/rollback", tag = "apps",
+    security(("token" = ["contribute"])), request_body = AppRollbackRequest,
+    params(("name" = String, Path), ("Idempotency-Key" = Option<String>, Header)),
+    responses((status = 202, body = AppBegunView, headers(("Location" = String))), Refusals))]
+pub(super) async fn rollback(
+    State(state): State<ApiState>,
+    Path(name): Path<String>,
+    asked: Asked<AppRollbackRequest>,
+) -> Result<UnderWay, Problem> {
+    let app = Paired::find(&state, KIND, &name).await?;
+    let mut question = json!({"ask": "rollback"});
+    put(&mut question, "to", asked.body.to);
+    begin(&state, &app, asked.by, "go back to an earlier release of", &question).await
+}
+
+/// Whether the files of the live release are those that were pushed, to the byte.
+#[utoipa::path(get, path = "/api/v1/apps/{name}/scripts/check", tag = "apps",
+    security(("token" = ["read"])), params(("name" = String, Path)),
+    responses((status = 200, body = AppScriptsView), Refusals))]
+pub(super) async fn check(
+    State(state): State<ApiState>,
+    Path(name): Path<String>,
+) -> Result<Json<AppScriptsView>, Problem> {
+    let app = Paired::find(&state, KIND, &name).await?;
+    Ok(Json(app.ask_active(&json!({"ask": "scripts-check"})).await?))
+}
+
+/// From where on.
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(super) struct From {
+    /// Where the piece begins: ask with `next` of each answer.
+    #[serde(default)]
+    offset: u64,
+}
+
+/// A piece of an archive (tar) of the scripts as they were pushed last.
+#[utoipa::path(get, path = "/api/v1/apps/{name}/scripts", tag = "apps",
+    security(("token" = ["contribute"])), params(("name" = String, Path), From),
+    responses((status = 200, body = AppExportView), Refusals))]
+pub(super) async fn export(
+    State(state): State<ApiState>,
+    Path(name): Path<String>,
+    query: Result<Query<From>, QueryRejection>,
+    caller: Caller,
+) -> Result<Json<AppExportView>, Problem> {
+    let From { offset } = queried(query)?;
+    let app = Paired::find(&state, KIND, &name).await?;
+    if offset == 0 {
+        app.audit(&caller.name, |app| format!("asked for the scripts of {app}")).await?;
+    }
+    Ok(Json(app.ask_either(&json!({"ask": "export", "what": "scripts", "offset": offset})).await?))
+}

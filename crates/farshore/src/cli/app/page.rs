@@ -1,0 +1,209 @@
+//! How an app is shown: a row of a list, and a sheet of its own.
+
+use super::super::show::{ago, bytes, sheet, table};
+use crate::api::views::{
+    AppBrief, AppDatabaseView, AppPositionView, AppProcessView, AppReleaseBrief, AppView, ItemView,
+};
+
+/// Lists stay within this.
+const LIST_WIDTH: usize = 80;
+/// A commit, as people write it.
+const COMMIT_LEN: usize = 10;
+
+/// Apps, a row each.
+pub(super) fn list(apps: &[AppBrief]) -> String {
+    let row = |app: &AppBrief| {
+        let cell = |text: Option<String>| text.unwrap_or_else(|| "-".to_owned());
+        let mode = match &app.reserve_for {
+            Some(_) => app.mode.as_ref().map(|mode| format!("{mode}*")),
+            None => app.mode.clone(),
+        };
+        vec![
+            app.name.clone(),
+            cell(mode),
+            app.region.clone(),
+            app.state.clone(),
+            cell(app.release.map(|number| number.to_string())),
+            cell(app.url.as_ref().map(|url| url.trim_end_matches('/').to_owned())),
+        ]
+    };
+    let mut text = String::new();
+    for line in table(
+        &["NAME", "MODE", "REGION", "STATE", "RELEASE", "URL"],
+        &apps.iter().map(row).collect::<Vec<_>>(),
+    )
+    .lines()
+    {
+        text.push_str(&fitting(line));
+        text.push('\n');
+    }
+    if apps.iter().any(|app| app.reserve_for.is_some()) {
+        text.push_str("\n* a reserve: capacity for another app\n");
+    }
+    text
+}
+
+/// Colours take no room, and stand in the head only.
+fn fitting(line: &str) -> String {
+    if line.chars().count() <= LIST_WIDTH || line.contains('\x1b') {
+        return line.to_owned();
+    }
+    let kept: String = line.chars().take(LIST_WIDTH - 3).collect();
+    format!("{kept}...")
+}
+
+/// One app.
+pub(super) fn app(app: &AppView, item: &ItemView) -> String {
+    let lines = |values: &[String]| values.join(", ");
+    let mut rows = vec![
+        ("app", app.name.clone()),
+        ("url", app.urls.first().cloned().unwrap_or_default()),
+        ("also known as", lines(app.urls.get(1..).unwrap_or_default())),
+        ("git", app.git_url.clone()),
+        ("name kept for", app.ttl_seconds.map(|ttl| format!("{ttl} s by resolvers")).unwrap_or_default()),
+        ("state", state(app, item)),
+        ("mode", mode(app)),
+        ("release", app.release.as_ref().map(release).unwrap_or_else(|| "none yet".to_owned())),
+        ("database", database(app.database.as_ref())),
+        ("replicated", replicated(app, item)),
+        ("reserve", reserve(app)),
+        ("backups", backups(app)),
+        ("settings", app.settings_count.to_string()),
+        (
+            "capacity",
+            format!("{} of {} MiB in {} are spoken for", app.capacity.used_mib, app.capacity.mib, app.region),
+        ),
+    ];
+    if let Some(operation) = &app.operation {
+        rows.push(("under way", format!("{} ({})", operation.kind, operation.id)));
+    }
+    rows.extend(app.warnings.iter().map(|warning| ("warning", warning.clone())));
+    let mut page = sheet(&rows);
+    if !app.processes.is_empty() {
+        let processes: Vec<_> = app.processes.iter().map(process).collect();
+        page.push_str(&format!(
+            "\n{}",
+            table(&["PROCESS", "PORT", "STATE", "RESTARTS", "MEMORY", "SINCE"], &processes)
+        ));
+    }
+    page
+}
+
+fn state(app: &AppView, item: &ItemView) -> String {
+    if app.region == item.source {
+        return format!("{} in {}", app.state, app.region);
+    }
+    format!(
+        "{} does not answer; {} has a copy: farshore failover app/{} --source-is-down brings it up there",
+        item.source, app.region, app.name
+    )
+}
+
+fn mode(app: &AppView) -> String {
+    let processes =
+        if app.instances == 1 { "1 process".to_owned() } else { format!("{} processes", app.instances) };
+    let key = if app.require_key { ", clients name the application key" } else { "" };
+    format!("{}, {processes}{key}", app.mode)
+}
+
+/// What is live, in a line.
+pub(super) fn release(release: &AppReleaseBrief) -> String {
+    let at = release.at.as_deref().map(|at| format!(", {}", ago(at))).unwrap_or_default();
+    format!("{} ({}) by {}{at}", release.number, commit(&release.commit), release.by)
+}
+
+/// A commit, in short.
+pub(super) fn commit(id: &str) -> String {
+    id.chars().take(COMMIT_LEN).collect()
+}
+
+fn database(database: Option<&AppDatabaseView>) -> String {
+    let Some(database) = database.filter(|database| database.external || database.engine != "none") else {
+        return "none".to_owned();
+    };
+    let reachable = if database.reachable == Some(false) { ", NOT REACHABLE" } else { "" };
+    if database.external {
+        return format!("{} on a server of its own, not replicated{reachable}", database.engine);
+    }
+    let commits = database.position.as_ref().map(|position| format!(", {} commits", position.commits));
+    format!(
+        "{} {}, {}{}{reachable}",
+        database.engine,
+        database.name,
+        bytes(database.size_bytes),
+        commits.unwrap_or_default()
+    )
+}
+
+/// How much a failover now would lose.
+fn replicated(app: &AppView, item: &ItemView) -> String {
+    let Some(target) = &item.target else { return "no: lost with its region".to_owned() };
+    let behind = app.database.as_ref().and_then(|database| {
+        let (here, there) = (database.position.as_ref()?, database.confirmed.as_ref()?);
+        Some(behind(here, there))
+    });
+    format!("to {target}{}", behind.unwrap_or_default())
+}
+
+fn behind(here: &AppPositionView, there: &AppPositionView) -> String {
+    match (here.commits.saturating_sub(there.commits), here.bytes.saturating_sub(there.bytes)) {
+        (0, 0) => ", nothing behind".to_owned(),
+        (commits, size) => format!(", {commits} commits ({}) behind", bytes(size)),
+    }
+}
+
+fn reserve(app: &AppView) -> String {
+    match (&app.reserve, &app.reserve_for, &app.lent_to) {
+        (_, _, Some(to)) => format!("its capacity is used by app/{to}"),
+        (_, Some(of), None) => format!("keeps capacity for app/{of}"),
+        (Some(name), None, None) => format!("app/{name}"),
+        (None, None, None) => format!(
+            "none: farshore app reserve {}-dr --region REGION --mode {} --for {}",
+            app.name, app.mode, app.name
+        ),
+    }
+}
+
+fn backups(app: &AppView) -> String {
+    let newest = match (&app.backups.newest_at, app.backups.newest_ok) {
+        (Some(at), Some(true)) => format!(", the newest {}, proved by restoring it", ago(at)),
+        (Some(at), Some(false)) => format!(", the newest {} is DAMAGED", ago(at)),
+        (Some(at), None) => format!(", the newest {}", ago(at)),
+        (None, _) => String::new(),
+    };
+    format!("{}{newest}", app.backups.count)
+}
+
+fn process(process: &AppProcessView) -> Vec<String> {
+    let cell = |text: Option<String>| text.unwrap_or_else(|| "-".to_owned());
+    vec![
+        cell(process.pid.map(|pid| pid.to_string())),
+        cell(process.port.map(|port| port.to_string())),
+        process.state.clone(),
+        process.restarts.to_string(),
+        cell(process.memory_bytes.map(bytes)),
+        cell(process.since.as_deref().map(ago)),
+    ]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_list_fits_into_eighty_columns() {
+        let app = |name: &str, mode: &str| AppBrief {
+            name: name.to_owned(),
+            mode: Some(mode.to_owned()),
+            region: "paris".to_owned(),
+            state: "running".to_owned(),
+            release: Some(3),
+            url: Some("http://todo.app.farshore.internal:41234/".to_owned()),
+            reserve_for: None,
+        };
+        let text = list(&[app("todo", "basic")]);
+        assert!(text.lines().nth(1).unwrap().ends_with(":41234"), "{text}");
+        let text = list(&[app("a-long-name-of-an-app", "standard"), AppBrief::default()]);
+        assert!(text.lines().all(|line| line.chars().count() <= LIST_WIDTH), "{text}");
+    }
+}
