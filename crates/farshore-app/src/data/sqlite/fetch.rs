@@ -156,7 +156,8 @@ impl Fetch {
     }
 }
 
-fn part_file(dir: &Path) -> PathBuf {
+/// Where a snapshot is put together.
+pub(super) fn part_file(dir: &Path) -> PathBuf {
     dir.join("base.part")
 }
 

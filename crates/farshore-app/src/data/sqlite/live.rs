@@ -104,6 +104,8 @@ impl SqliteLive {
 impl Drop for SqliteLive {
     fn drop(&mut self) {
         self.looking.abort();
+        // The task may outlive this for a moment; the files must not be held by two.
+        *locked(&self.shared.source) = None;
     }
 }
 
@@ -472,7 +474,7 @@ impl Live for SqliteLive {
         let position = blocking(move || {
             let mut source = locked(&shared.source);
             let last = match source.as_mut() {
-                Some(source) => shared.advanced(source),
+                Some(source) => shared.advanced(source).and_then(|()| source.write_record()),
                 None => Ok(()),
             };
             // Let go in any case: nobody here holds the files afterwards.

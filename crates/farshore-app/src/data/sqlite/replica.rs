@@ -12,7 +12,7 @@ use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 use tokio::task::JoinHandle;
 
-use super::fetch::Fetch;
+use super::fetch::{Fetch, part_file};
 use super::part::{Base, Part, PartRecord, View, replace_file, sync_dir};
 use super::snapshot::check_whole;
 use super::wire::{Answer, Body, Offer, Request, Want, decode, encode};
@@ -117,6 +117,7 @@ impl State {
         let theirs = copy.as_ref().map_or(Position::default(), Part::position);
         let mut state = Self { dir: dir.to_owned(), copy, next, theirs, folding: false };
         state.settle_next()?;
+        state.keep_fetched();
         state.remove_others();
         Ok(state)
     }
@@ -204,7 +205,7 @@ impl State {
     fn guess(&self, path: &Path) -> Result<bool, DataError> {
         let adopted = guess_file(&self.dir);
         if adopted.exists() {
-            std::fs::copy(&adopted, path).map_err(DataError::io("copy the old database", path))?;
+            std::fs::rename(&adopted, path).map_err(DataError::io("take the old database to", path))?;
             return Ok(true);
         }
         let Some(copy) = &self.copy else { return Ok(false) };
@@ -271,6 +272,14 @@ impl State {
     fn write_record(&self) -> Result<(), DataError> {
         let bytes = serde_json::to_vec(&self.record()).expect("plain fields have no fallible encoding");
         replace_file(&record_file(&self.dir), &bytes)
+    }
+
+    /// What was fetched of a snapshot when this was killed is the best guess for the next.
+    fn keep_fetched(&self) {
+        let entries = std::fs::read_dir(&self.dir).into_iter().flatten().flatten();
+        for path in entries.map(|entry| part_file(&entry.path())).filter(|path| path.exists()) {
+            let _ = std::fs::rename(path, guess_file(&self.dir));
+        }
     }
 
     /// Removes directories that nothing names.

@@ -68,6 +68,8 @@ struct Record {
     sum: (u32, u32),
     /// A replica follows.
     followed: bool,
+    /// The position when this was written.
+    last: Position,
 }
 
 const RECORD_VERSION: u32 = 1;
@@ -251,7 +253,7 @@ impl Source {
         self.gather()?;
         self.pins.finish();
         self.turned_at = self.cursor.frames;
-        Ok(())
+        self.write_record()
     }
 
     fn turn_quietly(&mut self) -> Result<(), DataError> {
@@ -441,9 +443,10 @@ impl Source {
         self.kept = logs;
     }
 
-    fn write_record(&self) -> Result<(), DataError> {
+    pub(super) fn write_record(&self) -> Result<(), DataError> {
         let (path, new) = (record_file(&self.dir), record_file(&self.dir).with_extension("new"));
-        let bytes = serde_json::to_vec(&self.record).expect("plain fields have no fallible encoding");
+        let record = Record { last: self.position, ..self.record };
+        let bytes = serde_json::to_vec(&record).expect("plain fields have no fallible encoding");
         // Not synced: after a power cut an old or empty record is found out, and costs a snapshot.
         std::fs::write(&new, bytes)
             .and_then(|()| std::fs::rename(&new, &path))
@@ -487,7 +490,7 @@ impl Record {
 
     /// For a chain that begins now. Commits that nobody saw count as one.
     fn begin(known: Option<Self>, from: Position, page_size: u32, header: Option<Header>) -> Self {
-        let known = known.map_or(Position::default(), |known| known.base);
+        let known = known.map_or(Position::default(), |known| known.last);
         let unseen = u64::from(known != Position::default());
         let base = Position {
             commits: known.commits.max(from.commits) + unseen,
@@ -505,14 +508,17 @@ impl Record {
             base,
             sum: (0, 0),
             followed: false,
+            last: base,
         }
     }
 }
 
 /// The files that are watched. They are asked for by name and never opened: see [`super::pins`].
 fn inodes(dir: &Path) -> Result<[u64; 2], DataError> {
-    let inode = |path: PathBuf| {
-        std::fs::metadata(&path).map(|meta| meta.ino()).map_err(DataError::io("look at", &path))
+    let inode = |path: PathBuf| match std::fs::metadata(&path) {
+        Ok(meta) => Ok(meta.ino()),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(0),
+        Err(error) => Err(DataError::io("look at", &path)(error)),
     };
     Ok([inode(database_file(dir))?, inode(log_file(dir))?])
 }

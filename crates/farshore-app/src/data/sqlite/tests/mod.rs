@@ -51,6 +51,12 @@ impl Pair {
         self.replica.apply(&answer).await.unwrap()
     }
 
+    /// The exchange in which a replica learns of its snapshot.
+    async fn begin(&self) {
+        let answer = self.live.ship(&self.replica.request(), LONG).await.unwrap();
+        assert!(self.replica.apply(&answer).await.unwrap());
+    }
+
     /// Exchanges until the replica has everything, and the source knows.
     async fn follow(&self) {
         let followed = async {
