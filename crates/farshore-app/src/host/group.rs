@@ -4,13 +4,12 @@
 //! own leaves the group, but keeps its environment. Where there is a cgroup, it is everybody in that, too.
 
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::process::{
     Pid, PidfdFlags, Signal, WaitOptions, kill_process, kill_process_group, pidfd_open, pidfd_send_signal,
-    waitpgid,
+    waitpgid, waitpid,
 };
-use tokio::time::Instant;
 
 use super::cgroup;
 use super::guard;
@@ -20,6 +19,9 @@ use super::procfs::{self, Stat};
 pub(super) const GONE_WITHIN: Duration = Duration::from_secs(10);
 /// Between two looks at who is left.
 const LOOK_EVERY: Duration = Duration::from_millis(5);
+
+/// The pid of the first process.
+const FIRST: u32 = 1;
 
 /// One run of an instance, as the kernel sees it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -64,8 +66,8 @@ impl Group {
         inside.chain(outside).filter(|each| !each.is_zombie).map(|each| each.pid).collect()
     }
 
-    /// Kills everybody once. Returns how many there were.
-    pub(super) fn kill(&self) -> usize {
+    /// Kills everybody once. Returns who they were.
+    fn kill(&self) -> Vec<u32> {
         if let Some(cgroup) = &self.cgroup {
             cgroup::kill(cgroup);
         }
@@ -73,36 +75,31 @@ impl Group {
         for member in &members {
             self.kill_one(*member);
         }
-        self.reap();
-        members.len()
+        members
     }
 
     /// Kills everybody until nobody is left. False when somebody cannot be ended.
     pub(super) async fn end(&self) -> bool {
+        let group = self.clone();
+        tokio::task::spawn_blocking(move || group.end_now()).await.unwrap_or(false)
+    }
+
+    /// The same, for where there is no runtime.
+    pub(super) fn end_now(&self) -> bool {
         let deadline = Instant::now() + GONE_WITHIN;
+        let mut killed = Vec::new();
         loop {
-            let group = self.clone();
-            let left = tokio::task::spawn_blocking(move || group.kill()).await.unwrap_or(0);
-            if left == 0 {
+            let members = self.kill();
+            self.reap(&killed);
+            if members.is_empty() {
                 return true;
             }
             if Instant::now() >= deadline {
                 return false;
             }
-            tokio::time::sleep(LOOK_EVERY).await;
-        }
-    }
-
-    /// The same, for where there is no runtime.
-    pub(super) fn end_now(&self) -> bool {
-        let deadline = std::time::Instant::now() + GONE_WITHIN;
-        while self.kill() > 0 {
-            if std::time::Instant::now() >= deadline {
-                return false;
-            }
+            killed.extend(members);
             std::thread::sleep(LOOK_EVERY);
         }
-        true
     }
 
     /// A handle first, then the look whether it is the one: its number cannot become another's in between.
@@ -127,14 +124,22 @@ impl Group {
             || self.cgroup.as_ref().is_some_and(is_contained)
     }
 
-    /// Where the node is the first process of a container, orphans become its children, and it waits for them.
-    fn reap(&self) {
-        let Some(leader) = pid(self.leader) else { return };
-        // Not while the leader lives: its status belongs to its supervisor.
+    /// Where the node is the first process of a container, orphans become its children, and it waits for them: for the group's,
+    /// and for those that were `killed` outside of it.
+    fn reap(&self, killed: &[u32]) {
+        if std::process::id() != FIRST {
+            return;
+        }
+        // Not while the leader is there: its status belongs to its supervisor.
         if procfs::stat(self.leader).is_some_and(|stat| stat.started == self.started) {
             return;
         }
-        while let Ok(Some(_)) = waitpgid(leader, WaitOptions::NOHANG) {}
+        if let Some(leader) = pid(self.leader) {
+            while let Ok(Some(_)) = waitpgid(leader, WaitOptions::NOHANG) {}
+        }
+        for member in killed.iter().filter_map(|member| pid(*member)) {
+            let _ = waitpid(Some(member), WaitOptions::NOHANG);
+        }
     }
 }
 

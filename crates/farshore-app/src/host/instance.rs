@@ -69,8 +69,8 @@ enum Event {
 /// The end of a run.
 struct End {
     ending: Ending,
-    /// How long it answered.
-    up: Duration,
+    /// How long it had answered, if it ever did.
+    up: Option<Duration>,
     /// What it printed last.
     lines: Vec<String>,
 }
@@ -88,7 +88,7 @@ impl Instance {
             if end.ending == Ending::Stopped {
                 break;
             }
-            let pause = self.backoff.pause(&self.shared.pace, end.up);
+            let pause = self.backoff.pause(&self.shared.pace, end.up.unwrap_or_default());
             self.note_end(end, pause);
             self.pause(pause).await;
         }
@@ -122,7 +122,7 @@ impl Instance {
         let mut run = match Run::start(&self.shared, self.number, limits).await {
             Ok(run) => run,
             Err(why) => {
-                return End { ending: Ending::NotStarted { why }, up: Duration::ZERO, lines: Vec::new() };
+                return End { ending: Ending::NotStarted { why }, up: None, lines: Vec::new() };
             }
         };
         self.note_start(&run);
@@ -132,15 +132,11 @@ impl Instance {
         End { ending, up, lines }
     }
 
-    async fn watch(&mut self, run: &mut Run, mut limits: Limits) -> (Ending, Duration) {
+    async fn watch(&mut self, run: &mut Run, mut limits: Limits) -> (Ending, Option<Duration>) {
         let mut health = Health::Starting;
         let mut up_since = None;
         loop {
-            let event = self.select(run, health).await;
-            if up_since.is_none() && matches!(health, Health::Up { .. }) {
-                up_since = Some(Instant::now());
-            }
-            let ending = match event {
+            let ending = match self.select(run, health).await {
                 Event::Ended(status) => Some(run.ending(status, limits)),
                 Event::Ordered(Order::Stop { grace }) => {
                     self.stop(run, grace).await;
@@ -156,7 +152,10 @@ impl Instance {
                 }
             };
             if let Some(ending) = ending {
-                return (ending, up_since.map_or(Duration::ZERO, |since: Instant| since.elapsed()));
+                return (ending, up_since.map(|since: Instant| since.elapsed()));
+            }
+            if up_since.is_none() && health != Health::Starting {
+                up_since = Some(Instant::now());
             }
         }
     }
@@ -274,7 +273,7 @@ impl Instance {
             status.enter(InstanceState::Waiting);
             status.gone();
             status.restarts += 1;
-            if end.up == Duration::ZERO {
+            if end.up.is_none() {
                 status.failed_starts += 1;
             }
             (status.last_ending, status.lines) = (Some(end.ending), end.lines);

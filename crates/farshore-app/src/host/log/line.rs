@@ -82,6 +82,23 @@ mod tests {
         assert!(lines(&[b"", b""]).is_empty());
     }
 
+    proptest::proptest! {
+        #[test]
+        fn no_way_of_cutting_the_bytes_changes_the_lines(
+            text in "[a-z\\n\\r\\t\\x1b\\[ü]{0,200}",
+            cuts in proptest::collection::vec(0_usize..300, 0..10),
+        ) {
+            let bytes = text.as_bytes();
+            let mut cuts: Vec<usize> = cuts.into_iter().map(|cut| cut.min(bytes.len())).collect();
+            cuts.extend([0, bytes.len()]);
+            cuts.sort_unstable();
+            let pieces: Vec<&[u8]> = cuts.windows(2).map(|ends| &bytes[ends[0]..ends[1]]).collect();
+            proptest::prop_assert_eq!(lines(&pieces), lines(&[bytes]));
+            let obeyed = |line: &String| line.contains(['\u{1b}', '\r']);
+            proptest::prop_assert!(!lines(&[bytes]).iter().any(obeyed));
+        }
+    }
+
     #[test]
     fn a_line_without_end_takes_no_more_than_its_limit() {
         let mut splitter = Splitter::default();

@@ -21,6 +21,7 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
 
@@ -34,6 +35,9 @@ use file::LogFile;
 const NAME: &str = "app.log";
 /// Batches that wait for the disk, of one read each; more is left out.
 const BATCHES_QUEUED_MAX: usize = 64;
+
+/// Nobody who ends an app waits longer for its last words: a recovery may depend on it.
+const FLUSH_WITHIN: Duration = Duration::from_secs(1);
 
 /// The open logs of this process: two releases of an app that run side by side write to the same file.
 static OPEN: Mutex<Option<HashMap<PathBuf, WeakLog>>> = Mutex::new(None);
@@ -91,11 +95,16 @@ impl AppLog {
         }
     }
 
-    /// Returns when everything that was put before is written.
+    /// Returns when everything that was put before is written, or the disk takes too long.
     pub(super) async fn flush(&self) {
         let (done, is_done) = oneshot::channel();
-        if self.queue.send(Message::Flush(done)).await.is_ok() {
-            let _ = is_done.await;
+        let flushed = async {
+            if self.queue.send(Message::Flush(done)).await.is_ok() {
+                let _ = is_done.await;
+            }
+        };
+        if tokio::time::timeout(FLUSH_WITHIN, flushed).await.is_err() {
+            tracing::warn!("the disk does not take an app's log in time");
         }
     }
 }

@@ -91,8 +91,7 @@ async fn a_killed_instance_comes_back_and_the_other_does_not_notice() {
     let rig = Rig::new();
     let host = rig.up("python3 server.py", 2).await;
     let (first, second) = (instance(&host, 1), instance(&host, 2));
-    let pid = rustix::process::Pid::from_raw(i32::try_from(first.pid.unwrap()).unwrap()).unwrap();
-    rustix::process::kill_process(pid, rustix::process::Signal::SEGV).unwrap();
+    kill(first.pid.unwrap(), Signal::SEGV);
     let again = until("the restart", || back(&host, 1, 1)).await;
     assert_eq!(again.last_ending, Some(Ending::Killed { signal: 11 }));
     assert_ne!(again.pid, first.pid);

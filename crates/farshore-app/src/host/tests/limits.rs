@@ -3,6 +3,8 @@
 use std::fs;
 use std::path::Path;
 
+use rustix::process::Signal;
+
 use super::*;
 use crate::host::view::Enforcement;
 use crate::host::{CgroupRoot, Ending};
@@ -50,6 +52,32 @@ async fn a_run_is_in_a_cgroup_of_its_own_and_is_ended_with_it() {
     host.stop(WITHIN).await;
     assert!(!leaf.exists());
     fs::remove_dir(dir).unwrap();
+}
+
+#[tokio::test]
+async fn a_kill_for_want_of_memory_is_named_as_the_cause() {
+    // A directory that looks like the kernel's: what it writes there is written by hand.
+    let (rig, cgroups) = (Rig::new(), tempfile::tempdir().unwrap());
+    let limits = Limits { memory_bytes: 512 << 20, cpu_percent: 100 };
+    let cgroup = Some(CgroupRoot::at(cgroups.path().to_owned()));
+    let options = HostOptions { cgroup, limits, ..rig.options("python3 server.py", 1) };
+    let host = Host::spawn_at(options, hurried());
+    host.up(WITHIN).await.unwrap();
+    let view = host.view();
+    assert_eq!((view.memory_limit, view.cpu_limit), (Enforcement::Cgroup, Enforcement::Cgroup));
+    let leaf = fs::read_dir(&cgroups).unwrap().next().unwrap().unwrap().path();
+    fs::write(leaf.join("memory.events"), "oom 1\noom_kill 1\n").unwrap();
+    kill(instance(&host, 1).pid.unwrap(), Signal::KILL);
+    let again = until("the restart", || back(&host, 1, 1)).await;
+    assert_eq!(again.last_ending, Some(Ending::OutOfMemory { limit_bytes: Some(512 << 20) }));
+    let json = serde_json::to_value(host.view()).unwrap();
+    assert_eq!(json["instances"][0]["last_ending"], "was killed out of memory: its limit is 512 MiB");
+    host.scale(1, Limits { memory_bytes: 1 << 30, ..limits }).await;
+    let limits = || fs::read_dir(&cgroups).unwrap().map(|leaf| leaf.unwrap().path().join("memory.max"));
+    let is_new = |path| fs::read_to_string(path).unwrap() == (1_u32 << 30).to_string();
+    until("the new limit", || limits().any(is_new).then_some(())).await;
+    assert_eq!(instance(&host, 1).restarts, 1);
+    host.stop(WITHIN).await;
 }
 
 #[tokio::test]

@@ -11,6 +11,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use rustix::process::{Pid, Signal};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
@@ -154,6 +155,11 @@ fn addresses(host: &Host) -> Vec<SocketAddr> {
 /// Instance `number` answers after at least `restarts` restarts.
 fn back(host: &Host, number: u32, restarts: u32) -> Option<InstanceView> {
     Some(instance(host, number)).filter(|each| each.state == InstanceState::Up && each.restarts >= restarts)
+}
+
+fn kill(pid: u32, signal: Signal) {
+    let pid = Pid::from_raw(i32::try_from(pid).unwrap()).unwrap();
+    rustix::process::kill_process(pid, signal).unwrap();
 }
 
 /// A number that a process has written to a file of its release, all at once.

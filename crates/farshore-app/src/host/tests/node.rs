@@ -75,6 +75,42 @@ async fn what_left_its_group_is_found_at_the_next_start() {
     assert_eq!(kill_leftovers(&log.join("absent")).unwrap(), 0);
 }
 
+/// The first process of a container, when it is told to be one; otherwise nothing.
+#[tokio::test]
+async fn as_the_first_process() {
+    if std::env::var(NODE).is_err() {
+        return;
+    }
+    assert_eq!(std::process::id(), 1);
+    let rig = Rig::new();
+    let outsider = "setsid sh -c 'echo $$ >new; mv new outsider; exec sleep 1000' & exec python3 server.py";
+    let host = rig.up(outsider, 2).await;
+    until("the outsider", || number_in(&rig.file("outsider"))).await;
+    kill(instance(&host, 1).pid.unwrap(), Signal::KILL);
+    until("the restart", || back(&host, 1, 1)).await;
+    host.stop(WITHIN).await;
+    let others = crate::host::procfs::all().into_iter().filter(|each| each.pid != 1);
+    assert_eq!(others.collect::<Vec<_>>(), [], "neither processes nor zombies are left");
+}
+
+#[tokio::test]
+async fn as_the_first_process_of_a_container_it_clears_away_what_ended() {
+    let contained = |program: &std::ffi::OsStr, arguments: &[&str]| {
+        let mut unshare = Command::new("unshare");
+        unshare.args(["--pid", "--fork", "--mount-proc"]).arg(program).args(arguments).env(NODE, "");
+        unshare.output()
+    };
+    // Not everybody may make a container.
+    if !contained("true".as_ref(), &[]).is_ok_and(|made| made.status.success()) {
+        return;
+    }
+    let program = std::env::current_exe().unwrap();
+    let test = ["--exact", "host::tests::node::as_the_first_process", "--nocapture"];
+    let output = contained(program.as_os_str(), &test).unwrap();
+    let words = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success() && words.contains("1 passed"), "{words}");
+}
+
 #[tokio::test]
 async fn a_pid_that_is_another_process_by_now_is_left_alone() {
     let rig = Rig::new();
