@@ -243,6 +243,12 @@ pub trait Live: Send + Sync + Debug {
     fn is_settled(&self) -> bool;
     /// Waits until all that is committed when this is called is durable at the replica.
     async fn settle(&self, within: Duration) -> Result<(), Behind>;
+    /// From now on commits themselves wait until the replica has them, as soon as it has a whole copy; or no longer. An engine
+    /// that cannot do so does nothing: [`Live::settle`] is for those who tell others.
+    async fn hold(&self, synchronous: bool) -> Result<(), DataError> {
+        let _ = synchronous;
+        Ok(())
+    }
     /// Answers a replica's request; waits up to `wait` for something new. What the request confirms counts at once.
     async fn ship(&self, request: &[u8], wait: Duration) -> Result<Vec<u8>, DataError>;
     /// A consistent copy as a new file or directory `into`, while the database is used.

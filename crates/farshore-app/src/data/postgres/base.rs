@@ -9,7 +9,7 @@ use tokio::io::AsyncReadExt;
 use tokio::process::{Child, ChildStdout, Command};
 use tokio::sync::mpsc;
 
-use super::cluster::Cluster;
+use super::cluster::{Cluster, random_number};
 use super::parcel::{BaseRun, RUN_BYTES_MAX, Run, Wish};
 use super::programs::Programs;
 use super::records::{Reach, parse_lsn};
@@ -125,7 +125,7 @@ impl Outgoing {
         let first = first.map_err(failed)?.unwrap_or_default();
         let start = label_start(&first).ok_or_else(|| failed(program_failed("its archive has no label")))?;
         let begins = reach_at(start).await?;
-        let id = begins.boundary ^ u64::from(std::process::id()) << 48 ^ crate::data::now().0;
+        let id = random_number();
         Ok(Self { id, begins, total, offset: 0, last: first, copy })
     }
 

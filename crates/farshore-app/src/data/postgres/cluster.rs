@@ -20,7 +20,7 @@ use sha2::{Digest, Sha256};
 use super::programs::Programs;
 use super::records::Reach;
 use super::{ADMIN, DATABASE, Options, PostgresError, STANDBY, USER, cannot};
-use crate::data::DataError;
+use crate::data::{DataError, Position};
 
 /// The newest form of [`Card`] that we write and read.
 const CARD_VERSION: u32 = 1;
@@ -44,6 +44,10 @@ pub(super) struct Card {
     pub(super) port: u16,
     /// Commits are counted up to here.
     pub(super) mark: Reach,
+    /// The other region needs the log from here on; `u64::MAX`: nobody follows.
+    pub(super) needed_from: u64,
+    /// See [`super::parcel::Chain`].
+    pub(super) series: u64,
     /// It was just made or restored: users, slot and mark are to be set at the next start, before an app sees it.
     pub(super) is_fresh: bool,
     /// Commits wait for the other region from the start on: its copy was whole when this was set.
@@ -53,7 +57,24 @@ pub(super) struct Card {
 impl Card {
     /// The card of a database that no server has opened yet.
     pub(super) fn fresh(mark: Reach) -> Self {
-        Self { version: CARD_VERSION, password: random_text(), port: 0, mark, is_fresh: true, holds: false }
+        let (password, series) = (random_text(), random_number());
+        Self {
+            version: CARD_VERSION,
+            password,
+            port: 0,
+            mark,
+            needed_from: u64::MAX,
+            series,
+            is_fresh: true,
+            holds: false,
+        }
+    }
+
+    /// Lets its numbers go on from `from`. What followed it before follows it no longer when they were lower.
+    pub(super) fn go_on_from(&mut self, from: Position) {
+        if self.mark.go_on_from(from) && !self.is_fresh {
+            (self.series, self.holds, self.needed_from) = (random_number(), false, u64::MAX);
+        }
     }
 }
 
@@ -281,8 +302,17 @@ fn own_dir(dir: &Path) -> io::Result<()> {
     fs::DirBuilder::new().mode(0o700).create(dir)
 }
 
-fn random_text() -> String {
-    let mut bytes = [0; PASSWORD_BYTES];
+fn random<const LEN: usize>() -> [u8; LEN] {
+    let mut bytes = [0; LEN];
     ring::rand::SystemRandom::new().fill(&mut bytes).expect("the system has randomness");
-    base64::engine::general_purpose::URL_SAFE_NO_PAD.encode(bytes)
+    bytes
+}
+
+fn random_text() -> String {
+    base64::engine::general_purpose::URL_SAFE_NO_PAD.encode(random::<PASSWORD_BYTES>())
+}
+
+/// A number that nothing else has.
+pub(super) fn random_number() -> u64 {
+    u64::from_le_bytes(random())
 }

@@ -14,7 +14,7 @@ use super::records::{end_before, lsn_text, parse_lsn};
 use super::restore::check_replayed;
 use super::server::Server;
 use super::tail::Tail;
-use super::wire::{Connection, WireError};
+use super::wire::{Connection, Row, WireError};
 use super::{ADMIN, DATABASE, Options, PostgresError, USER, cannot};
 use crate::data::DataError;
 
@@ -40,6 +40,10 @@ pub(super) struct Shared {
     /// The replica needs the log from here on; `u64::MAX`: there is none that we know of.
     pub(super) needed_from: AtomicU64,
     pub(super) is_stopped: AtomicBool,
+    /// Commits are to wait for the other region, as soon as it has a whole copy.
+    pub(super) is_synchronous: AtomicBool,
+    /// A conversation that is open, for the next question.
+    pub(super) asker: tokio::sync::Mutex<Option<Connection>>,
 }
 
 /// What the keeper is told.
@@ -71,20 +75,43 @@ impl Shared {
         connect(&self.cluster, self.port, database).await
     }
 
-    /// Asks one question in a conversation of its own.
+    /// Asks one question.
     pub(super) async fn ask(&self, sql: &str) -> Result<String, PostgresError> {
-        let asked = async { Ok(self.connect(DATABASE).await?.value(sql).await?) };
+        let value = self.rows(sql).await?.into_iter().flatten().flatten().next();
+        value.ok_or_else(|| WireError::Unexpected(format!("no value for {sql:?}")).into())
+    }
+
+    /// Asks for rows. A conversation that was left open and is broken by now is replaced by a new one.
+    pub(super) async fn rows(&self, sql: &str) -> Result<Vec<Row>, PostgresError> {
+        let asked = async {
+            let mut asker = self.asker.lock().await;
+            // Taken out: a question that is given up midway leaves no conversation behind.
+            if let Some(mut connection) = asker.take()
+                && let Ok(rows) = connection.query(sql).await
+            {
+                *asker = Some(connection);
+                return Ok(rows);
+            }
+            let mut connection = self.connect(DATABASE).await?;
+            let rows = connection.query(sql).await?;
+            *asker = Some(connection);
+            Ok(rows)
+        };
         in_time(asked).await
     }
 
-    fn running(&self, holds: bool) -> Running {
-        running(&self.options, self.port, holds)
+    /// Whether commits wait for the other region now.
+    pub(super) fn holds(&self) -> bool {
+        self.is_synchronous.load(Ordering::Acquire) && self.card().holds
+    }
+
+    fn running(&self) -> Running {
+        running(&self.options, self.port, self.holds())
     }
 }
 
 /// How a server is run with these options.
-pub(super) fn running(options: &Options, port: u16, holds: bool) -> Running {
-    let synchronous = holds && options.synchronous;
+pub(super) fn running(options: &Options, port: u16, synchronous: bool) -> Running {
     Running { port, synchronous, shared_buffers_mib: options.shared_buffers_mib }
 }
 
@@ -113,13 +140,13 @@ pub(super) async fn furnish(cluster: &Cluster, port: u16, card: &Card) -> Result
         Ok::<_, PostgresError>((parse_lsn(&at).map(end_before), timeline))
     };
     let (at, timeline) = made.await.map_err(cannot("prepare the database", cluster.dir()))?;
-    if card.mark.boundary > 0 {
+    let is_restored = timeline != "1";
+    if is_restored {
         check_replayed(cluster, timeline.parse().unwrap_or_default(), card.mark)?;
     }
     let at = at.unwrap_or_default();
-    let boundary = at.max(card.mark.boundary);
     let mut card = card.clone();
-    card.mark.boundary = boundary;
+    card.mark.begin_at(at.max(card.mark.boundary));
     (card.port, card.is_fresh) = (port, false);
     Ok(card)
 }
@@ -189,7 +216,7 @@ impl Keeper {
             server.kill().await;
         }
         loop {
-            let run = self.shared.running(self.shared.card().holds);
+            let run = self.shared.running();
             match Server::start(&self.shared.programs, &self.shared.cluster, &run).await {
                 Ok(server) if server.port() == self.shared.port => {
                     self.server = Some(server);
@@ -211,9 +238,8 @@ impl Keeper {
     async fn hold(&mut self, holds: bool) {
         let shared = &self.shared;
         let holding = async {
-            let run = shared.running(holds);
-            shared.cluster.write_settings(&shared.programs, &run)?;
             shared.change_card(|card| card.holds = holds)?;
+            shared.cluster.write_settings(&shared.programs, &shared.running())?;
             let Some(server) = &mut self.server else { return Ok(()) };
             server.reload().await.map_err(DataError::io("change the settings of", shared.cluster.dir()))
         };
@@ -223,14 +249,16 @@ impl Keeper {
     }
 
     async fn tidy(&mut self) {
-        let mark = self.tail.told().reach;
-        if mark != self.shared.card().mark
-            && let Err(error) = self.shared.change_card(|card| card.mark = mark)
+        let (mark, needed_from) = (self.tail.told().reach, self.shared.needed_from.load(Ordering::Acquire));
+        let known = self.shared.card();
+        if (mark != known.mark || needed_from != known.needed_from)
+            && let Err(error) =
+                self.shared.change_card(|card| (card.mark, card.needed_from) = (mark, needed_from))
         {
             tracing::warn!(%error, "the count of commits was not saved");
+            return;
         }
-        let needed = self.shared.needed_from.load(Ordering::Acquire).min(mark.boundary);
-        if let Err(error) = self.let_go(needed).await {
+        if let Err(error) = self.let_go(needed_from.min(mark.boundary)).await {
             tracing::debug!(%error, "old log was not let go");
         }
     }
@@ -239,15 +267,17 @@ impl Keeper {
     async fn let_go(&self, needed: u64) -> Result<(), PostgresError> {
         let moved = format!(
             "SELECT pg_replication_slot_advance('{SLOT}', '{}') FROM pg_replication_slots \
-             WHERE slot_name = '{SLOT}' AND restart_lsn < '{0}'",
+             WHERE slot_name = '{SLOT}' AND wal_status <> 'lost' AND restart_lsn < '{0}'",
             lsn_text(needed)
         );
-        let moving = async {
-            let mut connection = self.shared.connect("postgres").await?;
-            connection.query(&moved).await?;
-            Ok(make_slot(&mut connection).await?)
-        };
-        in_time(moving).await
+        self.shared.rows(&moved).await?;
+        let good =
+            format!("SELECT 1 FROM pg_replication_slots WHERE slot_name = '{SLOT}' AND wal_status <> 'lost'");
+        if self.shared.rows(&good).await?.is_empty() {
+            self.shared.needed_from.store(u64::MAX, Ordering::Release);
+            make_slot(&mut self.shared.connect(DATABASE).await?).await?;
+        }
+        Ok(())
     }
 
     async fn stop(mut self, done: Option<oneshot::Sender<()>>) {

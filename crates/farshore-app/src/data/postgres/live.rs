@@ -47,19 +47,21 @@ pub(super) async fn open(dir: &Path, from: Position, options: Options) -> Result
     let programs = Programs::find().map_err(cannot("be run", dir))?;
     let cluster = Cluster::at(dir);
     let mut card = cluster.load()?;
-    card.mark.position.commits = card.mark.position.commits.max(from.commits);
-    card.mark.position.bytes = card.mark.position.bytes.max(from.bytes);
+    card.go_on_from(from);
+    card.holds &= options.synchronous;
     let server = Server::start(&programs, &cluster, &running(&options, card.port, card.holds)).await?;
     let port = server.port();
     let card = if card.is_fresh { furnish(&cluster, port, &card).await? } else { card };
     cluster.save(&card)?;
     let shared = Shared {
         programs,
-        options,
         port,
-        needed_from: AtomicU64::new(if card.holds { 0 } else { u64::MAX }),
+        needed_from: AtomicU64::new(card.needed_from),
+        is_synchronous: options.synchronous.into(),
+        asker: Mutex::default(),
         card: StdMutex::new(card.clone()),
         is_stopped: false.into(),
+        options,
         cluster,
     };
     let shared = Arc::new(shared);
@@ -76,7 +78,8 @@ pub(super) async fn open(dir: &Path, from: Position, options: Options) -> Result
 async fn chain(shared: &Shared) -> Result<Chain, PostgresError> {
     let system = shared.ask("SELECT system_identifier FROM pg_control_system()").await?;
     let timeline = shared.ask("SELECT timeline_id FROM pg_control_checkpoint()").await?;
-    Ok(Chain { system: system.parse().unwrap_or_default(), timeline: timeline.parse().unwrap_or_default() })
+    let (system, timeline) = (system.parse().unwrap_or_default(), timeline.parse().unwrap_or_default());
+    Ok(Chain { system, timeline, series: shared.card().series })
 }
 
 impl Served {
@@ -88,24 +91,23 @@ impl Served {
         self.shared.is_stopped.load(Ordering::Acquire)
     }
 
-    fn holds(&self) -> bool {
-        self.shared.options.synchronous && self.shared.card().holds
-    }
-
     /// Notes what a request says: what is durable there, and which log is still needed.
     async fn note(&self, request: &Request) {
         let follows = request.chain == Some(self.chain) && request.from <= self.tail.told().received;
         if !follows {
             return;
         }
-        self.shared.needed_from.store(request.from.min(request.durable.position.bytes), Ordering::Release);
+        self.shared
+            .needed_from
+            .store(request.from.min(request.durable.lsn_of(request.durable.position)), Ordering::Release);
         self.confirmed.send_replace(request.is_whole.then_some(request.durable.position));
         if !request.is_whole {
             return;
         }
         self.tail.confirm(request.durable.boundary);
         let lag = self.tail.told().received.saturating_sub(request.durable.boundary);
-        if self.shared.options.synchronous && !self.shared.card().holds && lag <= HOLD_WITHIN {
+        let is_wanted = self.shared.is_synchronous.load(Ordering::Acquire) && !self.shared.holds();
+        if is_wanted && lag <= HOLD_WITHIN {
             // The keeper is gone only when all this is over.
             self.orders.send(Order::Hold(true)).await.unwrap_or_default();
         }
@@ -315,8 +317,18 @@ impl Live for Served {
     }
 
     fn is_settled(&self) -> bool {
-        // In synchronous mode nobody was told of a commit that the other region lacks.
-        self.holds() || self.confirmed().is_some_and(|confirmed| confirmed.bytes >= self.position().bytes)
+        // While commits wait for the other region, nobody was told of one that it lacks. Else a commit may be younger than
+        // what we know of: only asking the server settles it.
+        let has_all = || self.confirmed().is_some_and(|confirmed| confirmed.covers(self.position()));
+        self.shared.holds() || (self.is_stopped() && has_all())
+    }
+
+    async fn hold(&self, synchronous: bool) -> Result<(), DataError> {
+        self.shared.is_synchronous.store(synchronous, Ordering::Release);
+        if !synchronous && self.orders.send(Order::Hold(false)).await.is_err() {
+            return Err(DataError::Stopped(self.dir().to_owned()));
+        }
+        Ok(())
     }
 
     async fn settle(&self, within: Duration) -> Result<(), Behind> {

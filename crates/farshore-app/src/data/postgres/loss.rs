@@ -10,9 +10,11 @@ use crate::data::{DataError, Loss, Position};
 
 /// Commits in the files of the database in `dir` after `position`. Blocks.
 pub(super) fn count_after(dir: &Path, position: Position) -> Result<Loss, DataError> {
-    let wal = Cluster::at(dir).wal();
-    let Some(timeline) = timeline(&wal, position.bytes)? else { return Ok(Loss::default()) };
-    let mut records = Records::from(Reach { boundary: position.bytes, position });
+    let cluster = Cluster::at(dir);
+    let (wal, mark) = (cluster.wal(), cluster.load()?.mark);
+    let lsn = mark.lsn_of(position);
+    let Some(timeline) = timeline(&wal, lsn)? else { return Ok(Loss::default()) };
+    let mut records = Records::from(Reach { boundary: lsn, position, ..mark });
     let counted = tail::count(&wal, timeline, &mut records, u64::MAX);
     match counted {
         // The log ends within a segment, or with one.

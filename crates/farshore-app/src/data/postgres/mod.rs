@@ -123,7 +123,7 @@ pub async fn open_replica(dir: &Path) -> Result<Arc<dyn Replica>, DataError> {
 pub async fn restore_backup(backup: &Path, into: &Path, position: Position) -> Result<Rows, DataError> {
     let programs = Programs::find().map_err(cannot("be run", into))?;
     let base = std::fs::File::open(backup).map_err(DataError::io("open the backup", backup))?;
-    let reach = Reach { boundary: position.bytes, position };
+    let reach = Reach::at(0, position);
     let (base_path, dir) = (backup.to_owned(), into.to_owned());
     let source = restore::Source { base, base_path, segments: Vec::new(), reach };
     blocking(move || restore::build(&programs, source, &dir)).await?;

@@ -22,6 +22,9 @@ pub(super) struct Chain {
     pub(super) system: u64,
     /// Raised each time a region takes over.
     pub(super) timeline: u32,
+    /// Made by chance each time a directory is opened first, and when its numbers were raised: a test and a failover from the
+    /// same replica are two.
+    pub(super) series: u64,
 }
 
 /// What a replica has, and what it wants.
@@ -213,7 +216,7 @@ mod tests {
         let position = Position { commits: 3, bytes: 400, at: Moment(5) };
         let run = Run::pack(bytes);
         Answer {
-            chain: Chain { system: 7, timeline: 2 },
+            chain: Chain { system: 7, timeline: 2, series: 1 },
             theirs: position,
             is_broken: false,
             base: Some(BaseRun {
@@ -221,7 +224,7 @@ mod tests {
                 offset: 9,
                 run: run.clone(),
                 total: 10,
-                begins: Reach { boundary: 8, position },
+                begins: Reach::at(8, position),
                 ends: Some(3),
             }),
             log: Some(LogRun { from: 5, run }),

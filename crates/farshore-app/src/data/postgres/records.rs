@@ -81,6 +81,38 @@ pub(super) struct Reach {
     pub(super) boundary: u64,
     /// Here the last commit ended. Records after it (of transactions under way, of the server itself) change nothing yet.
     pub(super) position: Position,
+    /// How much farther `position.bytes` is than the log: an app's numbers go on rising when its database is exchanged for one
+    /// whose log is shorter.
+    pub(super) ahead: u64,
+}
+
+impl Reach {
+    /// Of a log that was never read.
+    pub(super) fn at(boundary: u64, position: Position) -> Self {
+        Self { boundary, position, ahead: 0 }
+    }
+
+    /// Where in the log `position` is.
+    pub(super) fn lsn_of(self, position: Position) -> u64 {
+        position.bytes.saturating_sub(self.ahead)
+    }
+
+    /// The log begins to count at `boundary`; the numbers stay.
+    pub(super) fn begin_at(&mut self, boundary: u64) {
+        self.boundary = boundary;
+        self.ahead = self.ahead.max(self.position.bytes.saturating_sub(boundary));
+    }
+
+    /// Raises the numbers so that they go on from `from`. True: they were lower.
+    pub(super) fn go_on_from(&mut self, from: Position) -> bool {
+        let is_lower = !self.position.covers(from);
+        if is_lower {
+            self.position.commits = self.position.commits.max(from.commits);
+            self.position.bytes = self.position.bytes.max(from.bytes);
+            self.begin_at(self.boundary);
+        }
+        is_lower
+    }
 }
 
 /// Reads a log from one record on.
@@ -199,7 +231,7 @@ impl Records {
         self.reach.boundary = self.at.next_multiple_of(8);
         if let Some(at) = record.commit_time() {
             let commits = self.reach.position.commits + 1;
-            self.reach.position = Position { commits, bytes: self.reach.boundary, at };
+            self.reach.position = Position { commits, bytes: self.reach.boundary + self.reach.ahead, at };
         }
         if record.is_switch() {
             self.reach.boundary = self.reach.boundary.next_multiple_of(SEGMENT);

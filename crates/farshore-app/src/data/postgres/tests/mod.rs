@@ -78,8 +78,9 @@ async fn a_replica_is_restored_onto_a_new_timeline_and_followed_again() {
     follow(&*live, &*replica).await;
     psql(&*live, "INSERT INTO todo (text) VALUES ('after the base')").await;
     follow(&*live, &*replica).await;
-    assert!(replica.is_whole() && live.is_settled());
+    assert!(replica.is_whole() && !live.is_settled());
     let position = live.stop().await.unwrap();
+    assert!(live.is_settled());
     assert_eq!((position.commits, replica.position()), (3, position));
 
     let there = place.path().join("oslo/todo-e2");
@@ -91,7 +92,84 @@ async fn a_replica_is_restored_onto_a_new_timeline_and_followed_again() {
     );
     assert_eq!(restored.position().commits, 3);
     psql(&*restored, "INSERT INTO todo (text) VALUES ('in the other region')").await;
-    assert_eq!(restored.stop().await.unwrap().commits, 4);
+
+    // The same replica follows the restored database: another chain, and the old copy stays until the new one is whole.
+    follow(&*restored, &*replica).await;
+    assert_eq!((replica.position().commits, restored.stop().await.unwrap().commits), (4, 4));
+    let home = place.path().join("paris/todo-e3");
+    replica.restore(&home).await.unwrap();
+    let home = open_live(&home, replica.position(), quick(false)).await.unwrap();
+    assert_eq!(psql(&*home, "SELECT count(*) FROM todo").await, "3");
+    home.stop().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_server_that_is_killed_comes_back_at_its_address_and_counts_on() {
+    let place = tempfile::tempdir().unwrap();
+    let dir = place.path().join("todo");
+    let live = new_live(&dir, false).await;
+    psql(&*live, "CREATE TABLE todo (n bigint)").await;
+    for round in 1..4 {
+        server::end_leftovers(&dir.join("data")).unwrap();
+        let deadline = tokio::time::Instant::now() + Duration::from_secs(60);
+        let mut insert = psql_command(&*live, "INSERT INTO todo VALUES (1)");
+        while !insert.output().await.unwrap().status.success() {
+            assert!(tokio::time::Instant::now() < deadline, "round {round}");
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+    assert_eq!(live.stop().await.unwrap().commits, 4);
+}
+
+#[tokio::test]
+async fn a_replica_that_was_cut_off_anywhere_goes_on_or_begins_anew() {
+    let place = tempfile::tempdir().unwrap();
+    let (source, copy) = (place.path().join("todo"), place.path().join("replica"));
+    let mut live = new_live(&source, false).await;
+    psql(&*live, "CREATE TABLE todo AS SELECT generate_series(1, 10000) AS n").await;
+    for cut in 0..12 {
+        // Opened anew each time, as after a crash of its node.
+        let replica = open_replica(&copy).await.unwrap();
+        let answer = live.ship(&replica.request(), Duration::from_millis(200)).await.unwrap();
+        replica.apply(&answer).await.unwrap();
+        // An answer that comes twice, or comes too late, changes nothing.
+        replica.apply(&answer).await.unwrap();
+        if cut == 2 || cut == 9 {
+            live.stop().await.unwrap();
+            live = open_live(&source, Position::default(), quick(false)).await.unwrap();
+        }
+        psql(&*live, "INSERT INTO todo VALUES (0)").await;
+    }
+    let replica = open_replica(&copy).await.unwrap();
+    follow(&*live, &*replica).await;
+    let before = replica.position();
+    replica.close().await;
+    let replica = open_replica(&copy).await.unwrap();
+    assert!(replica.is_whole() && replica.position() == before, "{before:?} {replica:?}");
+    let there = place.path().join("there");
+    replica.restore(&there).await.unwrap();
+    let restored = open_live(&there, before, quick(false)).await.unwrap();
+    assert_eq!(psql(&*restored, "SELECT count(*) FROM todo").await, "10012");
+    assert_eq!(restored.position().commits, live.stop().await.unwrap().commits);
+    restored.stop().await.unwrap();
+}
+
+#[tokio::test]
+async fn numbers_go_on_rising_when_the_database_is_exchanged() {
+    let place = tempfile::tempdir().unwrap();
+    let dir = place.path().join("other");
+    let live = new_live(&dir, false).await;
+    psql(&*live, "CREATE TABLE todo (n bigint)").await;
+    let own = live.stop().await.unwrap();
+    let from = Position { commits: 500, bytes: own.bytes + 1_000_000_000, at: own.at };
+    let live = open_live(&dir, from, quick(false)).await.unwrap();
+    assert_eq!((live.position().commits, live.position().bytes), (from.commits, from.bytes));
+    psql(&*live, "INSERT INTO todo VALUES (1)").await;
+    psql(&*live, "INSERT INTO todo VALUES (2)").await;
+    let last = live.stop().await.unwrap();
+    assert!(last.commits == 502 && last.bytes > from.bytes, "{last:?}");
+    assert_eq!(commits_after(&dir, from).await.unwrap().commits, 2);
+    assert_eq!(commits_after(&dir, last).await.unwrap(), Loss::default());
 }
 
 #[tokio::test]
