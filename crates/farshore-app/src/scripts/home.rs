@@ -14,7 +14,11 @@ const CONFIG: &str = "[core]\n\trepositoryformatversion = 0\n\tfilemode = true\n
 /// Stands above a release's own attributes: files are checked out and archived to the byte as they were pushed.
 const ATTRIBUTES: &str =
     "* -text -crlf -eol -ident -filter -working-tree-encoding -export-ignore -export-subst\n";
-const HOOK: &str = include_str!("hook.sh");
+/// Asks before branches move, and tells after they have.
+const HOOKS: [(&str, &str); 2] = [
+    ("hooks/pre-receive", include_str!("pre-receive.sh")),
+    ("hooks/post-receive", include_str!("post-receive.sh")),
+];
 /// What could change how git reads this repository. Nothing of it is ours.
 const FOREIGN: [&str; 5] =
     ["config.worktree", "commondir", "gitdir", "objects/info/alternates", "objects/info/http-alternates"];
@@ -41,7 +45,7 @@ pub(super) fn settle(dir: &Path) -> Result<(), ScriptsError> {
     }
     place(dir, "config", CONFIG, 0o600)?;
     place(dir, "info/attributes", ATTRIBUTES, 0o600)?;
-    place(dir, "hooks/post-receive", HOOK, 0o700)?;
+    HOOKS.iter().try_for_each(|(name, text)| place(dir, name, text, 0o700))?;
     // Last: a directory with it is a repository for git.
     if !dir.join("HEAD").exists() {
         place(dir, "HEAD", "ref: refs/heads/main\n", 0o600)?;

@@ -59,7 +59,7 @@ impl Repository {
         }
     }
 
-    /// Takes `pack`, made by [`Self::pack_since`] for this copy, and then makes its refs those in `refs`: branches that
+    /// Takes `pack`, made by [`Self::pack_since`] for this copy (an empty file where there was none), and then makes its refs those in `refs`: branches that
     /// were forced are forced, those that are gone are deleted. On return it is on the disk; on an error no ref has
     /// moved, or only deletions that stood in the way are done. Repeating it does no harm.
     ///
@@ -184,21 +184,17 @@ fn check(refs: &Refs) -> Result<(), ScriptsError> {
     Ok(())
 }
 
-/// How many objects a pack says it has.
+/// How many objects a pack says it has. Nothing at all has none: there was nothing to send.
 fn objects_of(pack: &Path) -> Result<u32, ScriptsError> {
-    let mut head = [0; PACK_HEAD_BYTES];
-    let read = std::fs::File::open(pack).and_then(|mut file| file.read_exact(&mut head));
-    match read {
-        Ok(()) => {}
-        Err(error) if error.kind() == std::io::ErrorKind::UnexpectedEof => {
-            return Err(ScriptsError::Unfit("the pack ends before it begins".into()));
-        }
-        Err(error) => return Err(ScriptsError::disk("read", pack)(error)),
+    let file = std::fs::File::open(pack).map_err(ScriptsError::disk("read", pack))?;
+    let mut head = Vec::with_capacity(PACK_HEAD_BYTES);
+    let read = file.take(PACK_HEAD_BYTES as u64).read_to_end(&mut head);
+    read.map_err(ScriptsError::disk("read", pack))?;
+    match head.as_slice() {
+        [] => Ok(0),
+        [b'P', b'A', b'C', b'K', _, _, _, _, a, b, c, d] => Ok(u32::from_be_bytes([*a, *b, *c, *d])),
+        _ => Err(ScriptsError::Unfit("it is no pack".into())),
     }
-    let [b'P', b'A', b'C', b'K', _, _, _, _, a, b, c, d] = head else {
-        return Err(ScriptsError::Unfit("it is no pack".into()));
-    };
-    Ok(u32::from_be_bytes([a, b, c, d]))
 }
 
 /// Git's refusal of what another region sent.

@@ -178,7 +178,7 @@ impl Running {
         body: B,
         bounds: Bounds,
         answering: Answering,
-        talk: impl Future<Output = ()>,
+        talk: impl Future<Output = Result<(), Cut>>,
         closed: impl Future<Output = ()>,
     ) -> Result<(), (Cut, bool)>
     where
@@ -197,8 +197,10 @@ impl Running {
             });
             // It may have to wait for a hook that is never run; git's end is its end.
             let talk = async {
-                talk.await;
-                std::future::pending::<()>().await;
+                match talk.await {
+                    Ok(()) => std::future::pending().await,
+                    Err(cut) => cut,
+                }
             };
             let hung_up = async {
                 gone.cancelled().await;
@@ -208,7 +210,7 @@ impl Running {
             };
             let ended = tokio::select! {
                 done = &mut work => done.map(drop),
-                () = talk => Ok(()),
+                cut = talk => Err(cut),
                 () = hung_up => Err(Cut::Client),
                 () = closed => Err(Cut::Closed),
                 () = tokio::time::sleep(bounds.time_max) => Err(Cut::Time),

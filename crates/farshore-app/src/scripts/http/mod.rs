@@ -215,7 +215,7 @@ impl GitHttp {
         let stopping = self.stopping.clone();
         self.requests.spawn(async move {
             let stopped = stopping.cancelled();
-            let ended = running.serve(body, bounds, answering, std::future::ready(()), stopped).await;
+            let ended = running.serve(body, bounds, answering, std::future::ready(Ok(())), stopped).await;
             tracing::trace!(?ended, "a fetch is over");
             drop(turn);
         });
@@ -227,19 +227,22 @@ impl GitHttp {
         B::Error: Send,
     {
         let bounds = Bounds { bytes_max: PUSH_BYTES_MAX + AROUND_PACK_BYTES, time_max: REQUEST_TIME_MAX };
-        let (deploys, mut closed) = (Arc::clone(&self.deploys), self.closed.subscribe());
+        let (deploys, closed) = (Arc::clone(&self.deploys), self.closed.subscribe());
         self.requests.spawn(async move {
             let Pushing { dir, by, before, turn } = pushing;
             let talk = deploys.talk(&dir, &by);
-            let closing = async {
+            let mut closes = closed.clone();
+            let closing = async move {
                 // The sender lives as long as the one who serves.
-                let _ = closed.wait_for(Option::is_some).await;
+                let _ = closes.wait_for(Option::is_some).await;
             };
             let ended = running.serve(body, bounds, answering, talk, closing).await;
             if let Err((why, hard)) = ended {
                 tracing::debug!(?why, hard, "a push was ended");
                 deploys.repository.unclean.fetch_or(hard, std::sync::atomic::Ordering::Relaxed);
-                deploys.catch_up(before.as_deref(), &by).await;
+                if closed.borrow().is_none() {
+                    deploys.catch_up(before.as_deref(), &by).await;
+                }
             }
             drop(turn);
             deploys.repository.tidy().await;

@@ -1,4 +1,4 @@
-//! The talk between a push's hook and the node: what was pushed, then what becomes of it.
+//! The talk between a push's hooks and the node: may it be, what was pushed, and what becomes of it.
 
 use std::path::Path;
 use std::sync::{Arc, Mutex};
@@ -12,6 +12,7 @@ use tokio_util::task::TaskTracker;
 use super::super::program::is_id;
 use super::super::repository::{Repository, deploys};
 use super::super::says::{OnPush, Says};
+use super::child::Cut;
 /// The pipes of a push, beside the guard's.
 pub(super) const PIPES: [&str; 2] = ["pushed", "says"];
 /// What a hook may tell: 10,000 branches with long names.
@@ -37,14 +38,16 @@ struct Moved {
 }
 
 impl Deploys {
-    /// Hears from the hook in `dir` what was pushed, starts what follows and passes on what is said of it.
-    pub(super) async fn talk(self: &Arc<Self>, dir: &Path, by: &str) {
-        if let Err(error) = self.try_talk(dir, by).await {
-            tracing::warn!(%error, "the talk with the hook of a push broke off");
-        }
+    /// Answers the hooks in `dir`: whether branches may move, then what becomes of what was pushed. An error means that
+    /// the pusher must not be told that all is well.
+    pub(super) async fn talk(self: &Arc<Self>, dir: &Path, by: &str) -> Result<(), Cut> {
+        self.try_talk(dir, by).await.unwrap_or_else(|error| {
+            tracing::warn!(%error, "the talk with the hooks of a push broke off");
+            Err(Cut::Closed)
+        })
     }
 
-    async fn try_talk(self: &Arc<Self>, dir: &Path, by: &str) -> std::io::Result<()> {
+    async fn try_talk(self: &Arc<Self>, dir: &Path, by: &str) -> std::io::Result<Result<(), Cut>> {
         let mut both = pipe::OpenOptions::new();
         // For both directions: opening waits for nobody, and an end is told by a line.
         both.read_write(true);
@@ -53,15 +56,23 @@ impl Deploys {
         let mut told = Vec::new();
         let mut lines = BufReader::new(pushed.take(TOLD_BYTES_MAX)).lines();
         while let Some(line) = lines.next_line().await? {
-            if line == "." {
-                break;
+            match line.as_str() {
+                "." => break,
+                "?" => {
+                    write(&mut terminal, self.on_push.takes().as_ref().err().map_or("yes", String::as_str))
+                        .await?
+                }
+                line => told.extend(moved(line)),
             }
-            told.extend(moved(&line));
         }
         self.sync(&told).await?;
+        // Between the two another region may have been given the app: what it does not know of was not done.
+        if self.on_push.takes().is_err() {
+            return Ok(Err(Cut::Closed));
+        }
         let (says, hears) = Says::heard();
         let deploy = self.begin(told, by, says);
-        relay(deploy, hears, &mut terminal).await
+        relay(deploy, hears, &mut terminal).await.map(Ok)
     }
 
     /// The pusher's git ends after the hook: with this, what it calls done survives a power cut.
@@ -114,10 +125,14 @@ impl Deploys {
         }
     }
 
-    /// After a push that was cut off: the branch may have moved and nobody told of it.
+    /// After a push that was cut off: the branch may have moved and nobody told of it. Where pushes are not taken any
+    /// more, what runs is decided elsewhere.
     pub(super) async fn catch_up(self: &Arc<Self>, before: Option<&str>, by: &str) {
+        if self.on_push.takes().is_err() {
+            return;
+        }
         let now = self.repository.head_branch();
-        let (Ok(branch), true) = (now, self.repository.dir().exists()) else { return };
+        let Ok(branch) = now else { return };
         let Ok(Some(now)) = self.repository.tip(&branch).await else { return };
         let told = self.last.lock().is_ok_and(|last| last.as_deref() == Some(now.as_str()));
         if !told && before != Some(now.as_str()) {
@@ -153,6 +168,7 @@ async fn relay(
 }
 
 async fn write(terminal: &mut pipe::Sender, line: &str) -> std::io::Result<()> {
+    let line = line.replace('\n', " ");
     terminal.write_all(format!("{line}\n").as_bytes()).await
 }
 

@@ -243,3 +243,21 @@ async fn with_both_branches_in_one_push_main_is_deployed() {
     let commits = rig.deployer.commits.lock().unwrap();
     assert_eq!(commits.iter().map(|(commit, _)| commit.message.as_str()).collect::<Vec<_>>(), ["next"]);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_region_that_is_left_while_a_push_is_under_way_does_not_take_it() {
+    let rig = Rig::new().await;
+    let work = rig.work("work").await;
+    // Asked twice for each of the two requests, and then, not taken any more, when the branch is to move.
+    rig.deployer.takes_times.store(4, Ordering::Relaxed);
+    let output = try_git(&work, &["push", "origin", "main"]).await;
+    assert!(!output.status.success());
+    assert!(said(&output).contains("remote: todo is being left"), "{}", said(&output));
+    assert!(rig.repository.refs().await.unwrap().refs.is_empty());
+    // Left between the move and the answer: the pusher is not told that it is done, and nothing is released.
+    rig.deployer.takes_times.store(5, Ordering::Relaxed);
+    let output = try_git(&work, &["push", "origin", "main"]).await;
+    assert!(!output.status.success(), "{}", said(&output));
+    assert!(rig.deployer.commits.lock().unwrap().is_empty());
+    rig.no_process_is_left().await;
+}

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::process::{Output, Stdio};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -39,6 +39,8 @@ pub(super) struct Deployer {
     pub(super) gate: Semaphore,
     pub(super) ended: Mutex<usize>,
     pub(super) takes: Mutex<Result<(), String>>,
+    /// How often it is still taken.
+    pub(super) takes_times: AtomicUsize,
 }
 
 #[async_trait]
@@ -58,6 +60,10 @@ impl OnPush for Deployer {
     }
 
     fn takes(&self) -> Result<(), String> {
+        let one_less = |times: usize| times.checked_sub(1);
+        self.takes_times
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_less)
+            .map_err(|_| "todo is being left".to_owned())?;
         self.takes.lock().unwrap().clone()
     }
 }
@@ -88,6 +94,7 @@ impl Rig {
             gate: Semaphore::new(1_000),
             ended: Mutex::default(),
             takes: Mutex::new(Ok(())),
+            takes_times: AtomicUsize::new(usize::MAX),
         });
         let on_push = Arc::clone(&deployer) as Arc<dyn OnPush>;
         let http = GitHttp::new(Arc::clone(&repository), "todo", Arc::new(Believer), on_push);
