@@ -13,8 +13,9 @@ use hyper::body::Incoming;
 use super::body::{GatewayBody, ToUpstream, UploadEnd};
 use super::client::Client;
 use super::headers::{self, HOP, Upgrade};
+use super::live::Instances;
 use super::problem::{problem, unavailable};
-use super::site::{Instances, Pass, Site};
+use super::site::{Pass, Site};
 use super::table;
 use super::tunnel;
 use super::upstream::{Call, Failure, FromUpstream, Upstream};
@@ -63,10 +64,22 @@ impl Outgoing {
     }
 }
 
+/// No instance took a request: nothing was done, and it is still there. With the last reason.
+#[derive(Debug)]
+pub(super) struct Nobody(String);
+
+impl Nobody {
+    pub(super) fn answer(self, name: &str) -> Response<GatewayBody> {
+        let Self(why) = self;
+        let detail =
+            format!("no instance of the app {name} takes requests now ({why}): nothing was done, try again");
+        unavailable(AGAIN_HERE, &detail)
+    }
+}
+
 /// Why nobody answered.
 enum NoAnswer {
-    /// Nothing was done: coming again is safe. With the last reason.
-    Nobody(String),
+    Nobody(Nobody),
     /// Something may have been done.
     Broken(String),
     Late,
@@ -78,23 +91,14 @@ pub(super) async fn here(
     outgoing: &mut Outgoing,
     instances: &Instances,
     pass: Option<&dyn Pass>,
-) -> Response<GatewayBody> {
+) -> Result<Response<GatewayBody>, Nobody> {
     let name = way.site.name();
-    if instances.all().is_empty() {
-        return unavailable(
-            AGAIN_HERE,
-            &format!("the app {name} is starting: none of its instances answers yet"),
-        );
-    }
-    match send(way, outgoing, instances, "").await {
+    Ok(match send(way, outgoing, instances, "").await {
         Ok(response) => match allowed(pass).await {
             Ok(()) => send_back(way, outgoing, response),
             Err(why) => unsafe_answer(name, &why),
         },
-        Err(NoAnswer::Nobody(why)) => unavailable(
-            AGAIN_HERE,
-            &format!("no instance of the app {name} takes requests now ({why}): nothing was done, try again"),
-        ),
+        Err(NoAnswer::Nobody(nobody)) => return Err(nobody),
         Err(NoAnswer::Broken(why)) => problem(
             StatusCode::BAD_GATEWAY,
             &format!(
@@ -102,7 +106,7 @@ pub(super) async fn here(
             ),
         ),
         Err(NoAnswer::Late) => late(name),
-    }
+    })
 }
 
 /// To the gateway of the region that serves.
@@ -127,7 +131,7 @@ pub(super) async fn there(
     let gateways = Instances::new(Box::new([Arc::clone(gateway)]));
     match send(way, &mut outgoing, &gateways, &host).await {
         Ok(response) => send_back(way, &mut outgoing, response),
-        Err(NoAnswer::Nobody(why)) => unavailable(
+        Err(NoAnswer::Nobody(Nobody(why))) => unavailable(
             AGAIN_THERE,
             &format!(
                 "the app {name} is served in region {region}, whose gateway cannot be reached from here ({why}): nothing was done, try again"
@@ -199,7 +203,7 @@ async fn send(
             Failure::Broken(error) => return Err(NoAnswer::Broken(error.to_string())),
         });
     }
-    Err(NoAnswer::Nobody(last.unwrap_or_default()))
+    Err(NoAnswer::Nobody(Nobody(last.unwrap_or_else(|| "none has started yet".to_owned()))))
 }
 
 fn send_back(

@@ -3,7 +3,7 @@
 //! By the host name a request is for, it goes to an instance of the app in this region, to the gateway of the region
 //! that serves the app, or is refused with words that say when to come again. Clients keep a name and notice a pause.
 //!
-//! Read in this order: [`site`] (an app as the gateway knows it, and what may change), `table` (who is called how),
+//! Read in this order: [`site`] (an app as the gateway knows it, and what may change), `live` (who serves it), `table` (who is called how),
 //! `serve` (from a request to its answer), `forward` (to an instance or to another gateway), `headers` (what goes on and
 //! what does not), `upstream` (kept connections), `tunnel` (after an upgrade), `body`, `problem` (own answers),
 //! `certificates` (by the name that the client asks for), `listen` and `client` (accepting, end), `limits`.
@@ -19,6 +19,7 @@ mod forward;
 mod headers;
 mod limits;
 mod listen;
+mod live;
 mod problem;
 mod serve;
 pub mod site;

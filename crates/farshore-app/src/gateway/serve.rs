@@ -9,9 +9,10 @@ use hyper::body::Incoming;
 
 use super::body::GatewayBody;
 use super::client::{Busy, Client};
-use super::forward::{self, Outgoing, Way};
+use super::forward::{self, Nobody, Outgoing, Way};
+use super::live::{Instances, Live, Who};
 use super::problem::{page, problem, unavailable};
-use super::site::{Instances, Live, Pass, Site, UnderWay, is_probe};
+use super::site::{Pass, Site, UnderWay, is_probe};
 use super::table::{Route, host};
 use super::upstream::Upstream;
 
@@ -23,16 +24,18 @@ pub(super) async fn serve(client: Arc<Client>, request: Request<Incoming>) -> Re
         Err(refused) => return *refused,
     };
     let version = request.version();
-    let under_way = UnderWay::start(site);
-    let site = under_way.site();
-    let live = site.live();
-    let way = Way { client: &client, site };
-    let mut response = match decide(site, &live, git, &request) {
+    let mut under_way = UnderWay::start(Arc::clone(&site));
+    let live = Arc::clone(under_way.live());
+    let way = Way { client: &client, site: &site };
+    let mut response = match decide(&site, &live, git, &request) {
         Decision::Answer(response) => *response,
         Decision::Scripts => site.git().call(request).await,
         Decision::Here(instances, pass) => {
             let mut outgoing = Outgoing::new(way, request, None);
-            forward::here(way, &mut outgoing, instances, pass).await
+            match forward::here(way, &mut outgoing, instances, pass).await {
+                Ok(response) => response,
+                Err(nobody) => Box::pin(elsewhere(way, &mut outgoing, &mut under_way, nobody)).await,
+            }
         }
         Decision::There(region, gateway) => Box::pin(forward::there(way, request, region, gateway)).await,
     };
@@ -43,6 +46,24 @@ pub(super) async fn serve(client: Arc<Client>, request: Request<Incoming>) -> Re
         leave(&client, version, &mut response);
     }
     response.map(|body| body.counted(under_way, busy))
+}
+
+/// Instances may have been replaced while a request looked for one: those that are there now get it, once.
+async fn elsewhere(
+    way: Way<'_>,
+    outgoing: &mut Outgoing,
+    under_way: &mut UnderWay,
+    nobody: Nobody,
+) -> Response<GatewayBody> {
+    let is_other = under_way.renew();
+    let live = Arc::clone(under_way.live());
+    let answer = match &live.who {
+        Who::Here { instances, pass } if is_other => {
+            forward::here(way, outgoing, instances, pass.as_deref()).await
+        }
+        _ => Err(nobody),
+    };
+    answer.unwrap_or_else(|nobody| nobody.answer(way.site.name()))
 }
 
 fn route(client: &Client, request: &Request<Incoming>) -> Result<Route, Box<Response<GatewayBody>>> {
@@ -89,12 +110,12 @@ fn decide<'a>(site: &Site, live: &'a Live, git: bool, request: &Request<Incoming
         let advice = "this is no proxy: ask for what you want by its own name";
         return answer(problem(StatusCode::METHOD_NOT_ALLOWED, advice));
     }
-    match live {
-        Live::Recovering { why, retry_after } => answer(unavailable(*retry_after, &recovering(site, why))),
-        Live::There { region, gateway } => Decision::There(region, gateway),
-        Live::Here { .. } | Live::Empty if git => Decision::Scripts,
-        Live::Empty => answer(empty(site, request)),
-        Live::Here { instances, pass } => {
+    match &live.who {
+        Who::Recovering { why, retry_after } => answer(unavailable(*retry_after, &recovering(site, why))),
+        Who::There { region, gateway } => Decision::There(region, gateway),
+        Who::Here { .. } | Who::Empty if git => Decision::Scripts,
+        Who::Empty => answer(empty(site, request)),
+        Who::Here { instances, pass } => {
             if site.keys().admits(request.method(), request.uri().path(), request.headers()) {
                 Decision::Here(instances, pass.as_deref())
             } else {

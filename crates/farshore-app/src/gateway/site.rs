@@ -5,8 +5,8 @@
 
 use std::fmt::Debug;
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::atomic::{AtomicU64, Ordering, fence};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -18,7 +18,7 @@ use subtle::ConstantTimeEq;
 use tokio::sync::{Notify, watch};
 
 use super::body::GatewayBody;
-use super::upstream::{Address, Upstream};
+use super::live::{Live, Who};
 
 /// What carries the application key.
 pub const APPLICATION_KEY: &str = "x-zumo-application";
@@ -144,87 +144,6 @@ pub(super) fn turns() -> u64 {
     TURNS.load(Ordering::Acquire)
 }
 
-/// Those among whom requests are shared out.
-#[derive(Debug)]
-pub(super) struct Instances {
-    all: Box<[Arc<Upstream>]>,
-    /// Where the next search begins: equals take turns.
-    next: AtomicUsize,
-}
-
-impl Instances {
-    pub(super) fn new(all: Box<[Arc<Upstream>]>) -> Self {
-        Self { all, next: AtomicUsize::new(0) }
-    }
-
-    pub(super) fn all(&self) -> &[Arc<Upstream>] {
-        &self.all
-    }
-
-    /// The one with the fewest requests under way that `tried` does not have, and its number.
-    pub(super) fn choose(&self, tried: &[usize]) -> Option<(usize, &Arc<Upstream>)> {
-        if let ([only], []) = (&*self.all, tried) {
-            return Some((0, only));
-        }
-        let count = self.all.len();
-        let first = self.next.fetch_add(1, Ordering::Relaxed);
-        let numbers = (0..count).map(|step| first.wrapping_add(step) % count);
-        let number = numbers
-            .filter(|number| !tried.contains(number))
-            .min_by_key(|number| self.all[*number].under_way())?;
-        Some((number, &self.all[number]))
-    }
-}
-
-/// Who serves, with the kept connections to them.
-#[derive(Debug)]
-pub(super) enum Live {
-    Here { instances: Instances, pass: Option<Arc<dyn Pass>> },
-    There { region: Region, gateway: Arc<Upstream> },
-    Recovering { why: String, retry_after: Duration },
-    Empty,
-}
-
-impl Live {
-    /// Keeps the connections that the state before has and this one can use.
-    fn new(state: SiteState, before: &Self) -> Self {
-        match state {
-            SiteState::Here { instances, pass } => {
-                let upstream = |to: &SocketAddr| before.upstream(&Address::Instance(*to));
-                Self::Here { instances: Instances::new(instances.iter().map(upstream).collect()), pass }
-            }
-            SiteState::There { region, http, https } => {
-                Self::There { region, gateway: before.upstream(&Address::Gateway { http, https }) }
-            }
-            SiteState::Recovering { why, retry_after } => Self::Recovering { why, retry_after },
-            SiteState::Empty => Self::Empty,
-        }
-    }
-
-    fn upstreams(&self) -> &[Arc<Upstream>] {
-        match self {
-            Self::Here { instances, .. } => instances.all(),
-            Self::There { gateway, .. } => std::slice::from_ref(gateway),
-            Self::Recovering { .. } | Self::Empty => &[],
-        }
-    }
-
-    fn upstream(&self, address: &Address) -> Arc<Upstream> {
-        let known = self.upstreams().iter().find(|upstream| upstream.address() == address);
-        known.map_or_else(|| Arc::new(Upstream::new(address.clone())), Arc::clone)
-    }
-
-    /// Clients that came in this state must connect again in the other. Other instances are nothing to them.
-    fn is_turn(&self, other: &Self) -> bool {
-        match (self, other) {
-            (Self::Here { .. } | Self::Empty, Self::Here { .. } | Self::Empty) => false,
-            (Self::There { region: a, .. }, Self::There { region: b, .. }) => a != b,
-            (Self::Recovering { .. }, Self::Recovering { .. }) => false,
-            _ => true,
-        }
-    }
-}
-
 /// An app.
 #[derive(Debug)]
 pub struct Site {
@@ -234,18 +153,16 @@ pub struct Site {
     git: Arc<dyn Scripts>,
     live: ArcSwap<Live>,
     keys: ArcSwap<KeyRule>,
-    /// Held while the state is changed.
-    changing: Mutex<()>,
+    /// States before, which requests may still see. Held while the state is changed.
+    retired: Mutex<Vec<Arc<Live>>>,
     /// The count of turns at the last of this site's.
     turned: watch::Sender<u64>,
     turned_at: AtomicU64,
     requests: AtomicU64,
     errors: AtomicU64,
-    under_way: AtomicUsize,
     tunnels: AtomicU64,
     bytes: AtomicU64,
-    /// How many wait until nothing is under way.
-    waiting: AtomicUsize,
+    /// The last request that saw an earlier state has been answered.
     quiet: Notify,
 }
 
@@ -259,17 +176,15 @@ impl Site {
             hosts: lower(hosts),
             git_hosts: lower(git_hosts),
             git,
-            live: ArcSwap::from_pointee(Live::Empty),
+            live: ArcSwap::from_pointee(Live::new(Who::Empty)),
             keys: ArcSwap::default(),
-            changing: Mutex::default(),
+            retired: Mutex::default(),
             turned: watch::Sender::new(0),
             turned_at: AtomicU64::new(0),
             requests: AtomicU64::new(0),
             errors: AtomicU64::new(0),
-            under_way: AtomicUsize::new(0),
             tunnels: AtomicU64::new(0),
             bytes: AtomicU64::new(0),
-            waiting: AtomicUsize::new(0),
             quiet: Notify::new(),
         })
     }
@@ -283,11 +198,16 @@ impl Site {
     /// Requests that come from now on go there; those under way are finished where they are. When somebody else serves
     /// than before, clients are asked to connect again, and tunnels end after a grace.
     pub fn set(&self, state: SiteState) {
-        let _changing = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut retired = self.retired();
         let before = self.live.load_full();
-        let live = Arc::new(Live::new(state, &before));
-        let is_turn = before.is_turn(&live);
-        self.live.store(live);
+        let who = Who::new(state, &before.who);
+        let is_turn = before.who.is_turn(&who);
+        self.live.store(Arc::new(Live::new(who)));
+        before.retire();
+        // Either a request sees this state in its place, or whoever waits sees the request: `enter` is the other half.
+        fence(Ordering::SeqCst);
+        retired.retain(|live| live.under_way() > 0);
+        retired.push(before);
         if is_turn {
             self.turn();
         }
@@ -315,28 +235,36 @@ impl Site {
         Figures {
             requests: self.requests.load(Ordering::Relaxed),
             errors: self.errors.load(Ordering::Relaxed),
-            under_way: u64::try_from(self.under_way.load(Ordering::Relaxed)).unwrap_or(u64::MAX),
+            under_way: u64::try_from(self.under_way()).unwrap_or(u64::MAX),
             tunnels: self.tunnels.load(Ordering::Relaxed),
             bytes: self.bytes.load(Ordering::Relaxed),
         }
     }
 
-    /// Returns when no request is under way, at most after `within`; and whether that is so. Called after a change of
-    /// state, it waits for all who saw the state before.
+    /// Returns when every request that saw a state before this one has been answered, at most after `within`; and whether
+    /// that is so. Requests that came since are not waited for.
     pub async fn drained(&self, within: Duration) -> bool {
-        self.waiting.fetch_add(1, Ordering::SeqCst);
+        let before = self.retired().clone();
         let none = async {
             loop {
                 let told = self.quiet.notified();
-                if self.under_way.load(Ordering::SeqCst) == 0 {
+                if before.iter().all(|live| live.under_way() == 0) {
                     return;
                 }
                 told.await;
             }
         };
-        let drained = tokio::time::timeout(within, none).await.is_ok();
-        self.waiting.fetch_sub(1, Ordering::SeqCst);
-        drained
+        tokio::time::timeout(within, none).await.is_ok()
+    }
+
+    fn under_way(&self) -> usize {
+        // In this order: a state that is retired in between is counted twice, and none is left out.
+        let now = self.live.load().under_way();
+        now + self.retired().iter().map(|live| live.under_way()).sum::<usize>()
+    }
+
+    fn retired(&self) -> MutexGuard<'_, Vec<Arc<Live>>> {
+        self.retired.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(super) fn hosts(&self) -> impl Iterator<Item = (&str, bool)> {
@@ -348,8 +276,23 @@ impl Site {
         &self.git
     }
 
-    pub(super) fn live(&self) -> Arc<Live> {
-        self.live.load_full()
+    /// The state now, with one more request under way in it.
+    fn enter(&self) -> Arc<Live> {
+        loop {
+            let live = self.live.load_full();
+            live.enter();
+            fence(Ordering::SeqCst);
+            if Arc::ptr_eq(&live, &self.live.load()) {
+                return live;
+            }
+            self.exit(&live);
+        }
+    }
+
+    fn exit(&self, live: &Live) {
+        if live.exit() {
+            self.quiet.notify_waiters();
+        }
     }
 
     pub(super) fn keys(&self) -> arc_swap::Guard<Arc<KeyRule>> {
@@ -367,7 +310,8 @@ impl Site {
     }
 
     pub(super) fn sweep(&self) {
-        self.live.load().upstreams().iter().for_each(|upstream| upstream.sweep());
+        self.retired().retain(|live| live.under_way() > 0);
+        self.live.load().who.upstreams().iter().for_each(|upstream| upstream.sweep());
     }
 
     pub(super) fn count_error(&self) {
@@ -381,26 +325,39 @@ impl Site {
 
 /// A request under way, counted until dropped.
 #[derive(Debug)]
-pub(super) struct UnderWay(Arc<Site>);
+pub(super) struct UnderWay {
+    site: Arc<Site>,
+    live: Arc<Live>,
+}
 
 impl UnderWay {
     pub(super) fn start(site: Arc<Site>) -> Self {
         site.requests.fetch_add(1, Ordering::Relaxed);
-        site.under_way.fetch_add(1, Ordering::SeqCst);
-        Self(site)
+        let live = site.enter();
+        Self { site, live }
     }
 
     pub(super) fn site(&self) -> &Arc<Site> {
-        &self.0
+        &self.site
+    }
+
+    /// The state that this request sees.
+    pub(super) fn live(&self) -> &Arc<Live> {
+        &self.live
+    }
+
+    /// Sees the state now; and whether that is another one.
+    pub(super) fn renew(&mut self) -> bool {
+        let now = self.site.enter();
+        let before = std::mem::replace(&mut self.live, now);
+        self.site.exit(&before);
+        !Arc::ptr_eq(&self.live, &before)
     }
 }
 
 impl Drop for UnderWay {
     fn drop(&mut self) {
-        let last = self.0.under_way.fetch_sub(1, Ordering::SeqCst) == 1;
-        if last && self.0.waiting.load(Ordering::SeqCst) > 0 {
-            self.0.quiet.notify_waiters();
-        }
+        self.site.exit(&self.live);
     }
 }
 

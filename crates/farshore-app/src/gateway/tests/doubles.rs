@@ -18,6 +18,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, copy, split};
 use tokio::net::{TcpListener, TcpStream};
+use tokio_util::sync::CancellationToken;
 
 use super::super::{Gateway, GatewayBody, GatewayLimits, GatewayOptions, Pass, Scripts, Site, SiteState};
 
@@ -46,6 +47,7 @@ pub(super) struct Instance {
     pub(super) address: SocketAddr,
     /// Connections that it has taken.
     pub(super) connections: Arc<AtomicUsize>,
+    ended: CancellationToken,
 }
 
 impl Instance {
@@ -54,22 +56,38 @@ impl Instance {
         let address = listener.local_addr().unwrap();
         let connections = Arc::new(AtomicUsize::new(0));
         let count = Arc::clone(&connections);
+        let ended = CancellationToken::new();
+        let end = ended.clone();
         tokio::spawn(async move {
             loop {
-                let (stream, _) = listener.accept().await.unwrap();
+                let (stream, _) = tokio::select! {
+                    accepted = listener.accept() => accepted.unwrap(),
+                    () = end.cancelled() => return,
+                };
                 count.fetch_add(1, Ordering::SeqCst);
                 let service =
                     service_fn(move |request| async move { Ok::<_, Infallible>(reply(name, request).await) });
                 let connection = hyper::server::conn::http1::Builder::new()
                     .serve_connection(TokioIo::new(stream), service);
-                tokio::spawn(connection.with_upgrades());
+                let end = end.clone();
+                tokio::spawn(async move {
+                    tokio::select! {
+                        _ = connection.with_upgrades() => {}
+                        () = end.cancelled() => {}
+                    }
+                });
             }
         });
-        Self { address, connections }
+        Self { address, connections, ended }
     }
 
     pub(super) fn here(&self) -> SiteState {
         here(&[self.address])
+    }
+
+    /// It takes no further connection and closes those it has.
+    pub(super) fn end(&self) {
+        self.ended.cancel();
     }
 }
 
