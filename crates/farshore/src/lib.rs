@@ -2,7 +2,7 @@
 //!
 //! The rooms below know nothing of each other; this crate puts them together.
 //!
-//! Read in this order: [`engine`] (jobs, and what watches over the regions), [`agent`] (how it reaches workloads),
+//! Read in this order: [`engine`] (jobs, and what watches over the regions), [`migrate`] (sagas over jobs of two apps), [`agent`] (how it reaches workloads),
 //! [`trust`] (who belongs to the cluster), [`serve`] (accepts connections), [`access`] (which of them may), [`api`] (how people reach it), [`names`] (where clients find what is active), [`config`] and [`node`] (the composition root), [`up`] (regions on one machine),
 //! [`demo`] (all of it, against a real disaster), [`example`] (an application to host), [`cli`] (the program's arguments).
 
@@ -14,6 +14,7 @@ pub mod config;
 pub mod demo;
 pub mod engine;
 pub mod example;
+pub mod migrate;
 pub mod names;
 pub mod node;
 pub mod serve;

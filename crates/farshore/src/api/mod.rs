@@ -2,7 +2,7 @@
 //!
 //! Read in this order: [`views`] (what goes over the wire), `problem` (errors), `access` (what each route needs: read it
 //! before you add one), `limits`, `auth`, `body` (what is checked before a route runs), then a file per resource: `items`,
-//! `verbs`, `jobs`, `events`, `regions`, `status`, `incidents`, `names`, `audit`, `tokens`, `join_tokens`, `paired` (asks an item's regions), `realtime`, `hubs`, `apps`, `service`, `metrics`; `health` gives the verdicts that `status` and `items` show.
+//! `verbs`, `jobs`, `events`, `regions`, `status`, `incidents`, `names`, `audit`, `tokens`, `join_tokens`, `paired` (asks an item's regions), `realtime`, `hubs`, `apps`, `migrations`, `service`, `metrics`; `health` gives the verdicts that `status` and `items` show.
 //!
 //! Must always hold: a route exists if and only if it is in the OpenAPI document (both come from the same annotation);
 //! a request that is refused changes nothing; no answer holds the token.
@@ -28,6 +28,7 @@ mod jobs;
 mod join_tokens;
 mod limits;
 mod metrics;
+mod migrations;
 mod names;
 mod paired;
 mod problem;
@@ -197,6 +198,9 @@ fn guarded_routes() -> OpenApiRouter<ApiState> {
         .routes(routes!(realtime::negotiate))
         .merge(hubs::routes())
         .merge(apps::routes())
+        .routes(routes!(migrations::begin, migrations::preview))
+        .routes(routes!(migrations::list))
+        .routes(routes!(migrations::show))
         .routes(routes!(service::version))
         .routes(routes!(metrics::metrics))
 }

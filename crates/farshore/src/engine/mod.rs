@@ -533,6 +533,16 @@ impl Control {
         self.inner.book.store().watch(records::JOBS, after).await
     }
 
+    /// The store, for records of other rooms of this crate that stand beside items and jobs.
+    pub(crate) fn book(&self) -> &Book {
+        &self.inner.book
+    }
+
+    /// Whether a test wants this node to be dead from here on; see [`Options::crash_at`].
+    pub(crate) fn is_killed_at(&self, node: &str) -> bool {
+        self.inner.options.crash_at.as_ref().is_some_and(|crash_at| crash_at(node))
+    }
+
     /// Ends all tasks at once, as a crash would: the other nodes find out by themselves. For tests of crashes.
     pub async fn vanish(self) {
         let mut tasks = std::mem::take(&mut *self.inner.tasks());

@@ -294,6 +294,7 @@ impl Node {
         let token = read_secret(token_file)?;
         let (cell, callers, keys) = (Arc::clone(&self.control), self.callers(), Arc::clone(&self.keys));
         let arrive = move |control: Control| {
+            crate::migrate::start(&control);
             let routes = crate::api::router(control.clone(), &token)
                 .merge(agent::renewal_router(control.clone(), callers));
             let _ = keys.set(Keys::new(control.clone(), &token));

@@ -1,7 +1,7 @@
 //! What goes over the wire, shared by the API and the CLI. Fields are only ever added.
 //!
 //! Read in this order: `item`, `job`, `place` (regions, status, directory, audit), `incident`, `ask` (what clients send),
-//! `token`, `realtime`, `hub`, `runners`, `app`.
+//! `token`, `realtime`, `hub`, `runners`, `app`, `migration`.
 //! Moments are RFC 3339 in UTC; bytes are bytes.
 
 mod app;
@@ -11,6 +11,7 @@ mod incident;
 mod item;
 mod job;
 mod join;
+mod migration;
 mod place;
 mod realtime;
 mod runners;
@@ -46,6 +47,10 @@ pub use item::{
 pub(in crate::api) use item::{proof_text, role_word};
 pub use job::{BytesView, JobView, LogView, StepView};
 pub use join::{JoinTokenRequest, JoinTokenView, NodeWord};
+pub use migration::{
+    MigrateRequest, MigratedDatabase, MigratedDifference, MigratedRelease, MigrationPreview, MigrationReport,
+    MigrationView,
+};
 pub use place::{
     AuditView, BannerView, ControlView, DirectoryView, RegionItemView, RegionView, StatusView, VersionView,
 };

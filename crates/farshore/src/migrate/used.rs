@@ -1,0 +1,234 @@
+//! Reserves whose capacity went to an app without a migration: by a plain failover, or by one that was given up.
+//!
+//! Must always hold: nothing is begun for an app that a job holds or that is part of a migration, and nothing by one look alone.
+
+use std::collections::BTreeMap;
+
+use farshore_core::ids::{ItemId, Kind, Name};
+use farshore_core::lifecycle::{Item, Phase as ItemPhase};
+use farshore_core::store::{CommitError, Compare, ReadError, Transaction};
+use serde_json::{Value, json};
+
+use super::record::{Migration, Open, Phase, key, open_key};
+use super::rules::Shape;
+use super::{app, is_migrating, list, new_id, sight};
+use crate::engine::book::{At, put};
+use crate::engine::records::{AuditLine, own_key};
+use crate::engine::{Control, now};
+
+/// Who is named in the audit.
+const WHO: &str = "control-plane (used reserve)";
+/// It must have looked so this often, one search after the other.
+const SEARCHES_MIN: u32 = 3;
+
+/// What one control node remembers between searches.
+#[derive(Debug, Default)]
+pub(super) struct Memory {
+    seen: BTreeMap<(Name, Name), u32>,
+}
+
+/// What is to be done about a reserve whose capacity is lent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Lent {
+    /// Its app runs there: it is verified, and the reserve is removed.
+    Used,
+    /// Its app is elsewhere: the capacity is given back.
+    Idle,
+    /// A job will tell, or a person must.
+    Leave,
+}
+
+fn judge(secondary: &Item, primary: Option<&Item>) -> Lent {
+    if secondary.phase != ItemPhase::Unprotected {
+        return Lent::Leave;
+    }
+    let Some(primary) = primary else { return Lent::Idle };
+    let came_here =
+        primary.source == secondary.source && primary.failover.as_ref().is_some_and(|report| report.to == secondary.source);
+    match primary.phase {
+        ItemPhase::FailingOver { .. } | ItemPhase::NeedsUser { .. } | ItemPhase::Deleting => Lent::Leave,
+        _ if came_here => Lent::Used,
+        _ if primary.source != secondary.source => Lent::Idle,
+        _ => Lent::Leave,
+    }
+}
+
+/// Looks at all apps once.
+pub(super) async fn search(control: &Control, memory: &mut Memory) -> Result<(), ReadError> {
+    let (items, busy) = control.items_and_busy().await?;
+    let apps: BTreeMap<&ItemId, &Item> =
+        items.iter().filter(|item| item.id.kind == Kind::App).map(|item| (&item.id, item)).collect();
+    let mut seen = BTreeMap::new();
+    for (id, secondary) in &apps {
+        let Some(to) = lent_to(control, secondary) else { continue };
+        let primary_id = app(&to);
+        let primary = apps.get(&primary_id).copied();
+        if busy.contains(*id) || busy.contains(&primary_id) {
+            continue;
+        }
+        let judged = judge(secondary, primary);
+        if judged == Lent::Leave || is_migrating(control, &id.name).await? || is_migrating(control, &to).await? {
+            continue;
+        }
+        let pair = (id.name.clone(), to);
+        let times = memory.seen.get(&pair).copied().unwrap_or_default() + 1;
+        if times >= SEARCHES_MIN {
+            act(control, judged, secondary, primary, &pair.1).await?;
+        }
+        seen.insert(pair, times);
+    }
+    memory.seen = seen;
+    Ok(())
+}
+
+/// As its region told last; a silent region's reserve is left alone.
+fn lent_to(control: &Control, secondary: &Item) -> Option<Name> {
+    let seen = control.seen(&secondary.id).remove(&secondary.source)?;
+    let observation = seen.observation.filter(|_| seen.error.is_none())?;
+    serde_json::from_value::<Shape>(observation.shape).ok()?.lent_to
+}
+
+async fn act(
+    control: &Control,
+    judged: Lent,
+    secondary: &Item,
+    primary: Option<&Item>,
+    to: &Name,
+) -> Result<(), ReadError> {
+    match (judged, primary) {
+        (Lent::Used, Some(primary)) => verify_and_remove(control, secondary, primary).await,
+        (Lent::Idle, _) => {
+            give_back(control, secondary, to).await;
+            Ok(())
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Begins a migration where its last part begins. One that has ended for the same failover is not repeated.
+async fn verify_and_remove(control: &Control, secondary: &Item, primary: &Item) -> Result<(), ReadError> {
+    let Some(failover) = &primary.failover else { return Ok(()) };
+    let (name, reserve) = (&primary.id.name, &secondary.id.name);
+    let earlier = list(control).await?.into_iter().any(|earlier| {
+        earlier.primary == *name
+            && earlier.secondary == *reserve
+            && earlier.updated_at >= failover.requested_at
+    });
+    let seen = control.seen(&secondary.id).remove(&secondary.source).and_then(|seen| seen.observation);
+    let shape = seen.and_then(|seen| serde_json::from_value::<Shape>(seen.shape).ok());
+    let (false, Some(shape)) = (earlier, shape) else { return Ok(()) };
+    let now = now();
+    let migration = Migration {
+        id: new_id(Some(format!("used {name} {reserve} {}", failover.requested_at.0))),
+        primary: name.clone(),
+        secondary: reserve.clone(),
+        asked_by: WHO.to_owned(),
+        source_is_down: false,
+        from: failover.from.clone(),
+        to: secondary.source.clone(),
+        mode: shape.mode,
+        instances: shape.instances,
+        pushed_last: None,
+        phase: Phase::Verifying,
+        since: now,
+        trouble: None,
+        unfit: None,
+        created_at: failover.requested_at,
+        updated_at: now,
+        report: None,
+    };
+    if let Err(error) = store(control, &migration).await {
+        tracing::debug!(%error, app = %primary.id, "its used reserve is looked at later");
+    }
+    Ok(())
+}
+
+async fn store(control: &Control, migration: &Migration) -> Result<(), CommitError> {
+    let (primary, secondary) = (app(&migration.primary), app(&migration.secondary));
+    let open = Open { id: migration.id.clone() };
+    let mut compares = vec![
+        Compare::Absent(key(&migration.id)),
+        Compare::Absent(open_key(&migration.primary)),
+        Compare::Absent(open_key(&migration.secondary)),
+    ];
+    for id in [&primary, &secondary] {
+        let read = control.book().item(id).await;
+        let at = read.map_err(|error| CommitError::Unavailable(error.to_string()))?;
+        let Some(At { revision, .. }) = at else { return Ok(()) };
+        compares.push(Compare::At(own_key(id), revision));
+    }
+    let writes = vec![
+        put(key(&migration.id), migration)?,
+        put(open_key(&migration.primary), &open)?,
+        put(open_key(&migration.secondary), &open)?,
+    ];
+    let what = format!("{primary} uses the capacity of {secondary}, which is removed when {primary} is well there");
+    let line = AuditLine { who: WHO.to_owned(), what, item: Some(primary), job: None };
+    control.book().commit(Transaction { compares, writes }, Some(line)).await.map(drop)
+}
+
+async fn give_back(control: &Control, secondary: &Item, to: &Name) {
+    let id = &secondary.id;
+    let what = format!("the capacity of {id} is its own again: app/{to} does not use it");
+    if control.note_in_audit(WHO, &what, id).await.is_err() {
+        return;
+    }
+    let asked = sight::ask::<Value>(control, &secondary.source, id, json!({"ask": "take-back"})).await;
+    if let Err(error) = asked {
+        tracing::warn!(app = %id, %error, "its capacity is not given back yet");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use farshore_core::fencing::OnControlLoss;
+    use farshore_core::ids::Region;
+    use farshore_core::lifecycle::{FailoverReport, Stage, StopProof};
+    use farshore_core::moment::Moment;
+    use farshore_core::workload::{Loss, Point, PointKind, Promotion, Watermark};
+
+    fn item(name: &str, region: &str) -> Item {
+        let (id, region) = (ItemId::parse(&format!("app/{name}")).unwrap(), Region::parse(region).unwrap());
+        Item { phase: ItemPhase::Unprotected, ..Item::new(id, region, OnControlLoss::Hold, Moment(1)) }
+    }
+
+    fn came(from: &str, to: &str) -> Item {
+        let [from, to] = [from, to].map(|name| Region::parse(name).unwrap());
+        let point =
+            Point { id: "p".to_owned(), watermark: Watermark::default(), at: Moment(1), kind: PointKind::Crash, name: None };
+        let promotion = Promotion {
+            point,
+            source_last_known: Watermark::default(),
+            source_last_seen: Moment(1),
+            at_failover: Loss::default(),
+        };
+        let report = FailoverReport {
+            planned: false,
+            from,
+            to: to.clone(),
+            requested_at: Moment(2),
+            rto_seconds: 1.0,
+            proof: StopProof::Acknowledged,
+            promotion,
+            loss_final: None,
+            exact: false,
+        };
+        Item { failover: Some(report), phase: ItemPhase::FailedOver, ..item("todo", to.as_str()) }
+    }
+
+    #[test]
+    fn a_lent_reserve_is_used_or_idle_or_left_alone() {
+        let reserve = item("spare", "oslo");
+        let here = came("paris", "oslo");
+        assert_eq!(judge(&reserve, Some(&here)), Lent::Used);
+        assert_eq!(judge(&reserve, Some(&Item { phase: ItemPhase::Committed, ..here.clone() })), Lent::Used);
+        assert_eq!(judge(&reserve, Some(&item("todo", "paris"))), Lent::Idle, "it never came");
+        assert_eq!(judge(&reserve, None), Lent::Idle, "it was removed");
+        assert_eq!(judge(&reserve, Some(&item("todo", "oslo"))), Lent::Leave, "it was made there");
+        let moving = ItemPhase::FailingOver { planned: false, stage: Stage::Promoting };
+        assert_eq!(judge(&reserve, Some(&Item { phase: moving, ..item("todo", "paris") })), Lent::Leave);
+        let protected = Item { phase: ItemPhase::Protected { drill: None }, ..reserve };
+        assert_eq!(judge(&protected, Some(&here)), Lent::Leave, "it cannot be removed like this");
+    }
+}
