@@ -93,6 +93,12 @@ impl Rights {
         Self { declared: declared.collect() }
     }
 
+    /// With calls that are described elsewhere.
+    pub(super) fn with(mut self, more: Vec<((Method, String), Right)>) -> Self {
+        self.declared.extend(more);
+        self
+    }
+
     /// What the request needs: to administer, unless its route says otherwise. `HEAD` is a `GET` without the body.
     pub(super) fn needed(&self, method: &Method, path: &str) -> Right {
         let method = if *method == Method::HEAD { Method::GET } else { method.clone() };

@@ -2,9 +2,10 @@
 //!
 //! Read in this order: [`views`] (what goes over the wire), `problem` (errors), `access` (what each route needs: read it
 //! before you add one), `limits`, `auth`, `body` (what is checked before a route runs), then a file per resource: `items`,
-//! `verbs`, `jobs`, `events`, `regions`, `status`, `incidents`, `names`, `audit`, `tokens`, `join_tokens`, `paired` (asks an item's regions), `realtime`, `hubs`, `apps`, `migrations`, `service`, `metrics`; `health` gives the verdicts that `status` and `items` show.
+//! `verbs`, `jobs`, `events`, `regions`, `status`, `incidents`, `names`, `audit`, `tokens`, `join_tokens`, `paired` (asks an item's regions), `realtime`, `hubs`, `apps`, `migrations`, `service`, `metrics`; `mobile_services` (the wire of an older service, where it is asked for); `health` gives the verdicts that `status` and `items` show.
 //!
-//! Must always hold: a route exists if and only if it is in the OpenAPI document (both come from the same annotation);
+//! Must always hold: a route exists if and only if it is in the OpenAPI document (both come from the same annotation), but for
+//! those of `mobile_services`, whose form is not ours;
 //! a request that is refused changes nothing; no answer holds the token.
 
 #![expect(
@@ -29,6 +30,7 @@ mod join_tokens;
 mod limits;
 mod metrics;
 mod migrations;
+mod mobile_services;
 mod names;
 mod paired;
 mod problem;
@@ -94,10 +96,27 @@ struct Described;
 ///
 /// Call it on a runtime: it reads tokens ahead until the engine is shut down.
 pub fn router(control: Control, token: &str) -> Router {
+    router_with(control, token, Compat::default())
+}
+
+/// What is served beside the interface itself, for tools that were made for something else.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Compat {
+    /// The management wire of mobile services.
+    pub mobile_services: bool,
+}
+
+/// As [`router`], with what `compat` says.
+pub fn router_with(control: Control, token: &str, compat: Compat) -> Router {
     let (open, described) = open_routes().split_for_parts();
     let (guarded, document) = guarded_routes().split_for_parts();
     let document = finished(described.merge_from(document));
-    let rights = Arc::new(access::Rights::of(&document));
+    let mut rights = access::Rights::of(&document);
+    let mut guarded = guarded;
+    if compat.mobile_services {
+        rights = rights.with(mobile_services::rights());
+        guarded = guarded.merge(mobile_services::routes());
+    }
     // Maps with text keys, text and numbers only: this cannot fail.
     let document = document.to_json().unwrap_or_default();
     let keys = Keys::new(control.clone(), token);
@@ -106,7 +125,7 @@ pub fn router(control: Control, token: &str) -> Router {
         control: control.clone(),
         keys,
         limits: Arc::default(),
-        rights,
+        rights: Arc::new(rights),
         document: document.into(),
         steered: Arc::default(),
         noted: Arc::default(),
@@ -115,9 +134,12 @@ pub fn router(control: Control, token: &str) -> Router {
     let guard = middleware::from_fn_with_state(state.clone(), auth::require_right);
     let guarded = guarded.fallback(no_route).method_not_allowed_fallback(no_method).layer(guard);
     let open = open.method_not_allowed_fallback(no_method);
-    open.fallback_service(guarded.with_state(state.clone()))
-        .with_state(state)
-        .layer(middleware::from_fn(limits::within))
+    let mut routes = open.fallback_service(guarded.with_state(state.clone())).with_state(state);
+    routes = routes.layer(middleware::from_fn(limits::within));
+    if compat.mobile_services {
+        routes = routes.layer(middleware::from_fn(mobile_services::in_their_words));
+    }
+    routes
         .layer(middleware::from_fn(limits::harden))
         .layer(middleware::from_fn_with_state(control, say_where))
 }

@@ -34,6 +34,12 @@ pub(super) fn check(config: &NodeConfig) -> Result<(), String> {
     if config.dns.is_some() && !config.has(NodeRole::Control) {
         return Err("[dns] is served by nodes with the role control: add the role, or remove [dns]".into());
     }
+    if config.compat.mobile_services && !config.has(NodeRole::Control) {
+        return Err(
+            "compat.mobile_services is served by nodes with the role control: add the role, or remove it"
+                .into(),
+        );
+    }
     if config.has(NodeRole::Control) || !config.regions.is_empty() {
         check_regions(config)?;
     }

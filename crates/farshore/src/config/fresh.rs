@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use farshore_core::ids::Region;
 
 use super::{
-    AppsConfig, DnsConfig, EtcdConfig, FencingConfig, HubsConfig, NodeConfig, NodeRole, OneOrMany,
+    AppsConfig, CompatConfig, DnsConfig, EtcdConfig, FencingConfig, HubsConfig, NodeConfig, NodeRole, OneOrMany,
     RealtimeConfig, RealtimePlace, RedbConfig, RegionConfig, StoreKind, check, dns_zone, etcd_prefix,
 };
 
@@ -89,6 +89,7 @@ impl Fresh {
             realtime: Some(realtime(*own)),
             hubs: Some(hubs(*own)),
             apps: Some(apps(*own)),
+            compat: CompatConfig::default(),
             regions: self.regions(),
         };
         check::check(&config)?;

@@ -95,9 +95,26 @@ pub struct NodeConfig {
     /// App services, for the role `apps`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub apps: Option<AppsConfig>,
+    /// What is served for tools that were made for something else.
+    #[serde(default, skip_serializing_if = "CompatConfig::is_nothing")]
+    pub compat: CompatConfig,
     /// All regions: for the roles `control`, `realtime`, `hubs` and `apps`, and for every node with `trust`.
     #[serde(default)]
     pub regions: Vec<RegionConfig>,
+}
+
+/// The section `[compat]`, for the role `control`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct CompatConfig {
+    /// The management wire of mobile services, by which older tools list, show, scale, recover and migrate apps.
+    pub mobile_services: bool,
+}
+
+impl CompatConfig {
+    fn is_nothing(&self) -> bool {
+        *self == Self::default()
+    }
 }
 
 /// What a node does.

@@ -24,8 +24,7 @@ pub(super) const ANSWER_WITHIN: Duration = Duration::from_secs(15);
 
 /// Looks at both apps, and decides.
 pub(super) async fn admit(control: &Control, asked: &Asked) -> Result<Admitted, SubmitError> {
-    let (primary, secondary) =
-        tokio::join!(look(control, &asked.primary), look(control, &asked.secondary));
+    let (primary, secondary) = tokio::join!(look(control, &asked.primary), look(control, &asked.secondary));
     rules::admit(asked, &primary?, &secondary?)
 }
 
@@ -38,10 +37,8 @@ async fn look(control: &Control, name: &Name) -> Result<Seen, SubmitError> {
         Err(StepError::Retry { what }) => (false, Some(what.clone())),
         Err(_) => (false, None),
     };
-    let busy = match control.book().item_job(&id).await? {
-        Some(job) => Some(format!("job {job} is under way (farshore job show {job})")),
-        None => None,
-    };
+    let job = control.book().item_job(&id).await?;
+    let busy = job.map(|job| format!("job {job} is under way (farshore job show {job})"));
     Ok(Seen {
         shape: shape(control, &item, observed.ok()).await,
         item,
@@ -153,8 +150,9 @@ struct DatabaseSaid {
     engine: String,
     #[serde(default)]
     name: Option<String>,
+    /// Not said: nobody knows.
     #[serde(default)]
-    reachable: bool,
+    reachable: Option<bool>,
     #[serde(default)]
     external: bool,
 }
@@ -196,7 +194,7 @@ async fn check(control: &Control, record: &Migration) -> Result<Heard<Check>, Re
             name: said.name.unwrap_or_else(|| said.engine.clone()),
             engine: said.engine,
             external: said.external,
-            reachable: said.reachable,
+            reachable: said.reachable.unwrap_or(false),
         }),
         ttl_seconds: directory.map_or(0, |record| record.ttl_seconds),
     }))

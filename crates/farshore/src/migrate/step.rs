@@ -190,7 +190,9 @@ fn protecting(record: &Migration, has_job: bool, seen: &Sight, now: Moment) -> T
         ItemPhase::Protected { .. } | ItemPhase::FailingOver { .. } if toward => {
             return Turn::to(record, Phase::FailingOver { attempt: 1, job: None }, now);
         }
-        ItemPhase::Unprotected => Command::Protect { target: record.to.clone(), mode: ReplicationMode::Async },
+        ItemPhase::Unprotected => {
+            Command::Protect { target: record.to.clone(), mode: ReplicationMode::Async }
+        }
         ItemPhase::FailedOver if toward => Command::Commit,
         ItemPhase::Committed if toward => Command::Reprotect,
         phase => {
@@ -302,8 +304,12 @@ fn holds(check: &Check) -> Result<(), String> {
         return Err(format!("it is {}: see farshore app log", check.state));
     }
     if !check.same {
-        let paths: Vec<&str> =
-            check.differences.iter().map(|difference| difference.path.as_str()).take(PATHS_NAMED_MAX).collect();
+        let paths: Vec<&str> = check
+            .differences
+            .iter()
+            .map(|difference| difference.path.as_str())
+            .take(PATHS_NAMED_MAX)
+            .collect();
         return Err(format!("its files are not those that were pushed; different: {}", paths.join(", ")));
     }
     Ok(())

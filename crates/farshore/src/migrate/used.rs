@@ -43,8 +43,8 @@ fn judge(secondary: &Item, primary: Option<&Item>) -> Lent {
         return Lent::Leave;
     }
     let Some(primary) = primary else { return Lent::Idle };
-    let came_here =
-        primary.source == secondary.source && primary.failover.as_ref().is_some_and(|report| report.to == secondary.source);
+    let came_here = primary.source == secondary.source
+        && primary.failover.as_ref().is_some_and(|report| report.to == secondary.source);
     match primary.phase {
         ItemPhase::FailingOver { .. } | ItemPhase::NeedsUser { .. } | ItemPhase::Deleting => Lent::Leave,
         _ if came_here => Lent::Used,
@@ -67,7 +67,10 @@ pub(super) async fn search(control: &Control, memory: &mut Memory) -> Result<(),
             continue;
         }
         let judged = judge(secondary, primary);
-        if judged == Lent::Leave || is_migrating(control, &id.name).await? || is_migrating(control, &to).await? {
+        if judged == Lent::Leave
+            || is_migrating(control, &id.name).await?
+            || is_migrating(control, &to).await?
+        {
             continue;
         }
         let pair = (id.name.clone(), to);
@@ -162,7 +165,8 @@ async fn store(control: &Control, migration: &Migration) -> Result<(), CommitErr
         put(open_key(&migration.primary), &open)?,
         put(open_key(&migration.secondary), &open)?,
     ];
-    let what = format!("{primary} uses the capacity of {secondary}, which is removed when {primary} is well there");
+    let what =
+        format!("{primary} uses the capacity of {secondary}, which is removed when {primary} is well there");
     let line = AuditLine { who: WHO.to_owned(), what, item: Some(primary), job: None };
     control.book().commit(Transaction { compares, writes }, Some(line)).await.map(drop)
 }
@@ -195,8 +199,13 @@ mod tests {
 
     fn came(from: &str, to: &str) -> Item {
         let [from, to] = [from, to].map(|name| Region::parse(name).unwrap());
-        let point =
-            Point { id: "p".to_owned(), watermark: Watermark::default(), at: Moment(1), kind: PointKind::Crash, name: None };
+        let point = Point {
+            id: "p".to_owned(),
+            watermark: Watermark::default(),
+            at: Moment(1),
+            kind: PointKind::Crash,
+            name: None,
+        };
         let promotion = Promotion {
             point,
             source_last_known: Watermark::default(),

@@ -35,6 +35,7 @@ use crate::access::keys::Keys;
 use crate::agent::{
     self, AgentState, Callers, ControlNodes, Credentials, LeaseKeeper, Ledger, Peers, RegionAgents, Workloads,
 };
+use crate::api::{Compat, router_with};
 use crate::config::{NodeConfig, NodeRole, RegionConfig, StoreKind};
 use crate::engine::Control;
 use crate::serve::{self, ServeLimits};
@@ -293,9 +294,10 @@ impl Node {
         }
         let token = read_secret(token_file)?;
         let (cell, callers, keys) = (Arc::clone(&self.control), self.callers(), Arc::clone(&self.keys));
+        let compat = Compat { mobile_services: self.config.compat.mobile_services };
         let arrive = move |control: Control| {
             crate::migrate::start(&control);
-            let routes = crate::api::router(control.clone(), &token)
+            let routes = router_with(control.clone(), &token, compat)
                 .merge(agent::renewal_router(control.clone(), callers));
             let _ = keys.set(Keys::new(control.clone(), &token));
             let _ = cell.set(control);

@@ -13,7 +13,7 @@ use farshore_store::etcd::ports::HeldPort;
 use super::devices;
 use super::{ClientFile, ClusterOptions, Line, UpError, at, wrong};
 use crate::config::{
-    AppsConfig, DnsConfig, EtcdConfig, FencingConfig, HubsConfig, NodeConfig, NodeRole, OneOrMany,
+    AppsConfig, CompatConfig, DnsConfig, EtcdConfig, FencingConfig, HubsConfig, NodeConfig, NodeRole, OneOrMany,
     RealtimeConfig, RealtimePlace, RedbConfig, RegionConfig, StoreKind, TakeOver,
 };
 use crate::trust::{CA_CERTIFICATE, CertRole, Trust};
@@ -166,6 +166,7 @@ fn fresh(
         realtime: Some(realtime(held)?),
         hubs: Some(hubs(files, known, held)?),
         apps: address_of(options, region).map(|address| apps(address, apps_port)),
+        compat: CompatConfig::default(),
         regions: Vec::new(),
     })
 }

@@ -25,9 +25,15 @@ mod api_hub_trust;
 mod api_hubs;
 mod api_life;
 #[cfg(test)]
+mod api_mobile_services;
+#[cfg(test)]
 mod api_realtime;
 #[cfg(test)]
 mod api_refusals;
+#[cfg(test)]
+mod app_migrate;
+#[cfg(test)]
+mod app_sim;
 #[cfg(test)]
 mod cli_store;
 #[cfg(test)]

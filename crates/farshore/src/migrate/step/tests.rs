@@ -1,6 +1,6 @@
 use farshore_core::fencing::{FenceTimings, OnControlLoss};
 use farshore_core::ids::{ItemId, Region};
-use farshore_core::lifecycle::{FailoverReport, Failing, StopProof};
+use farshore_core::lifecycle::{Failing, FailoverReport, StopProof};
 use farshore_core::workload::{Loss, Point, PointKind, Promotion, Watermark};
 
 use super::*;
@@ -328,10 +328,7 @@ fn what_came_of_an_effect_is_noted() {
     }
     let refused = |phase| noted(&record(phase), Outcome::Refused("no".to_owned()), BEGUN).phase;
     assert_eq!(refused(Phase::Lending), Phase::TakingBack { why: "no".to_owned() });
-    assert!(matches!(
-        refused(Phase::DeletingSecondary { job: None }),
-        Phase::Failed { recovered: true, .. }
-    ));
+    assert!(matches!(refused(Phase::DeletingSecondary { job: None }), Phase::Failed { recovered: true, .. }));
     let unfit = noted(&record(Phase::Verifying), Outcome::Refused("no".to_owned()), BEGUN);
     assert_eq!((unfit.phase, unfit.unfit.as_deref()), (Phase::Verifying, Some("no")));
 }
