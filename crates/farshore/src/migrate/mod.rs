@@ -22,7 +22,7 @@ mod used;
 use farshore_core::ids::{ItemId, Kind, Name, Region};
 use farshore_core::store::{CommitError, Compare, ReadError, Transaction};
 
-use crate::engine::book::{At, put};
+use crate::engine::book::{At, decode, put};
 use crate::engine::records::{AuditLine, own_key, sha256_hex};
 use crate::engine::{Control, SubmitError, directory_name, now};
 use record::{MIGRATIONS, Migration, Open, Phase, key, open_key};
@@ -164,12 +164,18 @@ pub async fn find(control: &Control, id: &str) -> Result<Option<Migration>, Read
     Ok(found.map(|at| at.value))
 }
 
-/// All of them, oldest first.
+/// All of them, oldest first. Records that this program cannot read are left out and logged.
 ///
 /// # Errors
 /// When the store cannot be read.
 pub async fn list(control: &Control) -> Result<Vec<Migration>, ReadError> {
-    let mut all: Vec<Migration> = control.book().view().await.values(MIGRATIONS).await?;
+    let mut all = Vec::new();
+    for entry in control.book().view().await.entries(MIGRATIONS).await? {
+        match decode::<Migration>(&entry) {
+            Ok(at) => all.push(at.value),
+            Err(error) => tracing::warn!(%error, "a migration's record is left out"),
+        }
+    }
     all.sort_by(|one, other| (one.created_at, &one.id).cmp(&(other.created_at, &other.id)));
     Ok(all)
 }

@@ -39,9 +39,6 @@ enum Lent {
 }
 
 fn judge(secondary: &Item, primary: Option<&Item>) -> Lent {
-    if secondary.phase != ItemPhase::Unprotected {
-        return Lent::Leave;
-    }
     let Some(primary) = primary else { return Lent::Idle };
     let came_here = primary.source == secondary.source
         && primary.failover.as_ref().is_some_and(|report| report.to == secondary.source);
@@ -53,13 +50,13 @@ fn judge(secondary: &Item, primary: Option<&Item>) -> Lent {
     }
 }
 
-/// Looks at all apps once.
+/// Looks at all apps once. One that is replicated itself cannot be removed like this, and is no reserve.
 pub(super) async fn search(control: &Control, memory: &mut Memory) -> Result<(), ReadError> {
     let (items, busy) = control.items_and_busy().await?;
     let apps: BTreeMap<&ItemId, &Item> =
         items.iter().filter(|item| item.id.kind == Kind::App).map(|item| (&item.id, item)).collect();
     let mut seen = BTreeMap::new();
-    for (id, secondary) in &apps {
+    for (id, secondary) in apps.iter().filter(|(_, item)| item.phase == ItemPhase::Unprotected) {
         let Some(to) = lent_to(control, secondary) else { continue };
         let primary_id = app(&to);
         let primary = apps.get(&primary_id).copied();
@@ -237,7 +234,5 @@ mod tests {
         assert_eq!(judge(&reserve, Some(&item("todo", "oslo"))), Lent::Leave, "it was made there");
         let moving = ItemPhase::FailingOver { planned: false, stage: Stage::Promoting };
         assert_eq!(judge(&reserve, Some(&Item { phase: moving, ..item("todo", "paris") })), Lent::Leave);
-        let protected = Item { phase: ItemPhase::Protected { drill: None }, ..reserve };
-        assert_eq!(judge(&protected, Some(&here)), Lent::Leave, "it cannot be removed like this");
     }
 }

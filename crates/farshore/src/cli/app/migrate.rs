@@ -77,6 +77,51 @@ pub(in crate::cli) async fn run(
     Ok(())
 }
 
+/// Migrations, oldest first, or one of them.
+pub(in crate::cli) async fn show(global: &Global, client: &Client, id: Option<&str>) -> Result<(), Failure> {
+    let Some(id) = id else {
+        let all: Vec<MigrationView> = client.get("/migrations").await?;
+        return show::print(global, &all, |all| list_table(all));
+    };
+    if !id.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+        return Err(Failure::usage(format!("{id:?} is no migration's id: farshore app migrations shows them")));
+    }
+    let one: MigrationView = client.get(&format!("/migrations/{id}")).await?;
+    show::print(global, &one, one_page)
+}
+
+fn list_table(all: &[MigrationView]) -> String {
+    let rows: Vec<Vec<String>> = all
+        .iter()
+        .map(|one| {
+            vec![
+                one.id.clone(),
+                one.primary.clone(),
+                one.secondary.clone(),
+                one.phase.clone(),
+                show::ago(&one.created_at),
+                one.why.clone().or_else(|| one.trouble.clone()).unwrap_or_default(),
+            ]
+        })
+        .collect();
+    if rows.is_empty() { "no migrations".to_owned() } else { show::table(&["ID", "APP", "ONTO", "PHASE", "BEGUN", "WHY"], &rows) }
+}
+
+fn one_page(one: &MigrationView) -> String {
+    let head = show::sheet(&[
+        ("migration", one.id.clone()),
+        ("app", one.primary.clone()),
+        ("onto", one.secondary.clone()),
+        ("phase", one.phase.clone()),
+        ("why", one.why.clone().unwrap_or_default()),
+        ("waits for", one.trouble.clone().unwrap_or_default()),
+        ("job", one.job.clone().unwrap_or_default()),
+        ("asked by", format!("{}, {}", one.asked_by, show::time(&one.created_at))),
+    ]);
+    let report = one.report.as_ref().map(|report| report_lines(one, report).join("\n"));
+    format!("{head}\n{}", report.unwrap_or_default())
+}
+
 /// As given, or as typed.
 fn name_of(given: Option<Name>, question: &str) -> Result<Name, Failure> {
     if let Some(name) = given {
