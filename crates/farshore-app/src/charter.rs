@@ -15,8 +15,9 @@ use farshore_core::ids::{Epoch, Name};
 use farshore_core::moment::Moment;
 use serde::{Deserialize, Serialize};
 
+use crate::data::Engine;
 use crate::keys::Keys;
-use crate::spec::AppSpec;
+use crate::spec::{AppSpec, Database};
 
 /// The format written.
 const FORMAT: u32 = 1;
@@ -156,6 +157,22 @@ impl Charter {
             fenced: BTreeMap::new(),
             lent_to: None,
         }
+    }
+
+    /// What keeps its own databases, whether it uses one of them now or not.
+    #[must_use]
+    pub fn engine_kept(&self) -> Option<Engine> {
+        match self.spec.database {
+            Database::None => None,
+            Database::Sqlite => Some(Engine::Sqlite),
+            Database::Postgres => Some(Engine::Postgres),
+        }
+    }
+
+    /// What keeps the database that it uses, when Farshore keeps it.
+    #[must_use]
+    pub fn engine(&self) -> Option<Engine> {
+        self.engine_kept().filter(|_| self.external.is_none())
     }
 
     /// Whether the active region's was ever here.

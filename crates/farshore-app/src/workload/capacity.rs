@@ -99,7 +99,6 @@ pub(super) fn reserve_of<'a>(all: &'a [Claim], name: &Name) -> Option<&'a Claim>
 
 /// What `name` gets when it becomes active here: the mode of its reserve, if it has one that is large enough, and as many
 /// instances as it had, or as there is room for.
-#[cfg_attr(not(test), expect(dead_code, reason = "asked when an app is made active"))]
 pub(super) fn room_for<'a>(
     all: &'a [Claim],
     name: &Name,

@@ -11,6 +11,7 @@ use farshore_core::workload::{Promotion, ReplicationMode, Role, Watermark};
 use serde::{Deserialize, Serialize};
 
 use crate::charter::keep;
+use crate::data::{Loss, Position};
 
 /// A card that cannot be read or written.
 #[derive(Debug, thiserror::Error)]
@@ -50,6 +51,40 @@ pub(super) struct Card {
     /// With these it fences itself.
     #[serde(default)]
     pub(super) lease: Option<FenceTimings>,
+    /// Which directory under `databases/` the app uses here.
+    #[serde(default)]
+    pub(super) database: Option<String>,
+    /// How far that was when it was last closed.
+    #[serde(default)]
+    pub(super) closed: Position,
+    /// Before it is used, it is brought back from a copy.
+    #[serde(default)]
+    pub(super) restore: Option<Restore>,
+    /// What was used before another point was chosen: kept until that is accepted.
+    #[serde(default)]
+    pub(super) kept: Vec<String>,
+    /// What only this region has, once another was made active without it.
+    #[serde(default)]
+    pub(super) lost: Option<Lost>,
+}
+
+/// A database that is to be brought back.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Restore {
+    /// From this backup; `None`: from the replica, everything that has arrived.
+    pub(super) backup: Option<String>,
+    /// Into this directory under `databases/`.
+    pub(super) into: String,
+}
+
+/// What only this region has.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(super) struct Lost {
+    /// Counted from here.
+    pub(super) after: Watermark,
+    pub(super) loss: Loss,
+    /// Where it can be looked at.
+    pub(super) dir: PathBuf,
 }
 
 /// What a target remembers of its source.
@@ -80,6 +115,11 @@ impl Card {
             promotion: None,
             lost_after: None,
             lease: None,
+            database: None,
+            closed: Position::default(),
+            restore: None,
+            kept: Vec::new(),
+            lost: None,
         }
     }
 

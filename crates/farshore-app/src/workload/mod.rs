@@ -1,16 +1,21 @@
 //! App services as a [`farshore_core::workload::Workload`]: where processes, gateway, scripts, databases and links become one thing
 //! that the engine can order about.
 //!
-//! Read in this order: `card` (what is remembered), `capacity` (who has room), `item` (one app: every order), `look` (what it tells),
-//! `questions` (what its operator asks), then this file (all apps of a region).
+//! Read in this order: `card` (what is remembered), `capacity` (who has room), `item` (one app: every order, and how it comes up),
+//! `engines` (databases by their engine), `doors` (what other rooms ask it), `look` (what it tells), `drill` (a copy to try),
+//! `operations` (what takes longer) and `questions` (what its operator asks), then this file (all apps of a region).
 //!
 //! Must always hold: the card with the new token is durable before the order's effect; an app that wakes up after a restart answers
 //! nobody until it is told to; what is secret is in files of mode 0600 and in answers to who asks for it, and nowhere else.
 
 mod capacity;
 mod card;
+mod doors;
+mod drill;
+mod engines;
 mod item;
 mod look;
+mod operations;
 mod questions;
 #[cfg(test)]
 mod tests;
@@ -22,18 +27,23 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
-use farshore_core::ids::{ItemId, Kind, Region, Token};
+use farshore_core::ids::{ItemId, Kind, Name, Region, Token};
 use farshore_core::moment::Moment;
 use farshore_core::workload::{
     Action, BootTime, Endpoint, Leased, Observation, Order, Pull, Role, StepError, Workload,
 };
+use futures_util::future::join_all;
 use serde_json::Value;
 
+use crate::gateway::{Gateway, GatewayOptions, ListenError};
+use crate::host::CgroupRoot;
 use crate::spec::git_host;
 use capacity::Claim;
 use card::Card;
 use item::Item;
 
+pub use crate::gateway::Bound;
+pub use crate::scripts::Believes;
 pub use crate::spec::AppSpec;
 pub use card::CardError;
 
@@ -73,25 +83,12 @@ impl fmt::Debug for AppsOptions {
     }
 }
 
-/// Who may push.
-#[async_trait]
-pub trait Believes: Send + Sync + fmt::Debug {
-    /// Whether this is the password of that user.
-    async fn believes(&self, user: &str, password: &str) -> bool;
-}
-
-/// Where a gateway listens.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Bound {
-    /// HTTP.
-    pub http: SocketAddr,
-    /// TLS, if it does.
-    pub https: Option<SocketAddr>,
-}
-
 /// A node that cannot serve apps. Nothing was changed.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
+    /// An address of its gateway cannot be had.
+    #[error(transparent)]
+    Listen(#[from] ListenError),
     /// What is remembered cannot be read.
     #[error(transparent)]
     Card(#[from] CardError),
@@ -117,7 +114,9 @@ pub struct Apps {
 #[derive(Debug)]
 struct Around {
     options: AppsOptions,
-    bound: Bound,
+    gateway: Arc<Gateway>,
+    /// Where the instances' limits are kept by the kernel, if it offers that.
+    cgroup: Option<CgroupRoot>,
     items: Mutex<BTreeMap<ItemId, Arc<Item>>>,
 }
 
@@ -128,6 +127,11 @@ impl Around {
 
     fn item(&self, item: &ItemId) -> Result<Arc<Item>, StepError> {
         self.items().get(item).cloned().ok_or(StepError::Unknown)
+    }
+
+    /// The app of this name.
+    fn item_named(&self, name: &Name) -> Result<Arc<Item>, StepError> {
+        self.item(&ItemId { kind: Kind::App, name: name.clone() })
     }
 
     fn dir_of(&self, item: &ItemId) -> PathBuf {
@@ -148,8 +152,12 @@ impl Around {
     }
 
     fn endpoints(&self) -> Vec<Endpoint> {
-        let http = Some(("http", self.bound.http));
-        let https = self.bound.https.map(|at| ("https", at));
+        self.endpoints_at(self.gateway.bound())
+    }
+
+    fn endpoints_at(&self, bound: Bound) -> Vec<Endpoint> {
+        let http = Some(("http", bound.http));
+        let https = bound.https.map(|at| ("https", at));
         http.into_iter()
             .chain(https)
             .map(|(name, at)| Endpoint {
@@ -161,7 +169,7 @@ impl Around {
 
     /// Where clients reach an app by its names.
     fn urls(&self, hosts: &[String]) -> Vec<String> {
-        let Bound { http, https } = self.bound;
+        let Bound { http, https } = self.gateway.bound();
         let one = |host: &String| {
             let secure = https.map(|at| url("https", host, at.port(), 443));
             secure.into_iter().chain([url("http", host, http.port(), 80)]).collect::<Vec<_>>()
@@ -172,9 +180,10 @@ impl Around {
     /// Where its scripts are fetched from and pushed to.
     fn git_url(&self, item: &ItemId) -> String {
         let host = git_host(item, &self.options.domain);
-        let base = match self.bound.https {
+        let bound = self.gateway.bound();
+        let base = match bound.https {
             Some(at) => url("https", &host, at.port(), 443),
-            None => url("http", &host, self.bound.http.port(), 80),
+            None => url("http", &host, bound.http.port(), 80),
         };
         format!("{base}/{}.git", item.name)
     }
@@ -191,11 +200,25 @@ impl Apps {
     /// When an address cannot be had or what is remembered cannot be read.
     pub async fn open(options: AppsOptions) -> Result<Arc<Self>, OpenError> {
         let cards = Card::load_all(&options.dir)?;
-        let bound = Bound { http: options.http, https: options.https };
-        let around = Arc::new(Around { options, bound, items: Mutex::default() });
+        let gateway = Gateway::open(GatewayOptions {
+            http: options.http,
+            https: options.https,
+            tls: options.tls.clone(),
+            region: options.region.clone(),
+        })
+        .await?;
+        let cgroup = match CgroupRoot::prepare() {
+            Ok(root) => Some(root),
+            Err(why) => {
+                tracing::info!(%why, "the memory of apps is watched, and their processor time is not limited");
+                None
+            }
+        };
+        let around = Arc::new(Around { options, gateway, cgroup, items: Mutex::default() });
         for card in cards {
             let item = card.item.clone();
             let woken = Item::wake(card, Arc::clone(&around))
+                .await
                 .map_err(|why| OpenError::App { item: item.clone(), why })?;
             around.items().insert(item, woken);
         }
@@ -205,15 +228,14 @@ impl Apps {
     /// Where its gateway listens.
     #[must_use]
     pub fn bound(&self) -> Bound {
-        self.around.bound
+        self.around.gateway.bound()
     }
 
     /// Ends all instances, databases, links and the gateway. What was acknowledged is durable.
     pub async fn stop(&self) {
         let items = std::mem::take(&mut *self.around.items());
-        for item in items.values() {
-            item.stop().await;
-        }
+        join_all(items.values().map(|item| item.stop())).await;
+        self.around.gateway.stop().await;
     }
 
     /// Makes an app, or removes one.
@@ -229,11 +251,17 @@ impl Apps {
                 return item.delete().await;
             }
             (_, Some(item)) => return item.act(order).await,
-            (Action::Create { spec }, None) => Item::create(order, spec, around())?,
-            (Action::PrepareTarget { source, shape }, None) => Item::prepare(order, source, shape, around())?,
+            (Action::Create { spec }, None) => Item::create(order, spec, around()).await?,
+            (Action::PrepareTarget { source, shape }, None) => {
+                Item::prepare(order, source, shape, around()).await?
+            }
             (_, None) => return Err(StepError::Unknown),
         };
-        self.around.items().insert(order.item.clone(), made);
+        self.around.items().insert(order.item.clone(), Arc::clone(&made));
+        if matches!(order.action, Action::Create { .. }) {
+            // That it does not come up is told by observing it; it is tried again.
+            let _ = made.serve(order).await;
+        }
         Ok(())
     }
 }
@@ -273,6 +301,13 @@ impl Workload for Apps {
 
     async fn ask(&self, item: &ItemId, question: &Value) -> Result<Value, StepError> {
         questions::ask(&self.around.item(item)?, question).await
+    }
+
+    async fn pulled(&self, item: &ItemId, by: &Region, request: &[u8]) -> Result<Vec<u8>, StepError> {
+        let Some(link) = self.around.item(item)?.link() else {
+            return Err(StepError::Retry { what: format!("{item} is shared with nobody here") });
+        };
+        link.answer(by, request).await
     }
 }
 

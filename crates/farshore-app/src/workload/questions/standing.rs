@@ -1,4 +1,4 @@
-//! How an app stands, and whose its capacity is.
+//! How an app stands, how large it is, and whose its capacity is.
 
 use std::sync::Arc;
 
@@ -6,16 +6,25 @@ use farshore_core::ids::Name;
 use farshore_core::workload::{Role, StepError};
 use serde::Deserialize;
 use serde_json::{Value, json};
+use tokio::task::spawn_blocking;
 
-use super::super::item::{Item, fatal};
+use super::super::item::{Item, Matter, fatal};
 use super::super::{capacity, look};
-use super::active;
+use super::{active, rows};
+use crate::host;
+use crate::mode::Mode;
+use crate::spec::{AppSpec, check_hosts, check_instances};
+
+/// Lines of the log that are told when none are asked for, and at most.
+const LINES: usize = 100;
+const LINES_MAX: usize = 5000;
 
 /// See the table of questions in the module's page.
-pub(super) fn summary(item: &Item) -> Value {
+pub(super) async fn summary(item: &Arc<Item>) -> Value {
     let claims = item.around.claims();
     let seen = look::look(item);
-    let charter = item.charter();
+    let (database, backups) = tokio::join!(database(item), newest_backup(item));
+    let charter = item.stock.charter().clone();
     let hosts = charter.spec.hosts_of(&item.id, &item.around.options.domain);
     let release = charter.live_release().map(|release| {
         json!({
@@ -23,11 +32,16 @@ pub(super) fn summary(item: &Item) -> Value {
             "by": release.by, "at": release.at.to_string(),
         })
     });
+    let processes = item.host().map(|host| json!(host.view().instances));
+    let operation =
+        item.operations.running().map(|running| json!({ "id": running.id, "kind": running.kind }));
     json!({
         "name": item.id.name,
         "urls": item.around.urls(&hosts),
         "git_url": item.around.git_url(&item.id),
-        "state": state(seen.role, charter.live.is_some()),
+        "state": state(item),
+        "command": charter.spec.command,
+        "build": charter.spec.build,
         "mode": charter.spec.mode,
         "instances": charter.spec.instances,
         "hosts": hosts,
@@ -35,26 +49,123 @@ pub(super) fn summary(item: &Item) -> Value {
         "reserve_for": charter.spec.reserve_for,
         "lent_to": charter.lent_to,
         "release": release,
-        "database": {
-            "engine": charter.spec.database, "name": charter.database, "reachable": Value::Null,
-            "external": charter.external.is_some(), "size_bytes": 0, "position": Value::Null, "confirmed": Value::Null,
-        },
+        "database": database,
         "replication": seen.replication,
-        "processes": [],
+        "processes": processes.unwrap_or_else(|| json!([])),
         "capacity": { "mib": item.around.options.capacity_mib, "used_mib": capacity::used_mib(&claims) },
-        "backups": { "count": 0, "newest_at": Value::Null, "newest_ok": Value::Null },
+        "backups": backups,
         "settings_count": charter.settings.len(),
-        "operation": Value::Null,
+        "operation": operation,
+        "warnings": seen.warnings,
     })
 }
 
-fn state(role: Role, has_release: bool) -> &'static str {
-    match role {
-        Role::Active if has_release => "running",
-        Role::Active => "empty",
+async fn database(item: &Arc<Item>) -> Value {
+    let live = item.stock.live();
+    let reachable = match &live {
+        Some(live) => Some(live.check().await.is_ok()),
+        None => external_reachable(item).await,
+    };
+    let name = item.card().database.clone();
+    let dir = name.as_ref().map(|name| item.database_dir(name));
+    let bytes = match dir {
+        Some(dir) => spawn_blocking(move || rows::bytes_under(&dir)).await.unwrap_or_default(),
+        None => 0,
+    };
+    let charter = item.stock.charter();
+    json!({
+        "engine": charter.spec.database,
+        "name": name,
+        "reachable": reachable,
+        "external": charter.external.is_some(),
+        "size_bytes": bytes,
+        "position": item.stock.position(),
+        "confirmed": live.and_then(|live| live.confirmed()),
+    })
+}
+
+/// Whether somebody listens where the app's own database is to be.
+async fn external_reachable(item: &Arc<Item>) -> Option<bool> {
+    let url = item.stock.charter().external.clone()?;
+    Some(super::super::item::answers(&url).await)
+}
+
+async fn newest_backup(item: &Arc<Item>) -> Value {
+    let all = item.backups.list().await.unwrap_or_default();
+    let newest = all.iter().max_by_key(|backup| backup.at);
+    json!({
+        "count": all.len(),
+        "newest_at": newest.map(|backup| backup.at.to_string()),
+        "newest_ok": newest.map(|backup| backup.ok),
+    })
+}
+
+fn state(item: &Item) -> &'static str {
+    match item.role() {
         Role::Target => "standby",
         Role::Fenced | Role::Unconfirmed => "recovering",
+        Role::Active if item.is_used_up() => "stopped",
+        Role::Active if item.stock.charter().live.is_none() => "empty",
+        Role::Active if item.is_up() => "running",
+        Role::Active if item.noted(Matter::Start).is_some() => "failed",
+        Role::Active => "starting",
     }
+}
+
+#[derive(Deserialize)]
+pub(super) struct Scale {
+    mode: Option<Mode>,
+    instances: Option<u32>,
+}
+
+/// More or fewer instances, with more or less each.
+pub(super) async fn scale(item: &Arc<Item>, asked: Scale) -> Result<Value, StepError> {
+    active(item)?;
+    let before = item.stock.charter().spec.clone();
+    let mode = asked.mode.unwrap_or(before.mode);
+    let instances = asked.instances.unwrap_or_else(|| before.instances.min(mode.instances_max()));
+    check_instances(mode, instances).map_err(fatal)?;
+    let wanted = AppSpec { mode, instances, ..before };
+    capacity::fits(&item.around.claims(), &item.id.name, &wanted, item.around.options.capacity_mib)
+        .map_err(|no_room| fatal(no_room.to_string()))?;
+    item.charter_changes(|charter| (charter.spec.mode, charter.spec.instances) = (mode, instances))?;
+    item.note(Matter::Capacity, None);
+    item.scale(mode, instances).await;
+    Ok(summary(item).await)
+}
+
+#[derive(Deserialize)]
+pub(super) struct SetHosts {
+    hosts: Vec<String>,
+}
+
+/// Other names beside its own.
+pub(super) async fn set_hosts(item: &Arc<Item>, asked: SetHosts) -> Result<Value, StepError> {
+    active(item)?;
+    check_hosts(&asked.hosts).map_err(fatal)?;
+    let before = item.stock.charter().spec.hosts.clone();
+    item.charter_changes(|charter| {
+        charter.certificates.retain(|host, _| asked.hosts.contains(host));
+        charter.spec.hosts = asked.hosts;
+    })?;
+    item.apply_charter();
+    if let Some(taken) = item.noted(Matter::Names) {
+        item.charter_changes(|charter| charter.spec.hosts = before)?;
+        item.apply_charter();
+        return Err(fatal(taken));
+    }
+    Ok(summary(item).await)
+}
+
+#[derive(Deserialize)]
+pub(super) struct Log {
+    lines: Option<usize>,
+}
+
+/// The last lines that its instances printed.
+pub(super) async fn log(item: &Arc<Item>, asked: &Log) -> Value {
+    let lines = asked.lines.unwrap_or(LINES).min(LINES_MAX);
+    json!({ "lines": host::tail(&item.dir().join("log"), lines).await })
 }
 
 #[derive(Debug, Deserialize)]
@@ -65,7 +176,7 @@ pub(super) struct Lend {
 /// Its capacity is for another app from now on.
 pub(super) fn lend(item: &Arc<Item>, asked: Lend) -> Result<Value, StepError> {
     active(item)?;
-    let lent_to = item.charter().lent_to.clone();
+    let lent_to = item.stock.charter().lent_to.clone();
     match lent_to {
         Some(other) if other != asked.to => {
             Err(fatal(format!("the capacity of {} is lent to app/{other} already: end that first", item.id)))
@@ -81,7 +192,7 @@ pub(super) fn lend(item: &Arc<Item>, asked: Lend) -> Result<Value, StepError> {
 
 /// Its capacity is its own again.
 pub(super) fn take_back(item: &Arc<Item>) -> Result<Value, StepError> {
-    if item.charter().lent_to.is_some() {
+    if item.stock.charter().lent_to.is_some() {
         active(item)?;
         item.charter_changes(|charter| charter.lent_to = None)?;
     }

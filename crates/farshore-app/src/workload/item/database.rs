@@ -1,0 +1,414 @@
+//! An app's database: opened, brought back, exchanged for another, set aside.
+
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use farshore_core::workload::{ReplicationMode, Role, StepError, Watermark};
+use tokio::task::spawn_blocking;
+
+use super::super::card::Lost;
+use super::super::engines;
+use super::{Item, Matter, fatal, lock, retry};
+use crate::data::backup::Backup;
+use crate::data::{Engine, Position};
+use crate::link::Kept;
+use crate::releases::remove;
+
+/// Where databases are.
+const DATABASES: &str = "databases";
+/// Where a copy of the other region's is.
+const REPLICA: &str = "replica";
+/// Where is kept what the other region never had.
+const DIVERGENT: &str = "divergent";
+
+impl Item {
+    /// Where the database of this name is.
+    pub(in crate::workload) fn database_dir(&self, name: &str) -> PathBuf {
+        self.dir().join(DATABASES).join(name)
+    }
+
+    fn replica_dir(&self) -> PathBuf {
+        self.dir().join(REPLICA)
+    }
+
+    /// This name, or one made of it that no database has.
+    pub(in crate::workload) fn free_database(&self, name: &str) -> String {
+        let taken = |name: &str| self.database_dir(name).exists();
+        if !taken(name) {
+            return name.to_owned();
+        }
+        let more = (2_u32..).map(|count| format!("{name}-{count}"));
+        more.into_iter().find(|name| !taken(name)).unwrap_or_default()
+    }
+
+    /// Follows the other region's database, if there is one to follow.
+    pub(super) async fn stand_by(&self) -> Result<(), StepError> {
+        let engine = self.stock.engine();
+        match (engine, self.stock.kept()) {
+            (None, Kept::Closed) | (Some(_), Kept::Replica(_)) => return Ok(()),
+            _ => {}
+        }
+        let _work = self.work.lock().await;
+        if self.role() != Role::Target || (engine.is_some() && self.stock.replica().is_some()) {
+            return Ok(());
+        }
+        self.close_database().await;
+        let Some(engine) = engine else { return Ok(()) };
+        let replica = engines::open_replica(engine, &self.replica_dir()).await.map_err(retry)?;
+        self.stock.keep(Kept::Replica(replica));
+        Ok(())
+    }
+
+    /// Nobody here uses the database any more; everything that was committed is in its files.
+    pub(super) async fn close_database(&self) {
+        let closed = match self.stock.keep(Kept::Closed) {
+            Kept::Closed => return,
+            Kept::Live(live) => live.stop().await.unwrap_or_else(|error| {
+                self.note_error(Matter::Database, &error);
+                live.position()
+            }),
+            Kept::Replica(replica) => {
+                let position = replica.position();
+                replica.close().await;
+                position
+            }
+        };
+        if let Err(error) = self.change(|card| card.closed = closed) {
+            tracing::warn!(app = %self.id, %error, "how far its database is cannot be noted");
+        }
+    }
+
+    /// After a fence: the other region may still lack something.
+    pub(super) async fn open_to_ship(&self) {
+        let is_needed = self.card().partner.is_some() && self.card().database.is_some();
+        if !is_needed || self.stock.live().is_some() {
+            return;
+        }
+        let _work = self.work.lock().await;
+        if let Err(error) = self.open_database().await {
+            self.note(Matter::Database, Some(error));
+        }
+    }
+
+    /// After a start of the node, of an app that was fenced.
+    pub(super) async fn wake_fenced(&self) {
+        let lost_after = self.card().lost_after;
+        match lost_after {
+            None => self.open_to_ship().await,
+            Some(after) if self.card().lost.is_none() => {
+                if let Err(error) = self.count_lost(after).await {
+                    self.note_error(Matter::Database, &error);
+                }
+            }
+            Some(_) => {}
+        }
+    }
+
+    /// Opens the database that the app uses here; makes it, when it never had one.
+    pub(super) async fn open_database(&self) -> Result<(), String> {
+        let Some(engine) = self.stock.engine() else {
+            self.close_database().await;
+            return Ok(());
+        };
+        if self.stock.live().is_some() {
+            return Ok(());
+        }
+        let (known, closed, epoch) = {
+            let card = self.card();
+            (card.database.clone(), card.closed, card.epoch)
+        };
+        let name = match known {
+            Some(name) => name,
+            None => {
+                self.first_database(engine, &format!("{}-e{epoch}", self.stock.charter().database)).await?
+            }
+        };
+        let mode = self.wanted_mode();
+        let opened = engines::open_live(engine, &self.database_dir(&name), closed, mode).await;
+        let live = opened.map_err(|error| error.to_string())?;
+        *lock(&self.opened) = mode;
+        // A replica that was here is left as it is, until the promotion is accepted.
+        if let Kept::Replica(replica) = self.stock.keep(Kept::Live(live)) {
+            replica.close().await;
+        }
+        Ok(())
+    }
+
+    /// Whether commits are to wait for the other region.
+    fn wanted_mode(&self) -> ReplicationMode {
+        let card = self.card();
+        match card.role {
+            Role::Active if card.partner.is_some() => card.mode,
+            _ => ReplicationMode::Async,
+        }
+    }
+
+    /// Whether the server must be started anew to wait, or not to wait, for the other region. SQLite does not wait: the gateway does.
+    pub(super) fn waits_wrongly(&self) -> bool {
+        let is_served = self.stock.engine() == Some(Engine::Postgres) && self.stock.live().is_some();
+        is_served && *lock(&self.opened) != self.wanted_mode()
+    }
+
+    async fn first_database(&self, engine: Engine, name: &str) -> Result<String, String> {
+        let dir = self.database_dir(name);
+        // It was never used: a start that was interrupted has left it.
+        clear(dir.clone()).await.map_err(|error| error.to_string())?;
+        engines::create(engine, &dir).await.map_err(|error| error.to_string())?;
+        self.change(|card| card.database = Some(name.to_owned())).map_err(|error| error.to_string())?;
+        Ok(name.to_owned())
+    }
+
+    /// Brings back what an order chose, if it did.
+    pub(super) async fn bring_back(&self) -> Result<(), String> {
+        let Some(restore) = self.card().restore.clone() else { return Ok(()) };
+        let engine = self.stock.engine().ok_or("the app has no database that is kept here")?;
+        let dir = self.database_dir(&restore.into);
+        clear(dir.clone()).await.map_err(|error| error.to_string())?;
+        let position = match &restore.backup {
+            Some(id) => self.backups.restore(id, &dir).await.map(|meta| meta.position),
+            None => {
+                let replica = match self.stock.replica() {
+                    Some(replica) => replica,
+                    None => {
+                        let opened = engines::open_replica(engine, &self.replica_dir()).await;
+                        let replica = opened.map_err(|error| error.to_string())?;
+                        self.stock.keep(Kept::Replica(Arc::clone(&replica)));
+                        replica
+                    }
+                };
+                replica.restore(&dir).await
+            }
+        };
+        let position = position.map_err(|error| format!("its database cannot be brought back: {error}"))?;
+        self.change(|card| {
+            (card.database, card.closed, card.restore) = (Some(restore.into), position, None);
+        })
+        .map_err(|error| error.to_string())
+    }
+
+    /// Counts what only this region has after `after`. Nothing uses the database.
+    pub(super) async fn count_lost(&self, after: Watermark) -> Result<(), StepError> {
+        let (engine, name) = (self.stock.engine(), self.card().database.clone());
+        let (Some(engine), Some(name)) = (engine, name) else { return Ok(()) };
+        let dir = self.database_dir(&name);
+        let position = Position { commits: after.seq, bytes: after.bytes, at: after.at };
+        let loss = engines::commits_after(engine, &dir, position).await.map_err(retry)?;
+        self.change(|card| card.lost = Some(Lost { after, loss, dir }))
+    }
+
+    /// An old source is to follow: what only it has is kept where it can be looked at, the rest is not needed any more.
+    pub(super) async fn set_aside(&self) -> Result<(), StepError> {
+        let _work = self.work.lock().await;
+        self.close_database().await;
+        let (name, lost, epoch) = {
+            let card = self.card();
+            (card.database.clone(), card.lost.clone(), card.epoch)
+        };
+        let Some(name) = name else { return Ok(()) };
+        let dir = self.database_dir(&name);
+        if let Some(lost) = lost.filter(|lost| lost.loss.commits > 0 && lost.dir == dir) {
+            let kept = self.dir().join(DIVERGENT).join(format!("{name}-until-{epoch}"));
+            let (from, to) = (dir.clone(), kept.clone());
+            let moved = spawn_blocking(move || {
+                if from.exists() {
+                    std::fs::create_dir_all(to.parent().unwrap_or(&to))?;
+                    std::fs::rename(&from, &to)?;
+                }
+                Ok::<_, std::io::Error>(())
+            });
+            moved.await.map_err(retry)?.map_err(retry)?;
+            self.change(|card| card.lost = Some(Lost { dir: kept, ..lost }))?;
+        } else {
+            self.remove_database(&name).await?;
+            self.change(|card| card.lost = None)?;
+        }
+        self.change(|card| card.database = None)?;
+        // What was fetched when this region stood by before is older than what it had itself.
+        clear(self.replica_dir()).await.map_err(retry)
+    }
+
+    /// Removes what was kept of what the other region never had.
+    pub(super) async fn remove_divergent(&self) -> Result<(), StepError> {
+        clear(self.dir().join(DIVERGENT)).await.map_err(retry)
+    }
+
+    pub(super) async fn remove_database(&self, name: &str) -> Result<(), StepError> {
+        clear(self.database_dir(name)).await.map_err(retry)
+    }
+
+    /// The copy of the other region's is not needed any more.
+    pub(super) async fn remove_replica(&self) -> Result<(), StepError> {
+        match self.stock.replica() {
+            Some(_) => Ok(()),
+            None => clear(self.replica_dir()).await.map_err(retry),
+        }
+    }
+
+    /// Databases that are here, by name.
+    pub(in crate::workload) fn databases(&self) -> Vec<String> {
+        let entries = std::fs::read_dir(self.dir().join(DATABASES)).into_iter().flatten().flatten();
+        let mut names: Vec<String> =
+            entries.filter_map(|entry| entry.file_name().into_string().ok()).collect();
+        names.retain(|name| !name.starts_with('.'));
+        names.sort();
+        names
+    }
+
+    /// The app uses this database from now on, or this one elsewhere; the one before is never used again by itself. It was checked.
+    pub(in crate::workload) async fn use_database(
+        self: &Arc<Self>,
+        to: Option<(String, Position)>,
+        url: Option<String>,
+    ) -> Result<(), StepError> {
+        let before = self.card().database.clone();
+        {
+            let _work = self.work.lock().await;
+            self.publish_recovering("the app is changing its database");
+            self.end_instances(super::raise::GRACE).await;
+            let old = self.stock.position().unwrap_or_default();
+            self.close_database().await;
+            let why = format!("replaced on {}", super::super::now());
+            let name = to.as_ref().map(|(name, _)| name.clone());
+            self.charter_changes(|charter| {
+                if let Some(before) = &before {
+                    charter.fenced.insert(before.clone(), why);
+                }
+                charter.external = url;
+                if let Some(name) = &name {
+                    charter.fenced.remove(name);
+                    charter.database.clone_from(name);
+                }
+            })?;
+            if let Some((name, own)) = to {
+                // Numbers go on rising: a change of database is one more write.
+                let next = Position {
+                    commits: old.commits.max(own.commits) + 1,
+                    bytes: old.bytes.max(own.bytes),
+                    at: own.at,
+                };
+                self.change(|card| (card.database, card.closed) = (Some(name), next))?;
+            }
+        }
+        self.raise().await.map_err(fatal)
+    }
+
+    /// The backups that are here, as they were when it was last looked.
+    pub(in crate::workload) fn known_backups(&self) -> Vec<Backup> {
+        lock(&self.backup_list).clone()
+    }
+
+    /// Whether the link has brought or removed some since.
+    pub(super) fn has_other_backups(&self) -> bool {
+        let known: BTreeSet<String> = self.known_backups().into_iter().map(|backup| backup.id).collect();
+        known != self.stock.backups()
+    }
+
+    /// Looks which backups are here.
+    pub(in crate::workload) async fn look_at_backups(&self) {
+        match self.backups.list().await {
+            Ok(backups) => {
+                let ids: BTreeSet<String> = backups.iter().map(|backup| backup.id.clone()).collect();
+                *lock(&self.backup_list) = backups;
+                self.stock.set_backups(ids);
+            }
+            Err(error) => self.note_error(Matter::Backup, &error),
+        }
+    }
+
+    /// Takes a backup when the last one is old enough, and forgets those that are too many.
+    pub(super) async fn back_up_if_due(self: &Arc<Self>) {
+        let minutes = self.stock.charter().spec.backup_minutes;
+        if minutes == 0 {
+            return;
+        }
+        let every = Duration::from_secs(u64::from(minutes) * 60);
+        let newest = self.backups.list().await.ok().and_then(|all| all.into_iter().map(|one| one.at).max());
+        // An app that has just begun has nothing to keep.
+        let since = newest.unwrap_or(self.began);
+        if super::super::now().since(since) < every {
+            return;
+        }
+        if let Err(error) = self.back_up("schedule").await {
+            self.note(Matter::Backup, Some(format!("no backup could be taken: {error}")));
+        }
+    }
+
+    /// Takes a backup now and proves it by restoring it.
+    pub(in crate::workload) async fn back_up(&self, why: &str) -> Result<Backup, String> {
+        let live = self.stock.live().ok_or("the app has no database that is kept here")?;
+        let taken = self.backups.take(live.as_ref(), why).await.map_err(|error| error.to_string());
+        let keep = self.stock.charter().spec.backup_keep;
+        if let Err(error) = self.backups.keep_only(keep).await {
+            tracing::warn!(app = %self.id, %error, "old backups stay");
+        }
+        self.look_at_backups().await;
+        if taken.is_ok() {
+            self.note(Matter::Backup, None);
+        }
+        taken
+    }
+}
+
+async fn clear(path: PathBuf) -> Result<(), std::io::Error> {
+    spawn_blocking(move || remove(&path)).await.map_err(std::io::Error::other)?
+}
+
+/// Somebody who listens does so within this.
+const ANSWERS_MAX: Duration = Duration::from_secs(2);
+
+/// Whether somebody listens where this URL leads.
+pub(in crate::workload) async fn answers(url: &str) -> bool {
+    let Some((host, port)) = place_of(url) else { return false };
+    let connected = tokio::net::TcpStream::connect((host, port));
+    matches!(tokio::time::timeout(ANSWERS_MAX, connected).await, Ok(Ok(_)))
+}
+
+/// Host and port of `SCHEME://[USER[:PASSWORD]@]HOST[:PORT][/…]`.
+fn place_of(url: &str) -> Option<(&str, u16)> {
+    let (scheme, rest) = url.split_once("://")?;
+    let authority = rest.split(['/', '?', '#']).next()?;
+    let place = authority.rsplit_once('@').map_or(authority, |(_, place)| place);
+    let usual = match scheme {
+        "postgres" | "postgresql" => Some(5432),
+        "mysql" | "mariadb" => Some(3306),
+        "redis" => Some(6379),
+        "mongodb" => Some(27017),
+        "http" => Some(80),
+        "https" => Some(443),
+        _ => None,
+    };
+    let (host, port) = match place.strip_prefix('[') {
+        Some(v6) => {
+            let (host, rest) = v6.split_once(']')?;
+            (host, rest.strip_prefix(':'))
+        }
+        None => place.rsplit_once(':').map_or((place, None), |(host, port)| (host, Some(port))),
+    };
+    let port = match port {
+        Some(port) => port.parse().ok(),
+        None => usual,
+    };
+    (!host.is_empty()).then_some(host).zip(port)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::place_of;
+
+    #[test]
+    fn where_a_url_leads() {
+        for (url, place) in [
+            ("postgres://me:s@cret@db.example/rows", Some(("db.example", 5432))),
+            ("postgres://db.example:6000/rows?x=1", Some(("db.example", 6000))),
+            ("postgresql://me@[::1]:5433/x", Some(("::1", 5433))),
+            ("odd://db.example/rows", None),
+            ("odd://db.example:1/rows", Some(("db.example", 1))),
+            ("sqlite:///x", None),
+            ("no url", None),
+        ] {
+            assert_eq!(place_of(url), place, "{url}");
+        }
+    }
+}

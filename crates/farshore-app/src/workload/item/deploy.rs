@@ -1,0 +1,293 @@
+//! A commit becomes the running release: its files, its build, its start beside what runs, and the way back when it does not come up.
+
+use std::collections::BTreeSet;
+use std::process::Stdio;
+use std::sync::Arc;
+use std::time::Duration;
+
+use farshore_core::workload::Role;
+use tokio::io::{AsyncBufReadExt, AsyncRead, BufReader};
+use tokio::process::{Child, Command};
+use tokio::task::spawn_blocking;
+
+use super::{Item, Matter};
+use crate::charter::{Release, ReleaseState};
+use crate::scripts::{Commit, Says};
+
+/// A build that takes longer is ended.
+const BUILD_MAX: Duration = Duration::from_secs(15 * 60);
+/// The standby is waited for so long before a deploy is reported.
+const REPLICATED_MAX: Duration = Duration::from_secs(20);
+/// Releases whose files are kept beside the one that runs: to go back to.
+const READY_KEPT: usize = 3;
+/// What is kept of why a release failed.
+const WHY_MAX: usize = 2000;
+
+/// What a deploy did.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(in crate::workload) struct Deployed {
+    /// The release that runs now.
+    pub(in crate::workload) release: u64,
+    /// Whether the other region has it; `None`: there is none.
+    pub(in crate::workload) replicated: Option<bool>,
+}
+
+impl Item {
+    /// Makes this commit the running release. When it does not come up, what ran runs on.
+    ///
+    /// # Errors
+    /// In words, which were said to the pusher too.
+    pub(in crate::workload) async fn deploy(
+        self: &Arc<Self>,
+        commit: Commit,
+        by: &str,
+        says: &Says,
+    ) -> Result<Deployed, String> {
+        let _one = self.deploying.lock().await;
+        let number = self.stock.charter().next_release();
+        says.say(format!("release {number} of {}: {}", self.id.name, short(&commit.id)));
+        let done = self.deploy_as(number, &commit, by, says).await;
+        if let Err(error) = self.stock.look_at_refs().await {
+            tracing::warn!(app = %self.id, %error, "the branches cannot be looked at");
+        }
+        if let Err(why) = &done {
+            says.say(format!("release {number} failed: {why}"));
+            let runs = self.stock.charter().live;
+            match runs {
+                Some(live) => says.say(format!("release {live} runs on")),
+                None => says.say("nothing runs: push a release that starts"),
+            }
+            self.note(Matter::Deploy, Some(format!("release {number} failed: {}", first_line(why))));
+            return Err(why.clone());
+        }
+        self.note(Matter::Deploy, None);
+        self.note(Matter::Restart, None);
+        Ok(Deployed { release: number, replicated: self.replicated(says).await })
+    }
+
+    async fn deploy_as(
+        self: &Arc<Self>,
+        number: u64,
+        commit: &Commit,
+        by: &str,
+        says: &Says,
+    ) -> Result<(), String> {
+        let stopped = || "the region stopped serving the app meanwhile".to_owned();
+        let active = self.activity().ok_or_else(stopped)?;
+        self.charter_changes(|charter| {
+            charter.put_release(Release {
+                number,
+                commit: commit.id.clone(),
+                tree: commit.tree.clone(),
+                by: by.to_owned(),
+                at: super::super::now(),
+                message: first_line(&commit.message).to_owned(),
+                state: ReleaseState::Failed,
+                why: Some("it was not finished".to_owned()),
+            });
+        })
+        .map_err(|error| error.to_string())?;
+        let made = tokio::select! {
+            biased;
+            () = active.cancelled() => Err(stopped()),
+            made = self.make(number, commit, says) => made,
+        };
+        let up = match made {
+            Ok(()) => self.start(number, says).await,
+            Err(why) => Err(why),
+        };
+        if let Err(why) = &up {
+            let why: String = why.chars().take(WHY_MAX).collect();
+            // It may be that this region serves no more: then the charter is not its own any more.
+            if self.role() == Role::Active {
+                self.charter_changes(|charter| charter.fail(number, &why))
+                    .map_err(|error| error.to_string())?;
+                self.forget_files(number).await;
+            }
+        }
+        up
+    }
+
+    /// The release's files, built.
+    async fn make(&self, number: u64, commit: &Commit, says: &Says) -> Result<(), String> {
+        let releases = self.stock.releases.clone();
+        let cleared = spawn_blocking(move || releases.clear(number)).await;
+        cleared.map_err(|error| error.to_string())?.map_err(|error| error.to_string())?;
+        let dir = self.stock.releases.dir_of(number);
+        self.stock.repository.checkout(&commit.id, &dir).await.map_err(|error| error.to_string())?;
+        let build = self.stock.charter().spec.build.clone();
+        if let Some(command) = build {
+            says.say(format!("building: {command}"));
+            self.build(&command, number, says).await?;
+        }
+        let releases = self.stock.releases.clone();
+        let finished = spawn_blocking(move || releases.finish(number)).await;
+        finished.map_err(|error| error.to_string())?.map_err(|error| error.to_string())
+    }
+
+    async fn build(&self, command: &str, number: u64, says: &Says) -> Result<(), String> {
+        let mut child = Command::new("sh")
+            .args(["-c", command])
+            .current_dir(self.stock.releases.dir_of(number))
+            .envs(self.environment(None))
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .process_group(0)
+            .kill_on_drop(true)
+            .spawn()
+            .map_err(|error| format!("the build cannot be started: {error}"))?;
+        let _group = Group(child.id());
+        let (out, err) = (child.stdout.take(), child.stderr.take());
+        let told = async {
+            let ((), ()) = tokio::join!(tell(out, says), tell(err, says));
+            ended(&mut child).await
+        };
+        match tokio::time::timeout(BUILD_MAX, told).await {
+            Ok(ended) => ended,
+            Err(_) => {
+                Err(format!("the build took longer than {} minutes and was ended", BUILD_MAX.as_secs() / 60))
+            }
+        }
+    }
+
+    /// Starts it beside what runs.
+    async fn start(self: &Arc<Self>, number: u64, says: &Says) -> Result<(), String> {
+        let has_command = self.stock.charter().spec.command.is_some();
+        if has_command && !self.is_used_up() {
+            says.say("starting");
+            self.roll(number).await?;
+        }
+        self.charter_changes(|charter| charter.go_live(number)).map_err(|error| error.to_string())?;
+        self.publish();
+        self.prune().await;
+        match has_command {
+            true => says.say(format!("release {number} runs")),
+            false => says.say(format!("release {number} is there; the app has no command, so nothing runs")),
+        }
+        Ok(())
+    }
+
+    /// Goes back to a release that is here; `None`: to the newest one before the one that runs.
+    ///
+    /// # Errors
+    /// In words; what ran runs on.
+    pub(in crate::workload) async fn roll_back(
+        self: &Arc<Self>,
+        to: Option<u64>,
+        says: &Says,
+    ) -> Result<Deployed, String> {
+        let _one = self.deploying.lock().await;
+        let number = self.release_back(to)?;
+        says.say(format!("going back to release {number}"));
+        self.start(number, says)
+            .await
+            .inspect_err(|why| says.say(format!("release {number} failed: {why}")))?;
+        self.note(Matter::Deploy, None);
+        Ok(Deployed { release: number, replicated: self.replicated(says).await })
+    }
+
+    fn release_back(&self, to: Option<u64>) -> Result<u64, String> {
+        let here = self.stock.here();
+        let charter = self.stock.charter();
+        let is_good =
+            |release: &Release| release.state == ReleaseState::Ready && here.contains(&release.number);
+        match to {
+            Some(number) if charter.live == Some(number) => Err(format!("release {number} runs already")),
+            Some(number) => match charter.release(number) {
+                None => Err(format!("there is no release {number}: see farshore app releases")),
+                Some(release) if is_good(release) => Ok(number),
+                Some(_) => Err(format!(
+                    "the files of release {number} are not kept: push commit {} again",
+                    charter.release(number).map_or("", |release| short(&release.commit))
+                )),
+            },
+            None => charter
+                .releases
+                .iter()
+                .rev()
+                .find(|release| Some(release.number) < charter.live && is_good(release))
+                .map(|release| release.number)
+                .ok_or_else(|| {
+                    "there is no earlier release to go back to: see farshore app releases".to_owned()
+                }),
+        }
+    }
+
+    /// Waits until the other region has the release, and says whether it has.
+    async fn replicated(&self, says: &Says) -> Option<bool> {
+        let link = self.link()?;
+        let partner = self.card().partner.clone()?;
+        if !link.status().is_up {
+            says.say(format!("{partner} does not answer: it gets the release when it does"));
+            return Some(false);
+        }
+        match link.has_files(REPLICATED_MAX).await {
+            Ok(()) => {
+                says.say(format!("{partner} has it too"));
+                Some(true)
+            }
+            Err(lacks) => {
+                says.say(format!("{lacks}: it gets the release as soon as it can"));
+                Some(false)
+            }
+        }
+    }
+
+    /// Keeps the files of what runs and of the last few before it.
+    async fn prune(&self) {
+        let keep: BTreeSet<u64> = {
+            let charter = self.stock.charter();
+            let ready = charter.releases.iter().rev().filter(|release| release.state == ReleaseState::Ready);
+            ready.map(|release| release.number).take(READY_KEPT).chain(charter.live).collect()
+        };
+        let stock = Arc::clone(&self.stock);
+        let pruned = spawn_blocking(move || {
+            stock.releases.keep_only(&keep)?;
+            stock.look_at_releases()
+        });
+        if let Ok(Err(error)) = pruned.await {
+            tracing::warn!(app = %self.id, %error, "the files of old releases stay");
+        }
+    }
+
+    async fn forget_files(&self, number: u64) {
+        let releases = self.stock.releases.clone();
+        if let Ok(Err(error)) = spawn_blocking(move || releases.clear(number)).await {
+            tracing::warn!(app = %self.id, %error, "the files of a failed release stay");
+        }
+    }
+}
+
+/// A build's processes: killed when it is dropped.
+struct Group(Option<u32>);
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        let leader = self.0.and_then(|id| i32::try_from(id).ok()).and_then(rustix::process::Pid::from_raw);
+        if let Some(leader) = leader {
+            let _ = rustix::process::kill_process_group(leader, rustix::process::Signal::KILL);
+        }
+    }
+}
+
+async fn tell(output: Option<impl AsyncRead + Unpin>, says: &Says) {
+    let Some(output) = output else { return };
+    let mut lines = BufReader::new(output).split(b'\n');
+    while let Ok(Some(line)) = lines.next_segment().await {
+        says.say(String::from_utf8_lossy(&line));
+    }
+}
+
+async fn ended(child: &mut Child) -> Result<(), String> {
+    let status = child.wait().await.map_err(|error| format!("the build cannot be waited for: {error}"))?;
+    if status.success() { Ok(()) } else { Err(format!("the build failed ({status})")) }
+}
+
+fn short(commit: &str) -> &str {
+    commit.get(..10).unwrap_or(commit)
+}
+
+fn first_line(text: &str) -> &str {
+    text.lines().next().unwrap_or_default()
+}

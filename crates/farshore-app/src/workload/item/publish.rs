@@ -1,0 +1,122 @@
+//! What the gateway does with an app's requests, by what the region is to the app now.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use farshore_core::workload::{ReplicationMode, Role};
+
+use super::super::card::Card;
+use super::{Item, Matter, lock};
+use crate::gateway::{KeyRule, Pass, SiteState};
+
+/// When a client is to come again while an app is on its way: it is back in less than two seconds as a rule.
+const RETRY_AFTER: Duration = Duration::from_secs(1);
+
+impl Item {
+    /// Tells the gateway who serves the app now.
+    pub(super) fn publish(&self) {
+        let state = match self.role() {
+            Role::Active => self.here(),
+            Role::Unconfirmed => {
+                recovering("the region was restarted: it waits to be told that it still serves the app")
+            }
+            Role::Fenced | Role::Target => self.elsewhere(),
+        };
+        self.site().set(state);
+    }
+
+    fn here(&self) -> SiteState {
+        let lent_to = self.stock.charter().lent_to.clone();
+        if let Some(to) = lent_to.filter(|_| self.is_used_up()) {
+            return recovering(&format!("the capacity of this app is used by {to}"));
+        }
+        if self.card().restore.is_some() {
+            return recovering("its database is being brought back");
+        }
+        if self.wanted_release().is_none() {
+            return SiteState::Empty;
+        }
+        let addresses = self.parts().running.as_ref().map(|running| running.host.addresses());
+        let instances = addresses.map(|addresses| Arc::clone(&addresses.borrow()));
+        match instances.filter(|instances| !instances.is_empty()) {
+            Some(instances) => SiteState::Here { instances, pass: self.pass() },
+            None => recovering(&self.noted(Matter::Start).map_or_else(
+                || "the app is being started".to_owned(),
+                |_| "the app does not come up: its operator is told why".to_owned(),
+            )),
+        }
+    }
+
+    /// Asked before an answer goes out, when there is anything to ask.
+    fn pass(&self) -> Option<Arc<dyn Pass>> {
+        let card = self.card();
+        let asks = card.lease.is_some() || (card.mode == ReplicationMode::Sync && card.partner.is_some());
+        asks.then(|| Arc::clone(&self.gate) as Arc<dyn Pass>)
+    }
+
+    fn elsewhere(&self) -> SiteState {
+        let partner = self.card().partner.clone();
+        let status = self.link().map(|link| link.status()).unwrap_or_default();
+        match (partner, status.role) {
+            (Some(region), Some(Role::Active)) => {
+                SiteState::There { region, http: status.gateway.http, https: status.gateway.https }
+            }
+            (Some(region), _) => recovering(&format!("{region} serves the app, or is about to")),
+            (None, _) => recovering("the app was stopped here"),
+        }
+    }
+
+    pub(super) fn publish_recovering(&self, why: &str) {
+        self.site().set(recovering(why));
+    }
+
+    /// Whether answers wait for the other region.
+    pub(super) fn look_at_gate(&self) {
+        let Card { mode, partner, role, .. } = self.card().clone();
+        let is_sync = mode == ReplicationMode::Sync && partner.is_some() && role == Role::Active;
+        let status = self.link().map(|link| link.status()).unwrap_or_default();
+        let is_there = status.is_up && status.has.is_some_and(|has| has.is_whole);
+        self.gate.look(is_sync, is_there);
+    }
+
+    /// The charter is another one: keys, certificates and names as it says.
+    pub(in crate::workload) fn apply_charter(&self) {
+        let charter = self.stock.charter().clone();
+        self.site().set_keys(KeyRule {
+            required: charter.spec.require_key,
+            application: charter.keys.application.clone(),
+            master: charter.keys.master.clone(),
+        });
+        let known = lock(&self.applied).replace(charter.clone());
+        if known.as_ref().is_none_or(|known| known.spec.hosts != charter.spec.hosts) {
+            let put = self.put_site();
+            self.note(Matter::Names, put.clone().err());
+            if put.is_ok() {
+                // The new one knows neither keys nor state.
+                self.site().set_keys(KeyRule {
+                    required: charter.spec.require_key,
+                    application: charter.keys.application.clone(),
+                    master: charter.keys.master.clone(),
+                });
+                self.publish();
+            }
+        }
+        let gateway = &self.around.gateway;
+        for (host, certificate) in &charter.certificates {
+            let was = known.as_ref().and_then(|known| known.certificates.get(host));
+            if was != Some(certificate)
+                && let Err(error) = gateway.set_certificate(host, &certificate.chain, &certificate.key)
+            {
+                self.note(Matter::Names, Some(format!("the certificate of {host}: {error}")));
+            }
+        }
+        let gone = known.iter().flat_map(|known| known.certificates.keys());
+        for host in gone.filter(|host| !charter.certificates.contains_key(*host)) {
+            gateway.remove_certificate(host);
+        }
+    }
+}
+
+fn recovering(why: &str) -> SiteState {
+    SiteState::Recovering { why: why.to_owned(), retry_after: RETRY_AFTER }
+}

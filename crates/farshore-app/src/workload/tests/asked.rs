@@ -1,0 +1,101 @@
+//! What an operator asks.
+
+use base64::Engine as _;
+
+use super::*;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn settings_and_keys_reach_the_app_and_its_gateway() {
+    let mut guarded = spec();
+    guarded["require_key"] = json!(true);
+    let paris = Place::open("paris", &Arc::default()).await;
+    paris.act(1, Action::Create { spec: guarded }).await.unwrap();
+    assert!(paris.push(&[("release.txt", "one")]).await.status.success());
+    assert_eq!((paris.status("/status").await, paris.status("/rows").await), (200, 401));
+    let set = json!({ "ask": "set-settings", "set": { "COLOUR": "red" } });
+    paris.ask(set).await.unwrap();
+    let keys = paris.ask(json!({ "ask": "regenerate", "type": "application" })).await.unwrap();
+    let key = keys["application"].as_str().unwrap();
+    let with_key = async |path: &str| -> Value {
+        let asked = paris.request("GET", path).header("x-zumo-application", key).send().await.unwrap();
+        assert_eq!(asked.status(), 200, "{path}");
+        asked.json().await.unwrap()
+    };
+    assert_eq!(with_key("/env/COLOUR").await, "red");
+    assert_eq!(with_key("/env/MS_ApplicationKey").await, key);
+    let refused = paris.ask(json!({ "ask": "set-settings", "set": { "PORT": "1" } })).await.unwrap_err();
+    assert!(refused.to_string().contains("set by Farshore"), "{refused}");
+    paris.ask(json!({ "ask": "set-settings", "delete": ["COLOUR"] })).await.unwrap();
+    assert_eq!(with_key("/env/COLOUR").await, Value::Null);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_directory_is_deployed_without_git() {
+    let paris = Place::open("paris", &Arc::default()).await;
+    paris.act(1, Action::Create { spec: spec() }).await.unwrap();
+    let mut archive = tar::Builder::new(Vec::new());
+    for (name, text) in [("server.py", SERVER), ("release.txt", "from a directory")] {
+        let mut header = tar::Header::new_gnu();
+        header.set_size(text.len() as u64);
+        header.set_mode(0o644);
+        archive.append_data(&mut header, name, text.as_bytes()).unwrap();
+    }
+    let bytes = archive.into_inner().unwrap();
+    let (first, second) = bytes.split_at(1000);
+    let encode = |bytes: &[u8]| base64::engine::general_purpose::STANDARD.encode(bytes);
+    let sent = json!({ "ask": "upload", "id": "one", "offset": 0, "data": encode(first) });
+    assert_eq!(paris.ask(sent).await.unwrap()["received"], 1000);
+    let gap = json!({ "ask": "upload", "id": "one", "offset": 2000, "data": encode(second) });
+    assert_eq!(paris.ask(gap).await.unwrap()["received"], 1000);
+    let sent = json!({ "ask": "upload", "id": "one", "offset": 1000, "data": encode(second) });
+    assert_eq!(paris.ask(sent).await.unwrap()["received"], bytes.len());
+    let done = paris.done(json!({ "ask": "deploy", "upload": "one", "message": "m", "by": "me" })).await;
+    assert_eq!((&done["state"], &done["result"]["release"]), (&json!("done"), &json!(1)), "{done:#}");
+    assert_eq!(paris.get("/release").await, "from a directory");
+    let scaled = paris.ask(json!({ "ask": "scale", "mode": "basic", "instances": 2 })).await.unwrap();
+    assert_eq!(scaled["instances"], 2);
+    let give_up = Instant::now() + GIVE_UP;
+    loop {
+        let summary = paris.ask(json!({ "ask": "summary" })).await.unwrap();
+        let processes = summary["processes"].as_array().unwrap();
+        if processes.iter().filter(|process| process["state"] == "up").count() == 2 {
+            break;
+        }
+        assert!(Instant::now() < give_up, "{summary:#}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    let log = paris.ask(json!({ "ask": "log", "lines": 10 })).await.unwrap();
+    assert!(log["lines"].to_string().contains("listening"), "{log}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn backups_are_points_and_a_restore_never_overwrites() {
+    let paris = served().await;
+    paris.add("row 1").await;
+    let taken = paris.done(json!({ "ask": "backup-now" })).await;
+    assert_eq!((&taken["state"], &taken["result"]["ok"]), (&json!("done"), &json!(true)), "{taken:#}");
+    let id = taken["result"]["id"].as_str().unwrap().to_owned();
+    paris.add("row 2").await;
+    let restored = paris.done(json!({ "ask": "restore", "backup": id, "to": "older" })).await;
+    assert_eq!(restored["state"], "done", "{restored:#}");
+    assert_eq!(paris.get("/rows").await, json!(rows(1, 2)), "the one in use is not touched");
+    let again = paris.ask(json!({ "ask": "restore", "to": "older" })).await.unwrap_err();
+    assert!(again.to_string().contains("never overwrites"), "{again}");
+    let changed = paris.done(json!({ "ask": "change-database", "to": "older" })).await;
+    assert_eq!(changed["state"], "done", "{changed:#}");
+    assert_eq!(paris.get("/rows").await, json!(rows(1, 1)));
+    let databases = paris.ask(json!({ "ask": "databases" })).await.unwrap();
+    let all = databases["databases"].as_array().unwrap();
+    let one = |name: &str| all.iter().find(|one| one["name"] == name).unwrap().clone();
+    assert_eq!((&one("older")["active"], &one("main-e1")["fenced"]), (&json!(true), &json!(true)));
+    // The other region follows the new database, and has the backup, too.
+    paris.add("row 2 again").await;
+    let oslo = follow(&paris, ReplicationMode::Async).await;
+    oslo.until("the backup is there", |seen| seen.points.iter().any(|point| point.id == id)).await;
+    oslo.act(2, Action::Promote { point: PointChoice::Latest }).await.unwrap();
+    assert_eq!(oslo.get("/rows").await, json!(["row 1", "row 2 again"]));
+    oslo.act(2, Action::ChangePoint { point: PointChoice::Id(id) }).await.unwrap();
+    assert_eq!(oslo.get("/rows").await, json!(rows(1, 1)));
+    oslo.act(2, Action::Commit).await.unwrap();
+    assert!(oslo.look().await.points.is_empty());
+}

@@ -1,0 +1,100 @@
+//! What goes wrong, and what does not go wrong with it.
+
+use super::*;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_release_that_does_not_come_up_leaves_the_one_before_running() {
+    let paris = served().await;
+    let pushed = paris.push(&[("release.txt", "two"), ("broken.txt", "")]).await;
+    let told = said(&pushed);
+    assert!(told.contains("release 2 failed") && told.contains("release 1 runs on"), "{told}");
+    assert!(told.contains("this release is broken"), "{told}");
+    assert_eq!(paris.get("/release").await, "one");
+    let releases = paris.ask(json!({ "ask": "releases" })).await.unwrap();
+    let states: Vec<&str> =
+        releases["releases"].as_array().unwrap().iter().map(|one| one["state"].as_str().unwrap()).collect();
+    assert_eq!(states, ["live", "failed"]);
+    let warnings = paris.look().await.warnings;
+    assert!(warnings.iter().any(|warning| warning.contains("release 2 failed")), "{warnings:?}");
+    let pushed = paris.push(&[("release.txt", "three")]).await;
+    assert!(pushed.status.success(), "{}", said(&pushed));
+    assert_eq!(paris.get("/release").await, "three");
+    assert!(paris.look().await.warnings.is_empty());
+    let back = paris.done(json!({ "ask": "rollback" })).await;
+    assert_eq!((&back["state"], &back["result"]["release"]), (&json!("done"), &json!(1)), "{back:#}");
+    assert_eq!(paris.get("/release").await, "one");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_build_that_fails_is_told_to_the_pusher() {
+    let mut with_build = spec();
+    with_build["build"] = json!("test ! -e bad.txt && echo made it > made.txt || { echo no good; exit 4; }");
+    let paris = served_as(with_build).await;
+    let pushed = paris.push(&[("bad.txt", "")]).await;
+    let told = said(&pushed);
+    assert!(told.contains("no good") && told.contains("the build failed"), "{told}");
+    assert_eq!(paris.get("/release").await, "one");
+    let oslo = follow(&paris, ReplicationMode::Async).await;
+    oslo.act(2, Action::Promote { point: PointChoice::Latest }).await.unwrap();
+    assert!(oslo.dir.path().join("apps/todo/releases/1/made.txt").exists(), "what was built travels");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_region_without_room_refuses() {
+    let paris = served().await;
+    let other = ItemId::parse("app/other").unwrap();
+    let large = Action::Create { spec: json!({ "mode": "standard" }) };
+    let refused = paris.act_on(&other, 1, large, None).await.unwrap_err().to_string();
+    assert!(refused.contains("2048 MiB for apps and 128 of them are used"), "{refused}");
+    assert!(matches!(paris.apps.observe(&other).await, Err(StepError::Unknown)));
+    let refused = paris.ask(json!({ "ask": "scale", "mode": "basic", "instances": 5 })).await.unwrap_err();
+    assert!(refused.to_string().contains("5 x basic needs 2560"), "{refused}");
+    let oslo = follow(&paris, ReplicationMode::Async).await;
+    let full = Action::Create { spec: json!({ "mode": "standard" }) };
+    oslo.act_on(&other, 1, full, None).await.unwrap();
+    let refused = oslo.act(2, Action::Promote { point: PointChoice::Latest }).await.unwrap_err().to_string();
+    assert!(refused.contains("2048 of them are used"), "{refused}");
+    assert_eq!(oslo.look().await.role, Role::Target, "nothing was changed");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reserve_gives_its_room_to_the_app_that_it_is_for() {
+    let paris = served().await;
+    let oslo = follow(&paris, ReplicationMode::Async).await;
+    let warned =
+        |seen: &Observation| seen.warnings.iter().any(|warning| warning.contains("no capacity is reserved"));
+    oslo.until("the missing reserve is told", warned).await;
+    let reserve = ItemId::parse("app/todo-dr").unwrap();
+    let spec = json!({ "mode": "standard", "reserve_for": "todo" });
+    oslo.act_on(&reserve, 1, Action::Create { spec }, None).await.unwrap();
+    oslo.until("it is there", |seen| !warned(seen)).await;
+    oslo.act(2, Action::Promote { point: PointChoice::Latest }).await.unwrap();
+    let seen = oslo.look().await;
+    assert_eq!(
+        (&seen.shape["mode"], &seen.shape["capacity"]["used_mib"]),
+        (&json!("standard"), &json!(2048))
+    );
+    let lent = oslo.apps.observe(&reserve).await.unwrap();
+    assert_eq!(lent.shape["lent_to"], "todo");
+    assert_eq!(oslo.get("/release").await, "one");
+    oslo.act_on(&reserve, 1, Action::Delete, None).await.unwrap();
+    assert_eq!(oslo.look().await.shape["capacity"]["used_mib"], 2048);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_app_that_fences_itself_answers_nothing_without_its_right() {
+    let paris = served().await;
+    paris.act_on(&todo(), 1, Action::Serve, Some(FenceTimings::FAST)).await.unwrap();
+    assert_ne!(paris.status("/rows").await, 200, "not renewed yet");
+    let leased = paris.apps.leased().await.unwrap();
+    assert_eq!((leased.len(), leased[0].until), (1, None));
+    let until = boot_time().after(Duration::from_millis(700));
+    paris.apps.renewed(&todo(), leased[0].token, until).await.unwrap();
+    assert_eq!(paris.status("/rows").await, 200);
+    while boot_time() < until {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    assert_ne!(paris.status("/rows").await, 200, "its right is over");
+    paris.apps.expired(&todo(), leased[0].token).await.unwrap();
+    assert_eq!(paris.look().await.role, Role::Fenced);
+}
