@@ -1,5 +1,6 @@
 //! The life of one instance: start it, look at it, give it up, pause, start it again; until it is told to stop.
 
+use std::net::SocketAddr;
 use std::process::ExitStatus;
 use std::sync::Arc;
 use std::time::Duration;
@@ -63,7 +64,7 @@ pub(super) struct Instance {
 enum Event {
     Ended(std::io::Result<ExitStatus>),
     Ordered(Order),
-    Looked(Look),
+    Looked(SocketAddr, Look),
 }
 
 /// The end of a run.
@@ -147,7 +148,10 @@ impl Instance {
                     run.limit(limits);
                     None
                 }
-                Event::Looked(look) => {
+                Event::Looked(address, look) => {
+                    if look.is_healthy() {
+                        run.address = Some(address);
+                    }
                     self.looked(run, &mut health, &look).or_else(|| self.measured(run, health, limits))
                 }
             };
@@ -163,10 +167,10 @@ impl Instance {
     /// Waits, and changes nothing.
     async fn select(&mut self, run: &mut Run, health: Health) -> Event {
         let (pace, path) = (&self.shared.pace, &self.shared.options.probe_path);
-        let (address, age) = (run.port.address(), run.started.elapsed());
+        let (addresses, age) = (run.addresses(), run.started.elapsed());
         let look = async {
             tokio::time::sleep(health.pause(pace, age)).await;
-            probe::look(address, path, pace.look_timeout).await
+            probe::look_at_any(&addresses, path, pace.look_timeout).await
         };
         tokio::select! {
             biased;
@@ -175,7 +179,7 @@ impl Instance {
                 Ok(()) => *self.orders.borrow_and_update(),
                 Err(_) => Order::Stop { grace: Duration::ZERO },
             }),
-            look = look => Event::Looked(look),
+            (address, look) = look => Event::Looked(address, look),
         }
     }
 
@@ -232,13 +236,13 @@ impl Instance {
     }
 
     fn note_start(&self, run: &Run) {
-        let (pid, address) = (run.pid(), run.port.address());
+        let (pid, port) = (run.pid(), run.port.number());
         self.shared.report(self.number, |status| {
             status.enter(InstanceState::Starting);
-            (status.pid, status.address) = (Some(pid), Some(address));
+            (status.pid, status.port) = (Some(pid), Some(port));
             status.look = None;
         });
-        self.say(&format!("started: pid {pid}, port {}", address.port()));
+        self.say(&format!("started: pid {pid}, port {port}"));
     }
 
     fn note_look(&self, run: &Run, health: Health, look: &Look, verdict: &Verdict) {
@@ -251,6 +255,7 @@ impl Instance {
         let lines = if state == InstanceState::Starting { run.lines() } else { Vec::new() };
         self.shared.report(self.number, |status| {
             status.enter(state);
+            status.address = run.address;
             status.look.clone_from(&words);
             status.lines = lines;
             if *verdict == Verdict::Answers {

@@ -5,7 +5,7 @@
 
 use std::collections::BTreeSet;
 use std::io;
-use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
 use std::sync::{Mutex, PoisonError};
 
 /// A system that offers only ports that are ours already has none left.
@@ -41,8 +41,9 @@ impl Port {
         self.0
     }
 
-    pub(super) fn address(&self) -> SocketAddr {
-        SocketAddr::from((Ipv4Addr::LOCALHOST, self.0))
+    /// Where an app may listen on it: `localhost` is the second for some programs.
+    pub(super) fn addresses(&self) -> [SocketAddr; 2] {
+        [SocketAddr::from((Ipv4Addr::LOCALHOST, self.0)), SocketAddr::from((Ipv6Addr::LOCALHOST, self.0))]
     }
 }
 

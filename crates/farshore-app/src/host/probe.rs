@@ -41,6 +41,23 @@ impl Look {
     }
 }
 
+/// Looks at each of `addresses` until one is healthy. Returns what was seen of that, or of the first.
+pub(super) async fn look_at_any(
+    addresses: &[SocketAddr],
+    path: &str,
+    within: Duration,
+) -> (SocketAddr, Look) {
+    let mut first = None;
+    for address in addresses {
+        let look = look(*address, path, within).await;
+        if look.is_healthy() {
+            return (*address, look);
+        }
+        first.get_or_insert((*address, look));
+    }
+    first.expect("an instance has an address")
+}
+
 /// Looks once.
 pub(super) async fn look(address: SocketAddr, path: &str, within: Duration) -> Look {
     match tokio::time::timeout(within, ask(address, path)).await {

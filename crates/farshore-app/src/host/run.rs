@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::io;
+use std::net::SocketAddr;
 use std::os::unix::process::ExitStatusExt;
 use std::path::PathBuf;
 use std::process::ExitStatus;
@@ -43,6 +44,8 @@ pub(super) enum Ownership {
 pub(super) struct Run {
     pub(super) child: Child,
     pub(super) port: Port,
+    /// Where it was seen to answer.
+    pub(super) address: Option<SocketAddr>,
     pub(super) started: Instant,
     group: Group,
     leaf: Option<Leaf>,
@@ -91,6 +94,7 @@ impl Run {
             printed: Printed::follow(&mut child, number, &shared.log),
             child,
             port,
+            address: None,
             started: Instant::now(),
             group,
             leaf,
@@ -109,6 +113,11 @@ impl Run {
 
     pub(super) fn pid(&self) -> u32 {
         self.group.leader
+    }
+
+    /// Where to look for an answer.
+    pub(super) fn addresses(&self) -> Vec<SocketAddr> {
+        self.address.map_or_else(|| self.port.addresses().to_vec(), |address| vec![address])
     }
 
     /// What it printed last.

@@ -21,6 +21,8 @@ pub(super) struct Status {
     pub(super) state: InstanceState,
     pub(super) since: Moment,
     pub(super) pid: Option<u32>,
+    pub(super) port: Option<u16>,
+    /// Where it was seen to answer.
     pub(super) address: Option<SocketAddr>,
     /// It may be given requests.
     pub(super) takes_requests: bool,
@@ -41,6 +43,7 @@ impl Status {
             state: InstanceState::Starting,
             since: now(),
             pid: None,
+            port: None,
             address: None,
             takes_requests: false,
             restarts: 0,
@@ -63,7 +66,8 @@ impl Status {
 
     /// Nothing of it runs any more.
     pub(super) fn gone(&mut self) {
-        (self.pid, self.address, self.takes_requests, self.memory_bytes) = (None, None, false, 0);
+        (self.pid, self.port, self.address) = (None, None, None);
+        (self.takes_requests, self.memory_bytes) = (false, 0);
     }
 }
 
@@ -258,9 +262,8 @@ impl Shared {
 fn seen_of(status: &Status) -> String {
     let look = status.look.clone().unwrap_or_else(|| "it was not looked at yet".to_owned());
     let ports = status.pid.map(|pid| procfs::listening_of(&procfs::tree(pid))).unwrap_or_default();
-    let own = status.address.map(|address| address.port());
-    match ports.iter().find(|port| Some(**port) != own) {
-        Some(port) if !ports.iter().any(|port| Some(*port) == own) => {
+    match ports.first() {
+        Some(port) if !ports.iter().any(|port| Some(*port) == status.port) => {
             format!("{look} (it listens on port {port})")
         }
         _ => look,
@@ -272,7 +275,7 @@ fn view(instance: u32, status: &Status) -> InstanceView {
         instance,
         state: status.state,
         pid: status.pid,
-        port: status.address.map(|address| address.port()),
+        port: status.port,
         restarts: status.restarts,
         memory_bytes: status.memory_bytes,
         since_ms: status.since.0 / 1000,

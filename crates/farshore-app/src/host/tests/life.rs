@@ -79,6 +79,23 @@ time.sleep(1000)'";
 }
 
 #[tokio::test]
+async fn an_app_that_takes_localhost_for_the_newer_address_is_found_there() {
+    if std::net::TcpListener::bind("[::1]:0").is_err() {
+        return;
+    }
+    let rig = Rig::new();
+    let newer = SERVER
+        .replace("\"127.0.0.1\"", "\"::1\"")
+        .replace("server = http", "http.server.ThreadingHTTPServer.address_family = 10\nserver = http");
+    fs::write(rig.file("server.py"), newer).unwrap();
+    let host = rig.up("python3 server.py", 1).await;
+    let address = addresses(&host)[0];
+    assert_eq!((address.ip().to_string().as_str(), Some(address.port())), ("::1", instance(&host, 1).port));
+    assert!(get(address).await.starts_with("1 "));
+    host.stop(WITHIN).await;
+}
+
+#[tokio::test]
 async fn a_release_that_is_not_there_is_named() {
     let rig = Rig::new();
     fs::remove_dir_all(rig.dir.path().join("release")).unwrap();
