@@ -14,8 +14,9 @@ const HOST: &str = "todo.scm.farshore.internal";
 /// A gateway of `region` that knows the rig's repository.
 async fn gateway(rig: &Rig, region: &str, state: SiteState) -> (Arc<Gateway>, Arc<Site>) {
     let region = Region::parse(region).unwrap();
-    let http = SocketAddr::from(([127, 0, 0, 1], 0));
-    let gateway = Gateway::open(GatewayOptions { http, https: None, tls: None, region }).await.unwrap();
+    let any = SocketAddr::from(([127, 0, 0, 1], 0));
+    let options = GatewayOptions { http: any, https: Some(any), tls: None, region };
+    let gateway = Gateway::open(options).await.unwrap();
     let scripts = Arc::clone(&rig.http) as Arc<dyn Scripts>;
     let site = Site::new("todo", vec!["todo.app.farshore.internal".into()], vec![HOST.into()], scripts);
     site.set(state);
@@ -80,6 +81,49 @@ async fn a_pusher_who_leaves_the_gateway_leaves_nothing_behind() {
     let words = by_name(&at, &["push", &url, "main"]);
     let mut pusher = client(&work, &words).process_group(0).spawn().unwrap();
     until("the deploy begins", || !rig.deployer.commits.lock().unwrap().is_empty()).await;
+    crate::scripts::program::signal_group(pusher.id().unwrap(), rustix::process::Signal::KILL);
+    pusher.wait().await.unwrap();
+    rig.no_process_is_left().await;
+    rig.deployer.gate.add_permits(1_000);
+    paris.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn by_tls_git_speaks_http_2_and_all_of_it_works() {
+    let rig = Rig::new().await;
+    let (paris, _site) = gateway(&rig, "paris", SiteState::Empty).await;
+    let made = rcgen::generate_simple_self_signed(vec![HOST.to_owned()]).unwrap();
+    paris.set_certificate(HOST, &made.cert.pem(), &made.signing_key.serialize_pem()).unwrap();
+    let ca = rig.path("ca.pem");
+    std::fs::write(&ca, made.cert.pem()).unwrap();
+    let port = paris.bound().https.unwrap().port();
+    let at = format!("http.curloptResolve={HOST}:{port}:127.0.0.1");
+    let trusts = format!("http.sslCAInfo={}", ca.display());
+    let https = |words: &[&str]| {
+        let config = ["-c", &at, "-c", &trusts, "-c", "http.postBuffer=65536"];
+        [&config[..], words].concat().into_iter().map(str::to_owned).collect::<Vec<_>>()
+    };
+    let url = format!("https://ann:token@{HOST}:{port}/todo.git");
+    let work = rig.work("work").await;
+    change(&work, "big", noise(3 << 20), "big").await;
+    let words = https(&["push", &url, "main"]);
+    let words: Vec<&str> = words.iter().map(String::as_str).collect();
+    let pushed = client(&work, &words).env("GIT_CURL_VERBOSE", "1").output().await.unwrap();
+    assert!(pushed.status.success(), "{}", said(&pushed));
+    assert!(said(&pushed).contains("remote: release 4 runs"), "{}", said(&pushed));
+    // If this git can at all.
+    let speaks = said(&pushed).contains("POST /todo.git/git-receive-pack HTTP/2");
+    assert!(speaks || !said(&pushed).contains("offers h2"), "{}", said(&pushed));
+    let words = https(&["clone", "-q", &url, "copy"]);
+    git(rig.dir.path(), &words.iter().map(String::as_str).collect::<Vec<_>>()).await;
+    assert_eq!(std::fs::read(rig.path("copy/big")).unwrap(), noise(3 << 20));
+    // One who leaves in the middle is noticed on this version, too.
+    change(&work, "next", "1", "next").await;
+    rig.deployer.gate.forget_permits(1_000);
+    let words = https(&["push", &url, "main"]);
+    let words: Vec<&str> = words.iter().map(String::as_str).collect();
+    let mut pusher = client(&work, &words).process_group(0).spawn().unwrap();
+    until("the deploy begins", || rig.deployer.commits.lock().unwrap().len() == 2).await;
     crate::scripts::program::signal_group(pusher.id().unwrap(), rustix::process::Signal::KILL);
     pusher.wait().await.unwrap();
     rig.no_process_is_left().await;
