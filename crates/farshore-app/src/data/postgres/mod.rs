@@ -89,6 +89,14 @@ pub enum PostgresError {
         /// Its last lines.
         said: String,
     },
+    /// The server did not come up in time.
+    #[error("the server does not serve after {waited:?}; it said last:\n{said}")]
+    Late {
+        /// How long was waited.
+        waited: std::time::Duration,
+        /// Its last lines.
+        said: String,
+    },
     /// The server could not be asked.
     #[error("{0}")]
     Asked(Box<dyn std::error::Error + Send + Sync>),

@@ -182,10 +182,12 @@ impl Server {
         let socket = self.cluster.socket(self.port);
         let until = Instant::now() + START_WITHIN;
         loop {
-            match is_ready(&socket).await {
-                Ok(true) => return Ok(()),
-                Err(error) if Instant::now() > until => return Err(error.into()),
-                _ => {}
+            // Each question takes a process: none is asked before there is somebody to answer it.
+            if self.cluster.is_ready() && is_serving(&socket).await? {
+                return Ok(());
+            }
+            if Instant::now() > until {
+                return Err(PostgresError::Late { waited: START_WITHIN, said: self.said.last() });
             }
             if self.wait_ended(READY_PAUSE).await {
                 let status = self.ended.borrow().clone().unwrap_or_default();
@@ -195,7 +197,7 @@ impl Server {
     }
 }
 
-async fn is_ready(socket: &Path) -> Result<bool, WireError> {
+async fn is_serving(socket: &Path) -> Result<bool, WireError> {
     let mut connection = Connection::open(socket, ADMIN, "postgres", "farshore start").await?;
     Ok(connection.value("SELECT pg_is_in_recovery()").await? == "f")
 }
