@@ -7,8 +7,9 @@ use std::path::{Path, PathBuf};
 use farshore_core::ids::Region;
 
 use super::{
-    AppsConfig, CompatConfig, DnsConfig, EtcdConfig, FencingConfig, HubsConfig, NodeConfig, NodeRole, OneOrMany,
-    RealtimeConfig, RealtimePlace, RedbConfig, RegionConfig, StoreKind, check, dns_zone, etcd_prefix,
+    AppsConfig, CompatConfig, DnsConfig, EtcdConfig, FencingConfig, HubsConfig, NodeConfig, NodeRole,
+    OneOrMany, RealtimeConfig, RealtimePlace, RedbConfig, RegionConfig, StoreKind, check, dns_zone,
+    etcd_prefix,
 };
 
 /// API, agent and concierge.

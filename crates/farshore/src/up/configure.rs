@@ -13,8 +13,8 @@ use farshore_store::etcd::ports::HeldPort;
 use super::devices;
 use super::{ClientFile, ClusterOptions, Line, UpError, at, wrong};
 use crate::config::{
-    AppsConfig, CompatConfig, DnsConfig, EtcdConfig, FencingConfig, HubsConfig, NodeConfig, NodeRole, OneOrMany,
-    RealtimeConfig, RealtimePlace, RedbConfig, RegionConfig, StoreKind, TakeOver,
+    AppsConfig, CompatConfig, DnsConfig, EtcdConfig, FencingConfig, HubsConfig, NodeConfig, NodeRole,
+    OneOrMany, RealtimeConfig, RealtimePlace, RedbConfig, RegionConfig, StoreKind, TakeOver,
 };
 use crate::trust::{CA_CERTIFICATE, CertRole, Trust};
 

@@ -33,6 +33,8 @@ mod api_refusals;
 #[cfg(test)]
 mod app_migrate;
 #[cfg(test)]
+mod app_prompts;
+#[cfg(test)]
 mod app_sim;
 #[cfg(test)]
 mod cli_store;

@@ -34,7 +34,7 @@ pub(in crate::cli) struct MigrateArgs {
 }
 
 /// Recovers; `command` is what the operator called it.
-pub(in crate::cli) async fn run(
+pub(super) async fn run(
     global: &Global,
     client: &Client,
     command: &str,
@@ -78,13 +78,15 @@ pub(in crate::cli) async fn run(
 }
 
 /// Migrations, oldest first, or one of them.
-pub(in crate::cli) async fn show(global: &Global, client: &Client, id: Option<&str>) -> Result<(), Failure> {
+pub(super) async fn show(global: &Global, client: &Client, id: Option<&str>) -> Result<(), Failure> {
     let Some(id) = id else {
         let all: Vec<MigrationView> = client.get("/migrations").await?;
         return show::print(global, &all, |all| list_table(all));
     };
     if !id.bytes().all(|byte| byte.is_ascii_hexdigit()) {
-        return Err(Failure::usage(format!("{id:?} is no migration's id: farshore app migrations shows them")));
+        return Err(Failure::usage(format!(
+            "{id:?} is no migration's id: farshore app migrations shows them"
+        )));
     }
     let one: MigrationView = client.get(&format!("/migrations/{id}")).await?;
     show::print(global, &one, one_page)
@@ -104,7 +106,11 @@ fn list_table(all: &[MigrationView]) -> String {
             ]
         })
         .collect();
-    if rows.is_empty() { "no migrations".to_owned() } else { show::table(&["ID", "APP", "ONTO", "PHASE", "BEGUN", "WHY"], &rows) }
+    if rows.is_empty() {
+        "no migrations".to_owned()
+    } else {
+        show::table(&["ID", "APP", "ONTO", "PHASE", "BEGUN", "WHY"], &rows)
+    }
 }
 
 fn one_page(one: &MigrationView) -> String {

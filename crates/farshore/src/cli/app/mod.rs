@@ -2,10 +2,11 @@
 //!
 //! Read in this order: this file (the grammar, making and removing apps), `page` (how an app is shown), `reserve` (capacity in another
 //! region), `operation` (follows what takes long), `scripts` (deploys, releases, exports), `archive` (a directory as one file),
-//! `secrets` (keys, settings, certificates), `database` (backups, restores, another database), `running` (restart, scale, log, hosts).
+//! `migrate` (recovery onto a reserve), `secrets` (keys, settings, certificates), `database` (backups, restores, another database), `running` (restart, scale, log, hosts).
 
 mod archive;
 mod database;
+mod migrate;
 mod operation;
 mod page;
 mod reserve;
@@ -101,6 +102,15 @@ pub(super) enum AppCommand {
     Reserve(reserve::ReserveArgs),
     /// Write scripts, settings or both to files
     Export(scripts::ExportArgs),
+    /// Recover an app onto the capacity of its reserve, which is removed: same name, URL and keys
+    Migrate(migrate::MigrateArgs),
+    /// Another name for migrate
+    Recover(migrate::MigrateArgs),
+    /// List migrations, oldest first, or show one with its report
+    Migrations {
+        /// Its id
+        id: Option<String>,
+    },
 }
 
 #[derive(Debug, Args)]
@@ -221,6 +231,9 @@ pub(super) async fn run(global: &Global, command: AppCommand) -> Result<(), Fail
         AppCommand::ChangeDatabase(args) => database::change(global, &client, &args).await,
         AppCommand::Reserve(args) => reserve::run(global, &client, &args).await,
         AppCommand::Export(args) => scripts::export(global, &client, &args).await,
+        AppCommand::Migrate(args) => migrate::run(global, &client, "migrate", args).await,
+        AppCommand::Recover(args) => migrate::run(global, &client, "recover", args).await,
+        AppCommand::Migrations { id } => migrate::show(global, &client, id.as_deref()).await,
     }
 }
 
