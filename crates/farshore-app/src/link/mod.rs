@@ -143,9 +143,17 @@ impl Link {
         LinkStatus { is_up: state.is_up(), ..state.status.clone() }
     }
 
-    /// Told when the other region was heard.
-    pub async fn heard(&self) {
-        self.shared.heard.notified().await;
+    /// Returns when the other region is something else to the app than `known`.
+    pub async fn turned(&self, known: Option<Role>) {
+        loop {
+            let heard = self.shared.heard.notified();
+            tokio::pin!(heard);
+            heard.as_mut().enable();
+            if self.shared.state().status.role != known {
+                return;
+            }
+            heard.await;
+        }
     }
 
     /// What it is doing.

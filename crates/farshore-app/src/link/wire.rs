@@ -28,7 +28,7 @@ pub struct Where {
 pub struct Has {
     /// Its charter.
     pub charter: CharterTag,
-    /// Its branches, as [`print`] sees them.
+    /// A digest of its branches.
     pub refs: [u8; 32],
     /// The releases whose files it has.
     pub releases: BTreeSet<u64>,

@@ -47,3 +47,12 @@ pub(super) async fn commits_after(engine: Engine, dir: &Path, position: Position
         Engine::Postgres => postgres::commits_after(dir, position).await,
     }
 }
+
+/// Gives a replica what is left of an old source, so that less has to travel.
+pub(super) async fn adopt_old(engine: Engine, old: &Path, replica: &Path) -> Result<(), DataError> {
+    match engine {
+        Engine::Sqlite => sqlite::adopt_old(old, replica).await,
+        // Its replica begins with a copy of the files as a whole.
+        Engine::Postgres => Ok(()),
+    }
+}

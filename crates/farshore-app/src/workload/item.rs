@@ -140,6 +140,7 @@ impl Item {
         let mut card = Card::new(order.item.clone(), order.token, Role::Active);
         card.lease = order.lease;
         let item = Self::open(card, Charter::new(spec, keys), around).await?;
+        item.put_site().map_err(fatal)?;
         item.charter_changes(|_| {})?;
         item.change(|_| {})?;
         Ok(item)
@@ -158,6 +159,7 @@ impl Item {
         let mut card = Card::new(order.item.clone(), order.token, Role::Target);
         card.partner = Some(source.clone());
         let item = Self::open(card, Charter::new(spec, Keys::none()), around).await?;
+        item.put_site().map_err(fatal)?;
         item.stock.charter().save(&item.dir()).map_err(retry)?;
         item.change(|_| {})?;
         item.parts().confirmed = true;
@@ -177,6 +179,8 @@ impl Item {
             tracing::warn!(app = %card.item, killed, "instances that an earlier node has left were ended");
         }
         let item = Self::open(card, charter, around).await?;
+        // One app whose name was taken does not keep the others from being served.
+        item.note(Matter::Names, item.put_site().err());
         let role = item.card().role;
         item.parts().confirmed = role != Role::Active;
         match role {
@@ -235,7 +239,6 @@ impl Item {
         if let Err(error) = item.stock.look_at_refs().await {
             return Err(retry(error));
         }
-        item.put_site().map_err(fatal)?;
         item.parts().watch = Some(tokio::spawn(watch::watch(Arc::downgrade(&item))));
         Ok(item)
     }
@@ -325,7 +328,8 @@ impl Item {
 
     /// Whether its capacity is used by the app that it was lent to.
     pub(super) fn is_used_up(&self) -> bool {
-        capacity::is_used_up(&self.claim(), &self.around.claims())
+        let is_lent = self.stock.charter().lent_to.is_some();
+        is_lent && capacity::is_used_up(&self.claim(), &self.around.claims())
     }
 
     /// What is wrong, for people.

@@ -207,26 +207,33 @@ impl Item {
             (card.database.clone(), card.lost.clone(), card.epoch)
         };
         let Some(name) = name else { return Ok(()) };
-        let dir = self.database_dir(&name);
-        if let Some(lost) = lost.filter(|lost| lost.loss.commits > 0 && lost.dir == dir) {
-            let kept = self.dir().join(DIVERGENT).join(format!("{name}-until-{epoch}"));
-            let (from, to) = (dir.clone(), kept.clone());
-            let moved = spawn_blocking(move || {
-                if from.exists() {
-                    std::fs::create_dir_all(to.parent().unwrap_or(&to))?;
-                    std::fs::rename(&from, &to)?;
-                }
-                Ok::<_, std::io::Error>(())
-            });
-            moved.await.map_err(retry)?.map_err(retry)?;
-            self.change(|card| card.lost = Some(Lost { dir: kept, ..lost }))?;
-        } else {
-            self.remove_database(&name).await?;
-            self.change(|card| card.lost = None)?;
-        }
-        self.change(|card| card.database = None)?;
+        let (dir, replica) = (self.database_dir(&name), self.replica_dir());
         // What was fetched when this region stood by before is older than what it had itself.
-        clear(self.replica_dir()).await.map_err(retry)
+        clear(replica.clone()).await.map_err(retry)?;
+        let engine = self.stock.charter().engine_kept();
+        if let Some(engine) = engine
+            && let Err(error) = engines::adopt_old(engine, &dir, &replica).await
+        {
+            tracing::warn!(app = %self.id, %error, "all of the database has to come from the other region");
+        }
+        let Some(lost) = lost.filter(|lost| lost.loss.commits > 0 && lost.dir == dir) else {
+            self.remove_database(&name).await?;
+            return self.change(|card| (card.database, card.lost) = (None, None));
+        };
+        let kept = self.dir().join(DIVERGENT).join(format!("{name}-until-{epoch}"));
+        let (charter, to) = (self.stock.charter().clone(), kept.clone());
+        let moved = spawn_blocking(move || {
+            if dir.exists() {
+                std::fs::create_dir_all(to.parent().unwrap_or(&to))?;
+                std::fs::rename(&dir, &to)?;
+            }
+            // Settings and releases that the other region may never have had.
+            charter.save(&to).map_err(std::io::Error::other)
+        });
+        moved.await.map_err(retry)?.map_err(retry)?;
+        self.change(|card| {
+            (card.database, card.lost) = (None, Some(Lost { dir: kept, ..lost }));
+        })
     }
 
     /// Removes what was kept of what the other region never had.

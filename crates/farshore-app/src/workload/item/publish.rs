@@ -81,6 +81,10 @@ impl Item {
 
     /// The charter is another one: keys, certificates and names as it says.
     pub(in crate::workload) fn apply_charter(&self) {
+        let tag = self.stock.charter().tag;
+        if lock(&self.applied).as_ref().is_some_and(|applied| applied.tag == tag) {
+            return;
+        }
         let charter = self.stock.charter().clone();
         self.site().set_keys(KeyRule {
             required: charter.spec.require_key,

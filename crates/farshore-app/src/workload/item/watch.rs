@@ -29,13 +29,13 @@ pub(super) async fn watch(item: Weak<Item>) {
     drop(strong);
     let mut ticks = interval(WATCH_EVERY);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut rounds = Rounds::new();
+    let (mut rounds, mut role) = (Rounds::new(), None);
     loop {
         let Some(link) = item.upgrade().map(|item| item.link()) else { return };
         tokio::select! {
             changed = tokens.changed() => if changed.is_err() { return },
             changed = changes.changed() => if changed.is_err() { return },
-            () = heard(link) => {}
+            () = turned(link, role) => {}
             _ = ticks.tick() => {}
         }
         let Some(item) = item.upgrade() else { return };
@@ -48,6 +48,7 @@ pub(super) async fn watch(item: Weak<Item>) {
         }
         item.apply_charter();
         item.look_at_gate();
+        role = item.link().and_then(|link| link.status().role);
         if matches!(item.role(), Role::Target | Role::Fenced) {
             item.publish();
         }
@@ -55,9 +56,9 @@ pub(super) async fn watch(item: Weak<Item>) {
     }
 }
 
-async fn heard(link: Option<Arc<Link>>) {
+async fn turned(link: Option<Arc<Link>>, known: Option<Role>) {
     match link {
-        Some(link) => link.heard().await,
+        Some(link) => link.turned(known).await,
         None => std::future::pending().await,
     }
 }

@@ -1,11 +1,12 @@
 //! Two regions in one process, ordered about as the engine would, with real processes, real requests and real git: what is
 //! acknowledged is kept or counted, names and keys stay, and nobody serves who should not.
 //!
-//! Read in this order: this file (two regions and what is done to them), `life` (a whole life), `trouble` (what goes wrong), `asked` (what
-//! an operator asks).
+//! Read in this order: this file (two regions and what is done to them), `life` (a whole life), `postgres` (the same with the other engine),
+//! `trouble` (what goes wrong), `asked` (what an operator asks).
 
 mod asked;
 mod life;
+mod postgres;
 mod trouble;
 
 use std::process::Command;

@@ -1,11 +1,22 @@
-# What the tests host: rows in SQLite, and what it finds around it.
-import json, os, sqlite3, sys
+# What the tests host: rows in SQLite or PostgreSQL, and what it finds around it.
+import json, os, sqlite3, subprocess, sys
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
-def database():
+def psql(sql, *more):
+    words = ["psql", "-XqAt", "-v", "ON_ERROR_STOP=1", *more]
+    done = subprocess.run(words, input=sql, capture_output=True, text=True)
+    if done.returncode:
+        raise RuntimeError(done.stderr)
+    return done.stdout.splitlines()
+
+def do(sql, text=None):
+    if "DATABASE_FILE" not in os.environ:
+        return psql(sql.replace("?", ":'text'"), "-v", f"text={text}")
     db = sqlite3.connect(os.environ["DATABASE_FILE"], timeout=10)
-    db.execute("create table if not exists rows (id integer primary key, text text)")
-    return db
+    with db:
+        rows = [row[0] for row in db.execute(sql, () if text is None else (text,))]
+    db.close()
+    return rows
 
 class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
@@ -25,18 +36,12 @@ class Handler(BaseHTTPRequestHandler):
         if self.path.startswith("/env/"):
             return self.say(200, os.environ.get(self.path[5:]))
         if self.path == "/rows":
-            db = database()
-            rows = [text for (text,) in db.execute("select text from rows order by id")]
-            db.close()
-            return self.say(200, rows)
+            return self.say(200, do("select text from rows order by id"))
         self.say(404, "not here")
 
     def do_POST(self):
         text = self.rfile.read(int(self.headers.get("content-length", "0"))).decode()
-        db = database()
-        with db:
-            db.execute("insert into rows (text) values (?)", (text,))
-        db.close()
+        do("insert into rows (text) values (?)", text)
         self.say(201, text)
 
     def log_message(self, *args):
@@ -45,6 +50,7 @@ class Handler(BaseHTTPRequestHandler):
 if os.path.exists("broken.txt"):
     print("this release is broken", flush=True)
     sys.exit(3)
-database().close()
+key = "integer primary key" if "DATABASE_FILE" in os.environ else "serial primary key"
+do(f"create table if not exists rows (id {key}, text text)")
 print("listening", flush=True)
 ThreadingHTTPServer(("127.0.0.1", int(os.environ["PORT"])), Handler).serve_forever()

@@ -1,0 +1,57 @@
+//! A life with PostgreSQL.
+
+use super::*;
+
+fn with_postgres() -> Value {
+    let mut spec = spec();
+    spec["database"] = json!("postgres");
+    spec
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rows_in_postgres_survive_their_region_and_come_home() {
+    let paris = served_as(with_postgres()).await;
+    let oslo = follow(&paris, ReplicationMode::Async).await;
+    for row in rows(1, 5) {
+        paris.add(&row).await;
+    }
+    let all = paris.look().await.watermark.seq;
+    oslo.until("oslo has them", |seen| seen.watermark.seq >= all).await;
+    paris.until("it is confirmed", streams).await;
+    let world = Arc::clone(&paris.world);
+    world.is_cut.store(true, Ordering::SeqCst);
+    paris.add("row 6").await;
+    let began = Instant::now();
+    oslo.act(2, Action::Promote { point: PointChoice::Latest }).await.unwrap();
+    println!("promoted in {:?}", began.elapsed());
+    assert_eq!(oslo.get("/rows").await, json!(rows(1, 5)));
+    oslo.add("row 6 of oslo").await;
+    let after = oslo.look().await.promotion.unwrap().point.watermark;
+    world.is_cut.store(false, Ordering::SeqCst);
+    paris.until("paris fenced itself", |seen| seen.role == Role::Fenced).await;
+    paris.act(2, Action::Fence { lost_after: Some(after) }).await.unwrap();
+    let lost = paris.look().await.divergence.unwrap();
+    assert_eq!((lost.loss.writes, lost.exact), (1, true));
+    oslo.act(2, Action::Commit).await.unwrap();
+    paris.act(2, Action::Follow { source: region("oslo"), diverged_after: after }).await.unwrap();
+    replicate(&oslo, "paris", 2, ReplicationMode::Async).await;
+    oslo.act(3, Action::Fence { lost_after: None }).await.unwrap();
+    oslo.act(3, Action::Drain).await.unwrap();
+    paris.act(3, Action::Promote { point: PointChoice::Latest }).await.unwrap();
+    let all = [rows(1, 5), vec!["row 6 of oslo".to_owned()]].concat();
+    assert_eq!(paris.get("/rows").await, json!(all));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_that_was_answered_is_lost_with_synchronous_postgres() {
+    let paris = served_as(with_postgres()).await;
+    let oslo = follow(&paris, ReplicationMode::Sync).await;
+    let warned = |seen: &Observation| seen.warnings.iter().any(|warning| warning.contains("synchronous"));
+    paris.until("it waits for oslo", |seen| seen.ready && !warned(seen)).await;
+    for row in rows(1, 10) {
+        paris.add(&row).await;
+    }
+    paris.world.is_cut.store(true, Ordering::SeqCst);
+    oslo.act(2, Action::Promote { point: PointChoice::Latest }).await.unwrap();
+    assert_eq!(oslo.get("/rows").await, json!(rows(1, 10)));
+}
