@@ -54,6 +54,9 @@ pub(super) struct Card {
     /// Which directory under `databases/` the app uses here.
     #[serde(default)]
     pub(super) database: Option<String>,
+    /// It was made here and never followed another region: a database that is not there is made.
+    #[serde(default)]
+    pub(super) is_new: bool,
     /// How far that was when it was last closed.
     #[serde(default)]
     pub(super) closed: Position,
@@ -116,6 +119,7 @@ impl Card {
             lost_after: None,
             lease: None,
             database: None,
+            is_new: false,
             closed: Position::default(),
             restore: None,
             kept: Vec::new(),

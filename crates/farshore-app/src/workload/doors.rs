@@ -25,23 +25,37 @@ pub(super) struct Gate {
     stock: Arc<Stock>,
     /// Protection is synchronous.
     is_sync: AtomicBool,
-    /// And the other region keeps up.
+    /// And the other region is there.
+    is_there: AtomicBool,
+    /// And keeps up.
     is_waited_for: AtomicBool,
 }
 
 impl Gate {
     pub(super) fn new(lease: Arc<Lease>, stock: Arc<Stock>) -> Self {
-        Self { lease, stock, is_sync: AtomicBool::new(false), is_waited_for: AtomicBool::new(false) }
+        Self {
+            lease,
+            stock,
+            is_sync: AtomicBool::new(false),
+            is_there: AtomicBool::new(false),
+            is_waited_for: AtomicBool::new(false),
+        }
     }
 
     /// Looked at once a while: whether protection is synchronous, and the other region is there and could be recovered.
     pub(super) fn look(&self, is_sync: bool, is_there: bool) {
         self.is_sync.store(is_sync, Ordering::Relaxed);
+        self.is_there.store(is_there, Ordering::Relaxed);
         if !is_there {
             self.is_waited_for.store(false, Ordering::Relaxed);
         } else if !self.is_waited_for.load(Ordering::Relaxed) && self.is_settled() {
             self.is_waited_for.store(true, Ordering::Relaxed);
         }
+    }
+
+    /// It should be waited for, and can be.
+    pub(super) fn is_wanted(&self) -> bool {
+        self.is_sync.load(Ordering::Relaxed) && self.is_there.load(Ordering::Relaxed)
     }
 
     /// It should be waited for, and is not.

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use farshore_core::workload::{DrillView, Endpoint, Point, ReplicationMode};
+use farshore_core::workload::{DrillView, Endpoint, Point};
 
 use super::engines;
 use super::item::{Item, limits};
@@ -68,9 +68,7 @@ impl Drill {
                 }
             };
             let position = position.map_err(|error| error.to_string())?;
-            let live = engines::open_live(engine, &dir, position, ReplicationMode::Async)
-                .await
-                .map_err(|error| error.to_string())?;
+            let live = engines::open_live(engine, &dir, position).await.map_err(|error| error.to_string())?;
             self.database = Some(live);
         }
         let charter = item.stock.charter().clone();

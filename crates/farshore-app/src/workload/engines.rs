@@ -3,8 +3,6 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use farshore_core::workload::ReplicationMode;
-
 use crate::data::{DataError, Engine, Live, Loss, Position, Replica, postgres, sqlite};
 
 /// Makes an empty database in a new directory.
@@ -20,15 +18,10 @@ pub(super) async fn open_live(
     engine: Engine,
     dir: &Path,
     from: Position,
-    mode: ReplicationMode,
 ) -> Result<Arc<dyn Live>, DataError> {
     match engine {
         Engine::Sqlite => sqlite::open_live(dir, from, sqlite::LiveOptions::default()).await,
-        Engine::Postgres => {
-            let synchronous = mode == ReplicationMode::Sync;
-            postgres::open_live(dir, from, postgres::Options { synchronous, ..postgres::Options::default() })
-                .await
-        }
+        Engine::Postgres => postgres::open_live(dir, from, postgres::Options::default()).await,
     }
 }
 

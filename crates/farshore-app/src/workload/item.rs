@@ -18,7 +18,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use farshore_core::ids::{ItemId, Region, Token};
 use farshore_core::lease::Lease;
 use farshore_core::moment::Moment;
-use farshore_core::workload::{DrillView, Observation, Order, ReplicationMode, Role, StepError, Watermark};
+use farshore_core::workload::{DrillView, Observation, Order, Role, StepError, Watermark};
 use serde_json::Value;
 use tokio::task::{JoinHandle, spawn_blocking};
 use tokio_util::sync::CancellationToken;
@@ -67,8 +67,8 @@ pub(super) struct Item {
     notes: Mutex<BTreeMap<Matter, String>>,
     /// The backups that are here, as they were when it was last looked.
     backup_list: Mutex<Vec<Backup>>,
-    /// How the database was opened.
-    opened: Mutex<ReplicationMode>,
+    /// Whether commits were told to wait for the other region.
+    holds: Mutex<bool>,
     /// The charter that the gateway was last told of.
     applied: Mutex<Option<Charter>>,
     /// When it began to live here.
@@ -138,7 +138,7 @@ impl Item {
             .map_err(|no_room| fatal(no_room.to_string()))?;
         let keys = Keys::make().map_err(retry)?;
         let mut card = Card::new(order.item.clone(), order.token, Role::Active);
-        card.lease = order.lease;
+        (card.lease, card.is_new) = (order.lease, true);
         let item = Self::open(card, Charter::new(spec, keys), around).await?;
         item.put_site().map_err(fatal)?;
         item.charter_changes(|_| {})?;
@@ -229,7 +229,7 @@ impl Item {
                 deploying: tokio::sync::Mutex::default(),
                 notes: Mutex::default(),
                 backup_list: Mutex::default(),
-                opened: Mutex::default(),
+                holds: Mutex::default(),
                 applied: Mutex::default(),
                 began: super::now(),
                 me: me.clone(),

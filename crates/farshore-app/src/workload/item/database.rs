@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use farshore_core::workload::{ReplicationMode, Role, StepError, Watermark};
+use farshore_core::workload::{Role, StepError, Watermark};
 use tokio::task::spawn_blocking;
 
 use super::super::card::Lost;
@@ -115,20 +115,23 @@ impl Item {
         if self.stock.live().is_some() {
             return Ok(());
         }
-        let (known, closed, epoch) = {
+        let (known, closed, epoch, is_new) = {
             let card = self.card();
-            (card.database.clone(), card.closed, card.epoch)
+            (card.database.clone(), card.closed, card.epoch, card.is_new)
         };
         let name = match known {
             Some(name) => name,
+            None if !is_new => {
+                let restored = "restore a backup and change to it with farshore app change-database";
+                return Err(format!("the database of {} is not in this region: {restored}", self.id));
+            }
             None => {
                 self.first_database(engine, &format!("{}-e{epoch}", self.stock.charter().database)).await?
             }
         };
-        let mode = self.wanted_mode();
-        let opened = engines::open_live(engine, &self.database_dir(&name), closed, mode).await;
+        let opened = engines::open_live(engine, &self.database_dir(&name), closed).await;
         let live = opened.map_err(|error| error.to_string())?;
-        *lock(&self.opened) = mode;
+        *lock(&self.holds) = false;
         // A replica that was here is left as it is, until the promotion is accepted.
         if let Kept::Replica(replica) = self.stock.keep(Kept::Live(live)) {
             replica.close().await;
@@ -136,19 +139,17 @@ impl Item {
         Ok(())
     }
 
-    /// Whether commits are to wait for the other region.
-    fn wanted_mode(&self) -> ReplicationMode {
-        let card = self.card();
-        match card.role {
-            Role::Active if card.partner.is_some() => card.mode,
-            _ => ReplicationMode::Async,
+    /// Commits wait for the other region by themselves where the engine can do that; not while it is away.
+    pub(super) async fn hold_commits(&self) {
+        let Some(live) = self.stock.live() else { return };
+        let wanted = self.gate.is_wanted();
+        if std::mem::replace(&mut *lock(&self.holds), wanted) == wanted {
+            return;
         }
-    }
-
-    /// Whether the server must be started anew to wait, or not to wait, for the other region. SQLite does not wait: the gateway does.
-    pub(super) fn waits_wrongly(&self) -> bool {
-        let is_served = self.stock.engine() == Some(Engine::Postgres) && self.stock.live().is_some();
-        is_served && *lock(&self.opened) != self.wanted_mode()
+        if let Err(error) = live.hold(wanted).await {
+            *lock(&self.holds) = !wanted;
+            tracing::warn!(app = %self.id, %error, "whether commits wait for the other region cannot be changed: it is tried again");
+        }
     }
 
     async fn first_database(&self, engine: Engine, name: &str) -> Result<String, String> {
@@ -198,10 +199,14 @@ impl Item {
         self.change(|card| card.lost = Some(Lost { after, loss, dir }))
     }
 
-    /// An old source is to follow: what only it has is kept where it can be looked at, the rest is not needed any more.
-    pub(super) async fn set_aside(&self) -> Result<(), StepError> {
+    /// An old source is to follow: what only it has after `after` is kept where it can be looked at, the rest is not needed any more.
+    pub(super) async fn set_aside(&self, after: Watermark) -> Result<(), StepError> {
         let _work = self.work.lock().await;
         self.close_database().await;
+        let counted = self.card().lost.as_ref().map(|lost| lost.after);
+        if counted != Some(after) {
+            self.count_lost(after).await?;
+        }
         let (name, lost, epoch) = {
             let card = self.card();
             (card.database.clone(), card.lost.clone(), card.epoch)
@@ -218,7 +223,7 @@ impl Item {
         }
         let Some(lost) = lost.filter(|lost| lost.loss.commits > 0 && lost.dir == dir) else {
             self.remove_database(&name).await?;
-            return self.change(|card| (card.database, card.lost) = (None, None));
+            return self.change(|card| (card.database, card.lost, card.is_new) = (None, None, false));
         };
         let kept = self.dir().join(DIVERGENT).join(format!("{name}-until-{epoch}"));
         let (charter, to) = (self.stock.charter().clone(), kept.clone());
@@ -232,7 +237,7 @@ impl Item {
         });
         moved.await.map_err(retry)?.map_err(retry)?;
         self.change(|card| {
-            (card.database, card.lost) = (None, Some(Lost { dir: kept, ..lost }));
+            (card.database, card.lost, card.is_new) = (None, Some(Lost { dir: kept, ..lost }), false);
         })
     }
 

@@ -30,8 +30,12 @@ impl Item {
         self.admit(order.token)?;
         match &order.action {
             Action::Create { .. } | Action::Serve => self.begin(order).await,
-            Action::PrepareTarget { source, .. } | Action::Follow { source, .. } => {
-                self.follow(order.token, source).await
+            // Nobody says what the source has of it: all of it is kept.
+            Action::PrepareTarget { source, .. } => {
+                self.follow(order.token, source, Watermark::default()).await
+            }
+            Action::Follow { source, diverged_after } => {
+                self.follow(order.token, source, *diverged_after).await
             }
             Action::Replicate { target, mode, .. } => self.pair_with(order.token, Some(target), *mode),
             Action::StopReplicating => self.pair_with(order.token, None, ReplicationMode::default()),
@@ -58,9 +62,19 @@ impl Item {
 
     /// Serves what is here under the order's token.
     async fn begin(self: &Arc<Self>, order: &Order) -> Result<(), StepError> {
+        let is_copy = {
+            let card = self.card();
+            card.database.is_none() && card.restore.is_none() && !card.is_new
+        };
+        let is_copy = is_copy && self.stock.engine().is_some();
+        let into = format!("{}-e{}", self.stock.charter().database, order.token.epoch);
         self.change(|card| {
             (card.token, card.role, card.epoch) = (order.token, Role::Active, order.token.epoch);
             (card.lost_after, card.lost, card.lease) = (None, None, order.lease);
+            if is_copy {
+                // It stood by until now: what has arrived is what there is.
+                card.restore = Some(Restore { backup: None, into });
+            }
         })?;
         // That it does not come up is told by observing it; it is tried again.
         let _ = self.serve(order).await;
@@ -130,11 +144,15 @@ impl Item {
 
     async fn fenced(&self, token: Token, lost_after: Option<Watermark>) -> Result<(), StepError> {
         let was = self.card().role;
-        if was == Role::Target {
+        if was == Role::Target && lost_after.is_some() {
             return Err(fatal(format!("{} follows here already: there is nothing to stop", self.id)));
         }
         self.stop_serving(token)?;
         self.quiet().await;
+        if was == Role::Target {
+            self.close_database().await;
+            return Ok(());
+        }
         if let Some(after) = lost_after {
             let again = self.card().lost_after != Some(after);
             self.change(|card| card.lost_after = Some(after))?;
@@ -156,7 +174,12 @@ impl Item {
         link.drained(DRAIN_MAX).await.map_err(|lacks| retry(format!("{lacks}: it is waited for")))
     }
 
-    async fn follow(self: &Arc<Self>, token: Token, source: &Region) -> Result<(), StepError> {
+    async fn follow(
+        self: &Arc<Self>,
+        token: Token,
+        source: &Region,
+        after: Watermark,
+    ) -> Result<(), StepError> {
         self.lease.end();
         let was = self.card().role;
         self.change(|card| {
@@ -175,7 +198,7 @@ impl Item {
         self.publish();
         if was != Role::Target {
             self.quiet().await;
-            self.set_aside().await?;
+            self.set_aside(after).await?;
         }
         self.stand_by().await?;
         self.connect();

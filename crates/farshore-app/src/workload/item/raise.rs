@@ -49,10 +49,6 @@ impl Item {
             self.close_database().await;
             return Ok(());
         }
-        if self.waits_wrongly() {
-            self.end_instances(GRACE).await;
-            self.close_database().await;
-        }
         self.bring_back().await?;
         self.open_database().await?;
         let Some(release) = self.wanted_release() else {

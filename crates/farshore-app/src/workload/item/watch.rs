@@ -48,6 +48,7 @@ pub(super) async fn watch(item: Weak<Item>) {
         }
         item.apply_charter();
         item.look_at_gate();
+        item.hold_commits().await;
         role = item.link().and_then(|link| link.status().role);
         if matches!(item.role(), Role::Target | Role::Fenced) {
             item.publish();
@@ -100,7 +101,7 @@ impl Rounds {
     fn raise(&mut self, item: &Arc<Item>) {
         let is_wrong = match item.is_used_up() {
             true => item.host().is_some() || item.stock.live().is_some(),
-            false => !item.is_up() || item.waits_wrongly(),
+            false => !item.is_up(),
         };
         if item.role() != Role::Active || !is_wrong {
             self.pause = RAISE_AGAIN_MIN;

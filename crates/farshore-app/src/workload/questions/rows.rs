@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use farshore_core::workload::{ReplicationMode, StepError};
+use farshore_core::workload::StepError;
 use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::task::spawn_blocking;
@@ -216,13 +216,7 @@ async fn changed(
 ) -> Result<Value, String> {
     operation.say(format!("looking whether {to} is good"));
     let engine = item.stock.charter().engine_kept().ok_or("this app keeps no database of its own")?;
-    let live = engines::open_live(
-        engine,
-        &item.database_dir(&to),
-        position.unwrap_or_default(),
-        ReplicationMode::Async,
-    )
-    .await;
+    let live = engines::open_live(engine, &item.database_dir(&to), position.unwrap_or_default()).await;
     let live = live.map_err(|error| error.to_string())?;
     let checked = live.check().await.map_err(|error| error.to_string());
     let stopped = live.stop().await.map_err(|error| error.to_string());

@@ -132,6 +132,10 @@ impl Place {
         self.apps.observe(&todo()).await.unwrap()
     }
 
+    fn item(&self) -> Arc<Item> {
+        self.apps.around.item(&todo()).unwrap()
+    }
+
     async fn ask(&self, question: Value) -> Result<Value, StepError> {
         self.apps.ask(&todo(), &question).await
     }

@@ -98,3 +98,76 @@ async fn an_app_that_fences_itself_answers_nothing_without_its_right() {
     paris.apps.expired(&todo(), leased[0].token).await.unwrap();
     assert_eq!(paris.look().await.role, Role::Fenced);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_old_source_that_was_not_fenced_keeps_what_only_it_has() {
+    let paris = served().await;
+    let oslo = follow(&paris, ReplicationMode::Async).await;
+    paris.add("row 1").await;
+    oslo.until("oslo has it", |seen| seen.watermark.seq >= paris.item().watermark().seq).await;
+    paris.world.is_cut.store(true, Ordering::SeqCst);
+    paris.add("only here").await;
+    oslo.act(2, Action::Promote { point: PointChoice::Latest }).await.unwrap();
+    oslo.act(2, Action::Commit).await.unwrap();
+    let after = oslo.look().await.watermark;
+    paris.act(2, Action::Follow { source: region("oslo"), diverged_after: after }).await.unwrap();
+    let lost = paris.look().await.divergence.unwrap();
+    assert_eq!((lost.loss.writes, lost.exact), (1, true));
+    let kept = std::path::PathBuf::from(lost.endpoints[0].uri.strip_prefix("file://").unwrap());
+    assert!(kept.join("charter.json").exists(), "{kept:?}");
+    paris.act(2, Action::DropDivergence).await.unwrap();
+    assert!(paris.look().await.divergence.is_none() && !kept.exists());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_target_that_is_told_to_serve_has_what_has_arrived() {
+    let paris = served().await;
+    let oslo = follow(&paris, ReplicationMode::Async).await;
+    paris.add("row 1").await;
+    oslo.until("oslo has it", |seen| seen.watermark.seq >= paris.item().watermark().seq).await;
+    paris.act(2, Action::Fence { lost_after: None }).await.unwrap();
+    oslo.act(3, Action::Serve).await.unwrap();
+    oslo.until("it serves", |seen| seen.ready).await;
+    assert_eq!(oslo.get("/rows").await, json!(rows(1, 1)));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_fence_ends_a_deploy_that_is_under_way() {
+    let mut slow = spec();
+    slow["build"] = json!("test ! -e slow.txt || sleep 600");
+    let paris = served_as(slow).await;
+    let pushing = paris.push(&[("slow.txt", "")]);
+    let fencing = async {
+        let give_up = Instant::now() + GIVE_UP;
+        while paris.item().stock.charter().releases.len() < 2 {
+            assert!(Instant::now() < give_up);
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        paris.act(2, Action::Fence { lost_after: None }).await.unwrap();
+    };
+    let (pushed, ()) = tokio::join!(pushing, fencing);
+    assert!(!said(&pushed).contains("release 2 runs"), "{}", said(&pushed));
+    paris.act(3, Action::Serve).await.unwrap();
+    paris.until("it serves again", |seen| seen.ready).await;
+    assert_eq!(paris.get("/release").await, "one");
+    let refused = paris.apps.ask(&todo(), &json!({ "ask": "rollback", "to": 2 })).await.unwrap();
+    assert!(refused["operation"].is_string());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_name_that_another_app_has_is_refused() {
+    let paris = Place::open("paris", &Arc::default()).await;
+    let mut named = spec();
+    named["hosts"] = json!(["todo.example"]);
+    paris.act(1, Action::Create { spec: named.clone() }).await.unwrap();
+    let other = ItemId::parse("app/other").unwrap();
+    let refused = paris.act_on(&other, 1, Action::Create { spec: named }, None).await.unwrap_err();
+    assert!(refused.to_string().contains("todo.example"), "{refused}");
+    paris.act_on(&other, 1, Action::Create { spec: spec() }, None).await.unwrap();
+    let taken = json!({ "ask": "set-hosts", "hosts": ["todo.example"] });
+    let refused = paris.apps.ask(&other, &taken).await.unwrap_err();
+    assert!(refused.to_string().contains("todo.example"), "{refused}");
+    let free = json!({ "ask": "set-hosts", "hosts": ["other.example"] });
+    let summary = paris.apps.ask(&other, &free).await.unwrap();
+    assert_eq!(summary["hosts"], json!(["other.app.farshore.internal", "other.example"]));
+}
