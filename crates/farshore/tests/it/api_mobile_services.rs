@@ -139,10 +139,11 @@ async fn sizes_settings_keys_and_logs_are_as_named() {
     assert_eq!(size, json!({"tier": "tier2", "numberOfInstances": 2}));
     let put = async |rest: &str, body: Value| served.send(Method::PUT, &path(rest), TOKEN, Some(body)).await;
     let size: Value =
-        put("scalesettings", json!({"tier": "tier3", "numberOfInstances": 4})).await.json().await.unwrap();
+        put("scalesettings", json!({"tier": "tier3", "numberOfInstances": "4"})).await.json().await.unwrap();
     assert_eq!(size, json!({"tier": "tier3", "numberOfInstances": 4}));
     for (wrong, says) in [
         (json!({"tier": "tier9"}), "tier: \"tier9\" is no mode"),
+        (json!({"numberOfInstances": "many"}), "numberOfInstances: \"many\" is no number"),
         (json!({"tier": "tier1", "numberOfInstances": 2}), "numberOfInstances: free has 1 to 1"),
     ] {
         let (status, code, message) = refusal(put("scalesettings", wrong).await).await;

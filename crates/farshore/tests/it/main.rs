@@ -35,7 +35,11 @@ mod app_migrate;
 #[cfg(test)]
 mod app_prompts;
 #[cfg(test)]
+mod app_region;
+#[cfg(test)]
 mod app_sim;
+#[cfg(test)]
+mod app_tool;
 #[cfg(test)]
 mod cli_store;
 #[cfg(test)]

@@ -194,7 +194,26 @@ fn sized(summary: &Summary) -> Result<Json<Value>, Problem> {
 #[serde(rename_all = "camelCase")]
 pub(super) struct Size {
     tier: Option<String>,
-    number_of_instances: Option<u32>,
+    number_of_instances: Option<Count>,
+}
+
+/// A number, which some tools write as a text.
+#[derive(Debug, Deserialize)]
+#[serde(untagged)]
+enum Count {
+    Number(u32),
+    Text(String),
+}
+
+impl Count {
+    fn number(&self) -> Result<u32, Problem> {
+        match self {
+            Self::Number(number) => Ok(*number),
+            Self::Text(text) => text
+                .parse()
+                .map_err(|_| Problem::invalid(format!("numberOfInstances: {text:?} is no number"))),
+        }
+    }
 }
 
 /// Scales it.
@@ -206,6 +225,7 @@ pub(super) async fn set_scale(
     let Size { tier, number_of_instances } = asked.body;
     let mode = tier.map(|tier| tier.parse::<Mode>()).transpose();
     let mode = mode.map_err(|error| Problem::invalid(format!("tier: {error}")))?;
+    let number_of_instances = number_of_instances.map(|count| count.number()).transpose()?;
     if let (Some(mode), Some(instances)) = (mode, number_of_instances)
         && !(1..=mode.instances_max()).contains(&instances)
     {
