@@ -108,6 +108,8 @@ enum Act {
     Realtime,
     /// A device hub with 200 devices that never stop either
     Hub,
+    /// An app service: a todo back end with a database, clients that write, and a git remote
+    App,
 }
 
 #[derive(Debug, Args)]
@@ -185,10 +187,11 @@ fn up(global: &Global, args: UpArgs) -> Result<(), Failure> {
 
 fn demo(global: &Global, args: &DemoArgs) -> Result<(), Failure> {
     let acts = match args.only {
-        None => vec![ActName::Machine, ActName::Realtime, ActName::Hub],
+        None => vec![ActName::Machine, ActName::Realtime, ActName::Hub, ActName::App],
         Some(Act::Machine) => vec![ActName::Machine],
         Some(Act::Realtime) => vec![ActName::Realtime],
         Some(Act::Hub) => vec![ActName::Hub],
+        Some(Act::App) => vec![ActName::App],
     };
     // Never the directory of the environment: that one is somebody's own.
     let temporary = global.data.is_none();

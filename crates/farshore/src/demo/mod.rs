@@ -1,12 +1,14 @@
 //! `farshore demo`: real work, a real disaster, a report that was checked.
 //!
 //! Read in this order: `story` (the machine act: its steps and what each claims), `workload` (its client and the truth),
-//! `realtime` (the real-time act, its clients and its publisher), `hub` (the device hub's act, its devices and its back end), `act` (what both have in common), `stage` (the regions),
+//! `realtime` (the real-time act, its clients and its publisher), `hub` (the device hub's act, its devices and its back end),
+//! `app` (the app service's act, its clients and its scripts), `way` (how clients find what is active), `act` (what both have in common), `stage` (the regions),
 //! `link` (the line between them), `client` (the API), `report` (what is printed).
 //!
 //! Must always hold: nothing is reported as verified that was not read back and compared with the client's own log.
 
 mod act;
+mod app;
 pub mod client;
 mod hub;
 pub mod link;
@@ -14,13 +16,14 @@ mod realtime;
 mod report;
 mod stage;
 mod story;
+mod way;
 pub mod workload;
 
 use std::path::PathBuf;
 use std::time::Instant;
 
 use act::Act;
-use report::{HubReport, MachineReport, RealtimeReport, Report};
+use report::{AppReport, HubReport, MachineReport, RealtimeReport, Report};
 use stage::Stage;
 
 use crate::config::StoreKind;
@@ -35,6 +38,8 @@ pub enum ActName {
     Realtime,
     /// A device hub with a fleet of devices.
     Hub,
+    /// An app service with clients and a git remote.
+    App,
 }
 
 impl ActName {
@@ -43,6 +48,7 @@ impl ActName {
             Self::Machine => story::STEPS,
             Self::Realtime => realtime::STEPS,
             Self::Hub => hub::STEPS,
+            Self::App => app::STEPS,
         }
     }
 }
@@ -117,6 +123,10 @@ async fn acts(stage: &mut Stage, play: &Play, began: Instant) -> Report {
             ActName::Hub => {
                 let found = report.hub.insert(HubReport::default());
                 hub::play(&mut act, found).await
+            }
+            ActName::App => {
+                let found = report.app.insert(AppReport::default());
+                app::play(&mut act, found).await
             }
         };
         if let Err(why) = played {

@@ -140,6 +140,32 @@ pub(super) struct HubReport {
     pub(super) verified: bool,
 }
 
+/// What the app service's act found.
+#[derive(Debug, Clone, Default, Serialize)]
+pub(super) struct AppReport {
+    /// What answers: the todo service for Node, or the one that is built in.
+    pub(super) command: String,
+    /// Clients found it on the far shore, and at home again, at the URL that they had.
+    pub(super) same_url: bool,
+    /// They were let in by the application key that they had; the master key is the same, too.
+    pub(super) same_key: bool,
+    /// The git remote is where it was, and gives what was pushed.
+    pub(super) same_git_url: bool,
+    /// The files that run are those that were pushed: compared by git, in the region and by a clone.
+    pub(super) scripts_identical: bool,
+    /// Rows whose acknowledgement a client saw.
+    pub(super) rows_acknowledged: u64,
+    /// Those of them that were read back at the end.
+    pub(super) rows_present: u64,
+    /// From the operator's word to the first row that was acknowledged on the far shore.
+    pub(super) rto_seconds: f64,
+    /// From the kill to that row.
+    pub(super) since_disaster_seconds: f64,
+    /// The secondary is gone, after the recovered service was verified.
+    pub(super) secondary_deleted: bool,
+    pub(super) verified: bool,
+}
+
 /// The whole report. An act that was not played is not in it.
 #[derive(Debug, Clone, Default, Serialize)]
 pub(super) struct Report {
@@ -151,6 +177,8 @@ pub(super) struct Report {
     pub(super) realtime: Option<RealtimeReport>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) hub: Option<HubReport>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) app: Option<AppReport>,
     pub(super) steps: Vec<StepReport>,
     pub(super) failures: Vec<String>,
 }
@@ -217,6 +245,7 @@ mod tests {
             machine: Some(MachineReport::default()),
             realtime: Some(RealtimeReport::default()),
             hub: Some(HubReport::default()),
+            app: Some(AppReport::default()),
             ..Report::default()
         };
         let json = serde_json::to_value(report).unwrap();
@@ -250,6 +279,15 @@ mod tests {
             "/hub/conflicts",
             "/hub/rto_seconds",
             "/hub/verified",
+            "/app/same_url",
+            "/app/same_key",
+            "/app/same_git_url",
+            "/app/scripts_identical",
+            "/app/rows_acknowledged",
+            "/app/rows_present",
+            "/app/rto_seconds",
+            "/app/secondary_deleted",
+            "/app/verified",
         ] {
             assert!(json.pointer(pointer).is_some(), "{pointer}");
         }
@@ -258,7 +296,7 @@ mod tests {
     #[test]
     fn nothing_is_said_of_an_act_that_was_not_played() {
         let json = serde_json::to_value(Report::default()).unwrap();
-        for pointer in ["/failover", "/drill", "/control", "/realtime", "/hub"] {
+        for pointer in ["/failover", "/drill", "/control", "/realtime", "/hub", "/app"] {
             assert!(json.pointer(pointer).is_none(), "{pointer}");
         }
     }

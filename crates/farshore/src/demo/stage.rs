@@ -121,6 +121,11 @@ impl Stage {
             .ok_or_else(|| io::Error::other(format!("{region} serves no device hubs")))
     }
 
+    /// A directory of the demo's own.
+    pub(super) fn scratch(&self, name: &str) -> PathBuf {
+        self.data.join(name)
+    }
+
     /// Ends the picture; the cluster goes on.
     pub(super) fn curtain(&self) {
         self.bar.finish_and_clear();

@@ -8,7 +8,7 @@ const postgres = require("./postgres");
 
 const isPostgres = (process.env.DATABASE_URL || "").startsWith("postgres:");
 const data = isPostgres
-    ? { provider: postgres(new (load("pg").Pool)({ connectionString: process.env.DATABASE_URL, max: 4 })) }
+    ? { provider: () => postgres(new (load("pg").Pool)({ connectionString: process.env.DATABASE_URL, max: 4 })) }
     : { provider: "sqlite", filename: process.env.DATABASE_FILE };
 const app = express();
 const mobile = mobileApps({ data, logging: { level: "error" }, homePage: false });

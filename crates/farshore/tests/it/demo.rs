@@ -28,6 +28,13 @@ fn a_fleet_of_a_lost_region_follows_and_comes_home_with_everything_it_said() {
 }
 
 #[test]
+fn an_app_of_a_lost_region_keeps_its_url_keys_scripts_and_rows_and_comes_home() {
+    let report = told(&["demo", "--output", "json", "--only", "app"]);
+    assert!(report.get("failover").is_none(), "{report:#}");
+    check_app(&report);
+}
+
+#[test]
 fn the_control_plane_outlives_the_region_that_is_lost_with_its_node_and_its_member() {
     let report = told(&["demo", "--store", "etcd", "--output", "json"]);
     assert_eq!(report["store"], "etcd", "{report:#}");
@@ -36,6 +43,7 @@ fn the_control_plane_outlives_the_region_that_is_lost_with_its_node_and_its_memb
     check_machine(&report);
     check_realtime(&report);
     check_hub(&report);
+    check_app(&report);
 }
 
 /// Plays the demo and checks what it says in any case.
@@ -98,4 +106,17 @@ fn check_hub(report: &Value) {
     assert_eq!(hub["identities_after_merge"], 205 + 5 + 20 - 5, "{report:#}");
     assert_eq!((&hub["conflicts"], &hub["revoked"]), (&5.into(), &15.into()), "{report:#}");
     assert!(hub["rto_seconds"].as_f64() > Some(0.0), "{report:#}");
+}
+
+fn check_app(report: &Value) {
+    let app = &report["app"];
+    for claim in
+        ["same_url", "same_key", "same_git_url", "scripts_identical", "secondary_deleted", "verified"]
+    {
+        assert_eq!(app[claim], true, "{claim}: {report:#}");
+    }
+    // Each of the steps sees ten rows of each of four clients before it goes on.
+    assert!(app["rows_acknowledged"].as_u64() >= Some(4 * 10 * 4), "{report:#}");
+    assert_eq!(app["rows_present"], app["rows_acknowledged"], "{report:#}");
+    assert!(app["rto_seconds"].as_f64() > Some(0.0), "{report:#}");
 }

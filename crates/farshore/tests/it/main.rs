@@ -23,6 +23,7 @@ mod api_hub_runners;
 mod api_hub_trust;
 #[cfg(test)]
 mod api_hubs;
+#[cfg(test)]
 mod api_life;
 #[cfg(test)]
 mod api_mobile_services;
@@ -36,6 +37,10 @@ mod app_migrate;
 mod app_prompts;
 #[cfg(test)]
 mod app_region;
+#[cfg(test)]
+mod app_rig;
+#[cfg(test)]
+mod app_sdk;
 #[cfg(test)]
 mod app_sim;
 #[cfg(test)]

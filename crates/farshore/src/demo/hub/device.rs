@@ -14,7 +14,8 @@ use rmqtt_codec::v3::ConnectAckReason;
 use tokio::time::{MissedTickBehavior, interval};
 
 use super::client::{Gone, Identity, Link, NotLetIn};
-use super::way::Way;
+use super::place::Place;
+use crate::demo::way::Way;
 
 /// Between two messages of a device: all of them together send 400 a second.
 const PACE: Duration = Duration::from_millis(500);
@@ -73,7 +74,7 @@ impl Device {
     pub(super) async fn live(self: Arc<Self>, grounds: Arc<Grounds>) {
         let mut concierge = grounds.way.known();
         loop {
-            if let Some(place) = grounds.way.ask(&mut concierge).await {
+            if let Some(place) = grounds.way.ask(&mut concierge).await.as_ref().and_then(Place::read) {
                 match Link::open(&self.who, place.mqtt, &grounds.tls).await {
                     Ok(link) => {
                         self.known().at = Some(place.region.clone());

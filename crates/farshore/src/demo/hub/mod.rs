@@ -1,8 +1,8 @@
 //! The device hub's act: a fleet whose region is lost follows to the far shore, where devices are added and locked out; both regions
 //! are merged; the fleet goes home; and everything that was ever acknowledged is read back once.
 //!
-//! Read in this order: this file (the steps and what each claims), `device` (one device), `client` (its connection), `way` (how it
-//! finds the hub), `crowd` (all of them), `desk` (the back end).
+//! Read in this order: this file (the steps and what each claims), `device` (one device), `client` (its connection), `place` (where
+//! it finds the hub), `crowd` (all of them), `desk` (the back end).
 //!
 //! Must always hold: a message counts as acknowledged only when its device saw the acknowledgement, and as stored only when it was
 //! read back through the consumer group; the cursor is nowhere but in the hub.
@@ -11,7 +11,7 @@ mod client;
 mod crowd;
 mod desk;
 mod device;
-mod way;
+mod place;
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
@@ -22,15 +22,17 @@ use serde_json::{Value, json};
 use super::act::{Act, LOOK_EVERY, PATIENCE, wait};
 use super::client::{Broken, broken};
 use super::report::{HubReport, seconds};
+use super::way::Way;
 use crowd::{Crowd, heard_after};
 use desk::{Desk, HUB, Reading};
 use device::{Grounds, Known};
-use way::Way;
 
 /// Steps of this act.
 pub(super) const STEPS: u64 = 7;
 
 const ITEM: &str = "hub/fleet";
+/// Its name in the directory.
+const NAME: &str = "fleet.hub";
 const DEVICES: usize = 200;
 /// The first of the devices are disabled on the far shore,
 const DISABLED: usize = 10;
@@ -91,7 +93,7 @@ impl Story<'_, '_> {
         self.act.check(known == expected, format!("oslo knows {known} of {expected} identities"));
         self.report.identities_before = known;
         self.report.devices = DEVICES;
-        let way = Way::learn(self.act.stage.apis(), self.act.stage.ca_file()).await?;
+        let way = Way::learn(NAME, self.act.stage.apis(), self.act.stage.ca_file()).await?;
         let grounds = Grounds { way, tls: self.desk.device_tls()?, is_quiet: false.into() };
         let note = format!("{known} identities in both regions");
         self.act.end("create hub/fleet, register", None, None, &note);
