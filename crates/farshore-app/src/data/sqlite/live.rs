@@ -39,6 +39,8 @@ struct Shared {
     confirmed: watch::Sender<Confirmed>,
     snapshot: tokio::sync::Mutex<Begin>,
     trouble: Mutex<Option<String>>,
+    /// Held while a turn has a connection of its own.
+    turning: Mutex<()>,
 }
 
 /// What [`Live::is_settled`] looks at.
@@ -95,6 +97,7 @@ impl SqliteLive {
             confirmed: watch::Sender::new(Confirmed::default()),
             snapshot: tokio::sync::Mutex::new(Begin::None),
             trouble: Mutex::new(None),
+            turning: Mutex::new(()),
         });
         let looking = tokio::spawn(look(Arc::clone(&shared), Watch::open(dir)));
         Ok(Arc::new(Self { shared, looking }))
@@ -118,13 +121,33 @@ async fn look(shared: Arc<Shared>, watch: Watch) {
             Err(DataError::Stopped(_)) => return,
             Err(_) => tokio::time::sleep(AFTER_FAILURE).await,
         }
-        // A transaction that grows for a long time is looked at for at most half of it.
         let took = began.elapsed();
+        let turning = Arc::clone(&shared);
+        if let Err(error) = blocking(move || turn(&turning)).await {
+            tracing::warn!(database = %shared.dir.display(), %error, "the log does not start again");
+        }
+        // A transaction that grows for a long time is looked at for at most half of it.
         if took > Duration::from_millis(5) {
             tokio::time::sleep(took).await;
         }
         watch.changed().await;
     }
+}
+
+/// Lets the log start again when it has grown. What waits for disks does not keep others from looking.
+fn turn(shared: &Shared) -> Result<(), DataError> {
+    let _turning = locked(&shared.turning);
+    let file = database_file(&shared.dir);
+    let Some(lent) = shared.with(|source, _| source.begin_turn())? else { return Ok(()) };
+    // However the copying ends, the connection goes back.
+    let copied = lent.copy().map_err(sqlite("copy the log into", &file));
+    if let Some(lent) = shared.with(|source, _| source.end_turn(lent))? {
+        let entered = lent.enter().map_err(sqlite("ask writers to wait at", &file));
+        let is_in = matches!(entered, Ok(true));
+        shared.with(|source, _| source.end_quiet_turn(lent, is_in))?;
+        entered?;
+    }
+    copied
 }
 
 impl Shared {
@@ -479,6 +502,8 @@ impl Live for SqliteLive {
             };
             // Let go in any case: nobody here holds the files afterwards.
             *source = None;
+            drop(source);
+            drop(locked(&shared.turning));
             last.map(|()| shared.position())
         });
         let position = position.await?;

@@ -9,7 +9,7 @@
 //!
 //! So a *turn* never lets a pin go before the next one is held and the caller has seen to all that is in the log: then nothing
 //! is missed, whenever the log starts again. A turn takes the lock that writers need only when they never pause
-//! ([`Pins::enter`]), and then for moments.
+//! ([`Lent::enter`]), and then for moments.
 //!
 //! **Nobody else in this process may open and close the database file**: closing any descriptor of it drops all locks that
 //! this process has on it (that is what POSIX says). The log's file is free of that: it carries no locks.
@@ -25,12 +25,16 @@ const BUSY: Duration = Duration::from_secs(5);
 /// How long a quiet turn waits for writers before it is given up for now: less than any app's patience.
 const QUIET_BUSY: Duration = Duration::from_millis(100);
 
-/// Two connections, of which one always holds a pin.
+/// Two connections, of which one always holds a pin. The other is lent out for the part of a turn that waits for disks.
 #[derive(Debug)]
 pub(super) struct Pins {
     held: Connection,
-    free: Connection,
+    free: Option<Connection>,
 }
+
+/// The connection that a turn works with.
+#[derive(Debug)]
+pub(super) struct Lent(Connection);
 
 /// A connection to a database that exists. Closing it, even as the last one, leaves the log where it is.
 pub(super) fn connect(file: &Path) -> rusqlite::Result<Connection> {
@@ -65,55 +69,78 @@ impl Pins {
     pub(super) fn hold(file: &Path) -> rusqlite::Result<Self> {
         let (held, free) = (connect(file)?, connect(file)?);
         pin(&held)?;
-        Ok(Self { held, free })
+        Ok(Self { held, free: Some(free) })
+    }
+
+    /// Whether a turn is under way.
+    pub(super) fn is_lent(&self) -> bool {
+        self.free.is_none()
     }
 
     /// First step of a turn: a fresh pin stands beside the old one. Then the caller sees to all that is in the log.
     pub(super) fn cover(&mut self) -> rusqlite::Result<()> {
-        if !self.free.is_autocommit() {
+        let Some(free) = self.free.as_mut() else { return Ok(()) };
+        if !free.is_autocommit() {
             // An earlier turn ended between its steps: both its pins still stand.
             return Ok(());
         }
-        pin(&self.free)?;
-        std::mem::swap(&mut self.held, &mut self.free);
+        pin(free)?;
+        std::mem::swap(&mut self.held, free);
         Ok(())
     }
 
-    /// Second step: lets the old pin go, copies into the database file, and pins again beside the pin of the first step. Then
-    /// the caller sees to all that is in the log once more. After an error the pin of the first step is held.
-    pub(super) fn copy(&mut self) -> rusqlite::Result<()> {
-        unpin(&self.free);
-        checkpoint(&self.free)?;
+    /// Second step: lets the older pin go, and lends its connection out, to copy with it ([`Lent::copy`]).
+    pub(super) fn lend(&mut self) -> Option<Lent> {
+        self.free.take().map(|free| {
+            unpin(&free);
+            Lent(free)
+        })
+    }
+
+    /// Third step: the connection comes back and pins beside the pin of the first step. Then the caller sees to all that is
+    /// in the log once more, and calls [`Self::finish`]. After an error the pin of the first step is held.
+    pub(super) fn take_back(&mut self, lent: Lent) -> rusqlite::Result<()> {
+        unpin(&lent.0);
+        self.free = Some(lent.0);
         self.cover()
     }
 
     /// Last step: lets the older pin go. If nobody has written since the copying, the next writer starts the log again.
     pub(super) fn finish(&mut self) {
-        unpin(&self.free);
+        if let Some(free) = &self.free {
+            unpin(free);
+        }
     }
 
-    /// Instead of the second step, when writers never pause: makes them wait. False when one would not let us in: then
-    /// nothing has changed. Else the caller sees to all that is in the log, quickly, and calls [`Self::leave`].
-    pub(super) fn enter(&mut self) -> rusqlite::Result<bool> {
-        unpin(&self.free);
-        self.free.busy_timeout(QUIET_BUSY)?;
-        let entered = self.free.execute_batch("BEGIN IMMEDIATE");
-        self.free.busy_timeout(BUSY)?;
-        Ok(entered.is_ok())
-    }
-
-    /// Copies all that no reader of the app keeps from being copied, and lets writers go on. After an error nothing is pinned.
-    pub(super) fn leave(&mut self) -> rusqlite::Result<()> {
+    /// Instead of the third step, when `lent` makes writers wait ([`Lent::enter`]) and the caller has seen to all that is in
+    /// the log: copies the rest, pins, and lets writers go on. After an error nothing is pinned.
+    pub(super) fn leave(&mut self, lent: Lent) -> rusqlite::Result<()> {
         // Nobody writes now, so nothing can slip in between the two pins.
         unpin(&self.held);
         let done = checkpoint(&self.held).and_then(|()| pin(&self.held));
-        unpin(&self.free);
+        unpin(&lent.0);
+        self.free = Some(lent.0);
         done
     }
 
     /// Asks the database something.
     pub(super) fn ask(&self) -> rusqlite::Result<()> {
-        self.free.query_row("SELECT count(*) FROM sqlite_schema", [], |_| Ok(()))
+        self.held.query_row("SELECT count(*) FROM sqlite_schema", [], |_| Ok(()))
+    }
+}
+
+impl Lent {
+    /// Copies from the log into the database file as far as the pins let it. Waits for disks and for nobody else.
+    pub(super) fn copy(&self) -> rusqlite::Result<()> {
+        checkpoint(&self.0)
+    }
+
+    /// Makes writers wait. False when one would not let us in.
+    pub(super) fn enter(&self) -> rusqlite::Result<bool> {
+        self.0.busy_timeout(QUIET_BUSY)?;
+        let entered = self.0.execute_batch("BEGIN IMMEDIATE");
+        self.0.busy_timeout(BUSY)?;
+        Ok(entered.is_ok())
     }
 }
 

@@ -14,7 +14,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use super::frame_log::FrameLog;
-use super::pins::{Pins, connect};
+use super::pins::{Lent, Pins, connect};
 use super::wal::{Cursor, FrameHead, Header, Salts, Sum, read_some};
 use super::wire::{PIECE_MAX, Place};
 use super::{LiveOptions, database_file, log_file, ship_dir};
@@ -152,16 +152,14 @@ impl Source {
         Mark { salts: self.header.map(|header| header.salts), next, end: self.end() }
     }
 
-    /// Reads what has been committed since, and turns the log when it has grown. True when there was something.
+    /// Reads what has been committed since. True when there was something.
     pub(super) fn advance(&mut self) -> Result<bool, DataError> {
         let (chain, before) = (self.chain(), self.end());
         if self.loose || self.inodes != inodes(&self.dir)? {
             self.begin_again()?;
         }
-        let read = self.read_commits().and_then(|()| if self.is_due() { self.turn() } else { Ok(()) });
-        if let Err(DataError::Corrupt { .. }) = &read {
-            self.loose = true;
-        }
+        let read = self.read_commits();
+        self.note_gap(&read);
         read.map(|()| self.chain() != chain || self.end() > before)
     }
 
@@ -232,48 +230,76 @@ impl Source {
         Ok(())
     }
 
-    fn is_due(&self) -> bool {
-        self.header.is_some_and(|header| {
-            (self.cursor.frames - self.turned_at) * header.frame_bytes() >= self.options.turn_bytes
-        })
+    /// Frames that had been read are gone: the chain cannot go on.
+    fn note_gap(&mut self, done: &Result<(), DataError>) {
+        if let Err(DataError::Corrupt { .. }) = done {
+            self.loose = true;
+        }
     }
 
-    /// Lets the log start again without missing anything. Trying in vain is normal while the app writes; then it is tried
-    /// again when the log has grown as much again.
-    fn turn(&mut self) -> Result<(), DataError> {
-        let file = database_file(&self.dir);
+    /// The first part of a turn, if one is due: it lets the log start again without missing anything. The caller does
+    /// [`Lent::copy`] without holding this, and [`Self::end_turn`]. Trying in vain is normal while the app writes; then it
+    /// is tried again when the log has grown as much again.
+    pub(super) fn begin_turn(&mut self) -> Result<Option<Lent>, DataError> {
+        let grown = self.cursor.frames.saturating_sub(self.turned_at);
+        let is_due = self.header.is_some_and(|log| grown * log.frame_bytes() >= self.options.turn_bytes);
+        if !is_due || self.loose || self.pins.is_lent() {
+            return Ok(None);
+        }
         self.turned_at = self.cursor.frames;
+        let file = database_file(&self.dir);
         self.pins.cover().map_err(sqlite("begin to read", &file))?;
         self.gather()?;
-        let log_bytes = self.header.map_or(0, |header| header.offset(self.cursor.frames));
-        if log_bytes >= QUIET_TIMES * self.options.turn_bytes {
-            return self.turn_quietly();
-        }
-        self.pins.copy().map_err(sqlite("copy the log into", &file))?;
-        self.gather()?;
-        self.pins.finish();
-        self.turned_at = self.cursor.frames;
-        self.write_record()
+        Ok(self.pins.lend())
     }
 
-    fn turn_quietly(&mut self) -> Result<(), DataError> {
+    /// The second part. When writers never pause, and the log has become many times too large, this wants another: the
+    /// caller does [`Lent::enter`] without holding this, and [`Self::end_quiet_turn`].
+    pub(super) fn end_turn(&mut self, lent: Lent) -> Result<Option<Lent>, DataError> {
+        if !self.pins.is_lent() {
+            // A new chain has begun meanwhile, perhaps of another file.
+            return Ok(None);
+        }
+        self.pins.take_back(lent).map_err(sqlite("begin to read", &database_file(&self.dir)))?;
+        self.gather()?;
+        self.turned_at = self.cursor.frames;
+        self.write_record()?;
+        let log_bytes = self.header.map_or(0, |log| log.offset(self.cursor.frames));
+        if log_bytes >= QUIET_TIMES * self.options.turn_bytes {
+            return Ok(self.pins.lend());
+        }
+        self.pins.finish();
+        Ok(None)
+    }
+
+    /// The last part, with writers waiting if they were made to.
+    pub(super) fn end_quiet_turn(&mut self, lent: Lent, entered: bool) -> Result<(), DataError> {
+        if !self.pins.is_lent() {
+            return Ok(());
+        }
         let file = database_file(&self.dir);
-        if !self.pins.enter().map_err(sqlite("ask writers to wait at", &file))? {
+        if !entered {
+            self.pins.take_back(lent).map_err(sqlite("begin to read", &file))?;
+            self.gather()?;
+            self.pins.finish();
             return Ok(());
         }
         let gathered = self.gather();
-        if let Err(error) = self.pins.leave() {
-            self.loose = true;
-            return Err(sqlite("copy the log into", &file)(error));
-        }
-        self.loose = gathered.is_err();
+        let left = self.pins.leave(lent).map_err(sqlite("copy the log into", &file));
+        self.loose = left.is_err() || gathered.is_err();
         self.turned_at = self.cursor.frames;
-        gathered
+        left.and(gathered)
     }
 
     /// Sees to all that is in the log: reads it, and puts aside what the replica has not confirmed. Afterwards the log may
     /// start again.
     fn gather(&mut self) -> Result<(), DataError> {
+        let gathered = self.gather_all();
+        self.note_gap(&gathered);
+        gathered
+    }
+
+    fn gather_all(&mut self) -> Result<(), DataError> {
         self.read_commits()?;
         let Some(floor) = self.floor else {
             self.carried = self.end();

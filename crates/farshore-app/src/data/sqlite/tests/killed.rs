@@ -13,6 +13,7 @@ const NODE_DIR: &str = "FARSHORE_TEST_NODE_DIR";
 const APP: &str = "
 import os, sqlite3, time
 db = sqlite3.connect(os.environ['DATABASE_FILE'], isolation_level=None, timeout=30)
+db.execute('PRAGMA synchronous=OFF')
 db.execute('CREATE TABLE IF NOT EXISTS t(n INTEGER PRIMARY KEY, v)')
 n = db.execute('SELECT coalesce(max(n), 0) FROM t').fetchone()[0]
 while True:
