@@ -9,9 +9,9 @@ use std::time::Duration;
 use farshore_core::workload::{DrillView, Endpoint, Point};
 
 use super::engines;
-use super::item::{Item, limits};
+use super::item::{Item, limits, rule};
 use crate::data::Live;
-use crate::gateway::{Gateway, GatewayOptions, KeyRule, Site, SiteState};
+use crate::gateway::{Gateway, GatewayOptions, Site, SiteState};
 use crate::host::{Host, HostOptions};
 use crate::releases::remove;
 use crate::spec::git_host;
@@ -78,11 +78,7 @@ impl Drill {
             vec![git_host(&item.id, &item.around.options.domain)],
             item.scripts(),
         );
-        site.set_keys(KeyRule {
-            required: charter.spec.require_key,
-            application: charter.keys.application.clone(),
-            master: charter.keys.master.clone(),
-        });
+        site.set_keys(rule(&charter));
         for (host, certificate) in &charter.certificates {
             let set = self.gateway.set_certificate(host, &certificate.chain, &certificate.key);
             set.map_err(|error| error.to_string())?;

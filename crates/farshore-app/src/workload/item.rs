@@ -36,10 +36,11 @@ use crate::host::{Host, kill_leftovers};
 use crate::keys::Keys;
 use crate::link::{Duties, Duty, Link, LinkOptions, Stock, Where};
 use crate::scripts::GitHttp;
-use crate::spec::{AppSpec, git_host};
+use crate::spec::AppSpec;
 
 pub(in crate::workload) use database::answers;
 pub(in crate::workload) use deploy::Deployed;
+pub(in crate::workload) use publish::rule;
 pub(in crate::workload) use raise::limits;
 
 /// One app of the region.
@@ -67,6 +68,12 @@ pub(super) struct Item {
     notes: Mutex<BTreeMap<Matter, String>>,
     /// The backups that are here, as they were when it was last looked.
     backup_list: Mutex<Vec<Backup>>,
+    /// Held while the gateway is told who serves.
+    telling: Mutex<()>,
+    /// When a backup was last tried by the schedule.
+    backup_tried: Mutex<Option<Moment>>,
+    /// Whether it is being looked at whether one is due.
+    tidying: tokio::sync::Mutex<()>,
     /// Whether commits were told to wait for the other region.
     holds: Mutex<bool>,
     /// The charter that the gateway was last told of.
@@ -229,6 +236,9 @@ impl Item {
                 deploying: tokio::sync::Mutex::default(),
                 notes: Mutex::default(),
                 backup_list: Mutex::default(),
+                telling: Mutex::default(),
+                backup_tried: Mutex::default(),
+                tidying: tokio::sync::Mutex::default(),
                 holds: Mutex::default(),
                 applied: Mutex::default(),
                 began: super::now(),
@@ -241,16 +251,6 @@ impl Item {
         }
         item.parts().watch = Some(tokio::spawn(watch::watch(Arc::downgrade(&item))));
         Ok(item)
-    }
-
-    /// Answers for its names, as the charter has them.
-    fn put_site(&self) -> Result<(), String> {
-        let hosts = self.stock.charter().spec.hosts_of(&self.id, &self.around.options.domain);
-        let git_hosts = vec![git_host(&self.id, &self.around.options.domain)];
-        let site = Site::new(self.id.name.as_str(), hosts, git_hosts, self.git.clone());
-        self.around.gateway.put(Arc::clone(&site))?;
-        *lock(&self.site) = site;
-        Ok(())
     }
 
     /// Serves the app's repository.

@@ -11,7 +11,7 @@ use tokio::task::spawn_blocking;
 use super::super::card::Lost;
 use super::super::engines;
 use super::{Item, Matter, fatal, lock, retry};
-use crate::data::backup::Backup;
+use crate::data::backup::{Backup, due};
 use crate::data::{Engine, Position};
 use crate::link::Kept;
 use crate::releases::remove;
@@ -330,18 +330,17 @@ impl Item {
     }
 
     /// Takes a backup when the last one is old enough, and forgets those that are too many.
-    pub(super) async fn back_up_if_due(self: &Arc<Self>) {
+    pub(super) async fn back_up_if_due(&self) {
         let minutes = self.stock.charter().spec.backup_minutes;
-        if minutes == 0 {
+        let good = self.known_backups().iter().filter(|one| one.ok).map(|one| one.at).max();
+        let tried = *lock(&self.backup_tried);
+        // An app that has just begun has nothing to keep: its first one is due after a while, too.
+        let since = good.unwrap_or(self.began);
+        let is_due = due(minutes, Some(since), tried).is_some_and(|at| at <= super::super::now());
+        if !is_due {
             return;
         }
-        let every = Duration::from_secs(u64::from(minutes) * 60);
-        let newest = self.backups.list().await.ok().and_then(|all| all.into_iter().map(|one| one.at).max());
-        // An app that has just begun has nothing to keep.
-        let since = newest.unwrap_or(self.began);
-        if super::super::now().since(since) < every {
-            return;
-        }
+        *lock(&self.backup_tried) = Some(super::super::now());
         if let Err(error) = self.back_up("schedule").await {
             self.note(Matter::Backup, Some(format!("no backup could be taken: {error}")));
         }
@@ -350,7 +349,9 @@ impl Item {
     /// Takes a backup now and proves it by restoring it.
     pub(in crate::workload) async fn back_up(&self, why: &str) -> Result<Backup, String> {
         let live = self.stock.live().ok_or("the app has no database that is kept here")?;
-        let taken = self.backups.take(live.as_ref(), why).await.map_err(|error| error.to_string());
+        let release = self.stock.charter().live;
+        let taken = self.backups.take_of(live.as_ref(), why, release).await;
+        let taken = taken.map_err(|error| error.to_string());
         let keep = self.stock.charter().spec.backup_keep;
         if let Err(error) = self.backups.keep_only(keep).await {
             tracing::warn!(app = %self.id, %error, "old backups stay");

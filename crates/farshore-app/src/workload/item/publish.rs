@@ -7,7 +7,9 @@ use farshore_core::workload::{ReplicationMode, Role};
 
 use super::super::card::Card;
 use super::{Item, Matter, lock};
-use crate::gateway::{KeyRule, Pass, SiteState};
+use crate::charter::Charter;
+use crate::gateway::{KeyRule, Pass, Site, SiteState};
+use crate::spec::git_host;
 
 /// When a client is to come again while an app is on its way: it is back in less than two seconds as a rule.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
@@ -15,14 +17,33 @@ const RETRY_AFTER: Duration = Duration::from_secs(1);
 impl Item {
     /// Tells the gateway who serves the app now.
     pub(super) fn publish(&self) {
-        let state = match self.role() {
+        // Looked at and told in one: what is told last is what was looked at last.
+        let _telling = lock(&self.telling);
+        self.site().set(self.state());
+    }
+
+    /// Answers for its names, as the charter has them.
+    pub(super) fn put_site(&self) -> Result<(), String> {
+        let _telling = lock(&self.telling);
+        let charter = self.stock.charter().clone();
+        let hosts = charter.spec.hosts_of(&self.id, &self.around.options.domain);
+        let git_hosts = vec![git_host(&self.id, &self.around.options.domain)];
+        let site = Site::new(self.id.name.as_str(), hosts, git_hosts, self.scripts());
+        site.set_keys(rule(&charter));
+        site.set(self.state());
+        self.around.gateway.put(Arc::clone(&site))?;
+        *lock(&self.site) = site;
+        Ok(())
+    }
+
+    fn state(&self) -> SiteState {
+        match self.role() {
             Role::Active => self.here(),
             Role::Unconfirmed => {
                 recovering("the region was restarted: it waits to be told that it still serves the app")
             }
             Role::Fenced | Role::Target => self.elsewhere(),
-        };
-        self.site().set(state);
+        }
     }
 
     fn here(&self) -> SiteState {
@@ -67,6 +88,7 @@ impl Item {
     }
 
     pub(super) fn publish_recovering(&self, why: &str) {
+        let _telling = lock(&self.telling);
         self.site().set(recovering(why));
     }
 
@@ -86,24 +108,11 @@ impl Item {
             return;
         }
         let charter = self.stock.charter().clone();
-        self.site().set_keys(KeyRule {
-            required: charter.spec.require_key,
-            application: charter.keys.application.clone(),
-            master: charter.keys.master.clone(),
-        });
+        self.site().set_keys(rule(&charter));
         let known = lock(&self.applied).replace(charter.clone());
-        if known.as_ref().is_none_or(|known| known.spec.hosts != charter.spec.hosts) {
-            let put = self.put_site();
-            self.note(Matter::Names, put.clone().err());
-            if put.is_ok() {
-                // The new one knows neither keys nor state.
-                self.site().set_keys(KeyRule {
-                    required: charter.spec.require_key,
-                    application: charter.keys.application.clone(),
-                    master: charter.keys.master.clone(),
-                });
-                self.publish();
-            }
+        let names = known.as_ref().map(|known| &known.spec.hosts);
+        if names.is_some_and(|names| *names != charter.spec.hosts) {
+            self.note(Matter::Names, self.put_site().err());
         }
         let gateway = &self.around.gateway;
         for (host, certificate) in &charter.certificates {
@@ -118,6 +127,15 @@ impl Item {
         for host in gone.filter(|host| !charter.certificates.contains_key(*host)) {
             gateway.remove_certificate(host);
         }
+    }
+}
+
+/// Who may come in.
+pub(in crate::workload) fn rule(charter: &Charter) -> KeyRule {
+    KeyRule {
+        required: charter.spec.require_key,
+        application: charter.keys.application.clone(),
+        master: charter.keys.master.clone(),
     }
 }
 

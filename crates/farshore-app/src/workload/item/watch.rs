@@ -4,7 +4,7 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use farshore_core::workload::Role;
-use tokio::time::{Instant, MissedTickBehavior, interval};
+use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 
 use super::super::card::SourceSeen;
 use super::{Item, Matter};
@@ -20,6 +20,8 @@ const RAISE_AGAIN_MIN: Duration = Duration::from_secs(1);
 const RAISE_AGAIN_MAX: Duration = Duration::from_secs(30);
 /// Whether a backup is due is looked at this often, and whether the database answers.
 const TIDY_EVERY: Duration = Duration::from_secs(10);
+/// A database that does not answer within this is told of.
+const CHECK_MAX: Duration = Duration::from_secs(10);
 
 /// Looks after one app until it is gone.
 pub(super) async fn watch(item: Weak<Item>) {
@@ -86,7 +88,9 @@ impl Rounds {
         }
         if self.tidied.elapsed() >= TIDY_EVERY {
             self.tidied = Instant::now();
-            item.tidy().await;
+            // A backup may take long, and a fence must not wait for it.
+            let item = Arc::clone(item);
+            tokio::spawn(async move { item.tidy().await });
         }
         if item.has_other_backups() {
             item.look_at_backups().await;
@@ -137,16 +141,17 @@ impl Item {
     }
 
     /// Backups and the database's health.
-    async fn tidy(self: &Arc<Self>) {
+    async fn tidy(&self) {
+        let Ok(_tidying) = self.tidying.try_lock() else { return };
         if self.role() != Role::Active {
             return;
         }
         if let Some(live) = self.stock.live() {
-            let checked = live.check().await;
-            self.note(
-                Matter::Database,
-                checked.err().map(|error| format!("the database does not answer: {error}")),
-            );
+            let wrong = match timeout(CHECK_MAX, live.check()).await {
+                Ok(checked) => checked.err().map(|error| error.to_string()),
+                Err(_) => Some(format!("no answer within {CHECK_MAX:?}")),
+            };
+            self.note(Matter::Database, wrong.map(|why| format!("the database does not answer: {why}")));
             self.back_up_if_due().await;
         }
         if let Err(error) = self.stock.look_at_refs().await {

@@ -171,3 +171,28 @@ async fn a_name_that_another_app_has_is_refused() {
     let summary = paris.apps.ask(&other, &free).await.unwrap();
     assert_eq!(summary["hosts"], json!(["other.app.farshore.internal", "other.example"]));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lent_reserve_rests_while_its_room_is_used_and_comes_back_when_it_is_not() {
+    let paris = served().await;
+    let oslo = follow(&paris, ReplicationMode::Async).await;
+    let reserve = ItemId::parse("app/spare").unwrap();
+    oslo.act_on(&reserve, 1, Action::Create { spec: json!({ "mode": "basic" }) }, None).await.unwrap();
+    let lend = json!({ "ask": "lend", "to": "todo" });
+    oslo.apps.ask(&reserve, &lend).await.unwrap();
+    oslo.apps.ask(&reserve, &lend).await.unwrap();
+    let other = oslo.apps.ask(&reserve, &json!({ "ask": "lend", "to": "blog" })).await.unwrap_err();
+    assert!(other.to_string().contains("lent to app/todo already"), "{other}");
+    let state =
+        async || oslo.apps.ask(&reserve, &json!({ "ask": "summary" })).await.unwrap()["state"].clone();
+    assert_eq!(state().await, "empty", "it runs on until its room is used");
+    oslo.act(2, Action::Promote { point: PointChoice::Latest }).await.unwrap();
+    assert_eq!(state().await, "stopped");
+    assert_eq!(oslo.look().await.shape["mode"], "basic");
+    assert_eq!(oslo.look().await.shape["capacity"]["used_mib"], 512);
+    oslo.act(3, Action::Fence { lost_after: None }).await.unwrap();
+    assert_eq!(state().await, "empty");
+    oslo.apps.ask(&reserve, &json!({ "ask": "take-back" })).await.unwrap();
+    let seen = oslo.apps.observe(&reserve).await.unwrap();
+    assert_eq!(seen.shape["lent_to"], Value::Null);
+}
