@@ -129,6 +129,9 @@ pub struct Migration {
     /// What it waits for, for people.
     #[serde(default)]
     pub trouble: Option<String>,
+    /// It waits for a person: its job is stuck.
+    #[serde(default)]
+    pub stuck: bool,
     /// Why the recovered app did not get the secondary's mode, if it did not.
     #[serde(default)]
     pub unfit: Option<String>,
@@ -220,6 +223,7 @@ impl Migration {
             phase: Phase::Lending,
             since: now,
             trouble: None,
+            stuck: false,
             unfit: None,
             created_at: now,
             updated_at: now,
@@ -234,6 +238,7 @@ impl Migration {
             self.since = now;
             self.trouble = None;
         }
+        self.stuck = false;
         self.phase = phase;
         self
     }
@@ -242,6 +247,22 @@ impl Migration {
     #[must_use]
     pub(super) fn waiting(mut self, trouble: impl Into<String>) -> Self {
         self.trouble = Some(trouble.into());
+        self.stuck = false;
+        self
+    }
+
+    /// The same, waiting for a person.
+    #[must_use]
+    pub(super) fn waiting_for_a_person(self, trouble: impl Into<String>) -> Self {
+        Self { stuck: true, ..self.waiting(trouble) }
+    }
+
+    /// The same, with its job going on.
+    #[must_use]
+    pub(super) fn at_work(mut self) -> Self {
+        if self.stuck {
+            (self.stuck, self.trouble) = (false, None);
+        }
         self
     }
 }

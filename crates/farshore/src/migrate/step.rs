@@ -177,8 +177,10 @@ fn lending(record: &Migration, seen: &Sight, now: Moment) -> Turn {
 fn protecting(record: &Migration, has_job: bool, seen: &Sight, now: Moment) -> Turn {
     let Some(item) = &seen.primary else { return give_up(record, &primary_gone(record), now) };
     match &seen.job {
-        Some(JobSeen::UnderWay) => return Turn::wait(record.clone()),
-        Some(JobSeen::Stuck(why)) => return Turn::wait(record.clone().waiting(stuck(record, why))),
+        Some(JobSeen::UnderWay) => return Turn::wait(record.clone().at_work()),
+        Some(JobSeen::Stuck(why)) => {
+            return Turn::wait(record.clone().waiting_for_a_person(stuck(record, why)));
+        }
         Some(JobSeen::Ended(why)) => return give_up(record, why, now),
         // Its record was not there: it is asked for again, under the same name.
         None if has_job => return Turn::to(record, Phase::Protecting { job: None }, now),
@@ -215,10 +217,12 @@ fn failing_over(record: &Migration, attempt: u32, has_job: bool, seen: &Sight, n
     }
     let again = |attempt| Turn::to(record, Phase::FailingOver { attempt, job: None }, now);
     match &seen.job {
-        Some(JobSeen::UnderWay) => return Turn::wait(record.clone()),
+        Some(JobSeen::UnderWay) => return Turn::wait(record.clone().at_work()),
         // The job was read before the item: somebody moved it on since.
         Some(JobSeen::Succeeded) => return Turn::to(record, Phase::Verifying, now),
-        Some(JobSeen::Stuck(why)) => return Turn::wait(record.clone().waiting(stuck(record, why))),
+        Some(JobSeen::Stuck(why)) => {
+            return Turn::wait(record.clone().waiting_for_a_person(stuck(record, why)));
+        }
         Some(JobSeen::Ended(_)) if is_past_no_return(item) && attempt < FAILOVER_ATTEMPTS_MAX => {
             return again(attempt + 1);
         }
@@ -387,8 +391,8 @@ fn deleting(record: &Migration, has_job: bool, seen: &Sight, now: Moment) -> Tur
         return turn;
     }
     match &seen.job {
-        Some(JobSeen::UnderWay | JobSeen::Succeeded) => Turn::wait(record.clone()),
-        Some(JobSeen::Stuck(why)) => Turn::wait(record.clone().waiting(stuck(record, why))),
+        Some(JobSeen::UnderWay | JobSeen::Succeeded) => Turn::wait(record.clone().at_work()),
+        Some(JobSeen::Stuck(why)) => Turn::wait(record.clone().waiting_for_a_person(stuck(record, why))),
         Some(JobSeen::Ended(why)) => not_deleted(record, why, now),
         None if has_job => Turn::to(record, Phase::DeletingSecondary { job: None }, now),
         None => Turn::act(record, Effect::DeleteSecondary),

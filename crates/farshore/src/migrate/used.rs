@@ -132,6 +132,7 @@ async fn verify_and_remove(control: &Control, secondary: &Item, primary: &Item) 
         phase: Phase::Verifying,
         since: now,
         trouble: None,
+        stuck: false,
         unfit: None,
         created_at: failover.requested_at,
         updated_at: now,

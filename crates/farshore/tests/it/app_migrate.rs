@@ -4,7 +4,7 @@
 use std::sync::{Arc, Mutex};
 
 use farshore::api::views::{AuditView, MigrationPreview, MigrationView};
-use farshore::engine::Control;
+use farshore::engine::{Control, JobVerb};
 use farshore::migrate::record::{Migration, Phase};
 use farshore::migrate::{self, Asked};
 use farshore_core::command::Command;
@@ -319,4 +319,26 @@ async fn two_coordinators_at_once_do_everything_once() {
     assert_eq!(verbs, ["create", "create", "protect", "failover", "delete"]);
     one.shutdown().await;
     other.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_stuck_job_waits_for_a_person_and_the_migration_goes_on_after_them() {
+    let apps = apps().await;
+    let control = control(&apps, quick(None)).await;
+    apps.bench.sim.set_down("paris", true);
+    apps.bench.sim.fail_at("/promote/do");
+    let begun = migrate::begin(&control, &asked(), "ann", None).await.unwrap();
+    let look = || async { migrate::find(&control, &begun.id).await.unwrap().unwrap() };
+    let seen = until("a person", look, |seen| seen.stuck).await;
+    let job = seen.phase.job().unwrap().clone();
+    assert!(seen.trouble.unwrap().contains(&format!("farshore job retry {job}")));
+    assert_eq!(
+        apps.card("todo-dr").lent_to.as_deref(),
+        Some("todo"),
+        "nothing is taken back past the point of no return"
+    );
+    apps.bench.sim.mend();
+    control.steer(&job, JobVerb::Retry, "ann").await.unwrap();
+    assert_eq!(ended(&control, &begun.id).await.phase, Phase::Completed);
+    control.shutdown().await;
 }

@@ -73,7 +73,13 @@ pub(super) async fn recover(
     let id = begin(&state, &name, onto, &by.who).await?.id;
     let until = Instant::now() + RECOVER_WITHIN;
     loop {
-        match migrate::find(&state.control, &id).await?.map(|migration| migration.phase) {
+        let found = migrate::find(&state.control, &id).await?;
+        if let Some(why) =
+            found.as_ref().filter(|migration| migration.stuck).and_then(|migration| migration.trouble.clone())
+        {
+            return Err(Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "migration-stuck", why));
+        }
+        match found.map(|migration| migration.phase) {
             Some(Phase::Completed) => return Ok(StatusCode::OK),
             Some(Phase::Failed { why, .. }) => {
                 return Err(Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "migration-failed", why));

@@ -83,6 +83,9 @@ pub struct MigrationView {
     pub recovered: bool,
     /// What it waits for.
     pub trouble: Option<String>,
+    /// It waits for a person: its job is stuck, and goes on when somebody retries, skips or abandons it.
+    #[serde(default)]
+    pub stuck: bool,
     /// The job under way.
     pub job: Option<String>,
     /// Who asked.
@@ -196,6 +199,7 @@ impl MigrationView {
             why,
             recovered,
             trouble: migration.trouble.clone(),
+            stuck: migration.stuck,
             job: migration.phase.job().map(ToString::to_string),
             asked_by: migration.asked_by.clone(),
             source_is_down: migration.source_is_down,

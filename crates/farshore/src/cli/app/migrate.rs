@@ -206,6 +206,14 @@ async fn follow(client: &Client, begun: MigrationView) -> Result<MigrationView, 
         if view.ended {
             return Ok(view);
         }
+        if view.stuck {
+            let why = view.trouble.unwrap_or_default();
+            let text = format!(
+                "migration {id} waits for you: {why}; then see farshore app migrations {id}",
+                id = view.id
+            );
+            return Err(Failure { code: FAILED, text });
+        }
         tokio::time::sleep(LOOK_EVERY).await;
         match client.get(&path).await {
             Ok(next) => (view, away) = (next, 0),
@@ -295,6 +303,7 @@ mod tests {
             why: None,
             recovered: true,
             trouble: None,
+            stuck: false,
             job: None,
             asked_by: "ann".into(),
             source_is_down: true,

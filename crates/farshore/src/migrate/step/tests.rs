@@ -27,6 +27,7 @@ fn record(phase: Phase) -> Migration {
         phase,
         since: BEGUN,
         trouble: None,
+        stuck: false,
         unfit: None,
         created_at: BEGUN,
         updated_at: BEGUN,
@@ -130,7 +131,9 @@ fn said(before: &Migration, turn: &Turn) -> String {
         }
         Some(Effect::Ask(name, _)) => parts.push(format!("+{name}")),
     }
-    if turn.next.trouble.is_some() {
+    if turn.next.stuck {
+        parts.push("stuck".to_owned());
+    } else if turn.next.trouble.is_some() {
         parts.push("waits".to_owned());
     }
     parts.join(" ")
@@ -181,7 +184,9 @@ fn the_primary_is_brought_to_where_the_secondarys_region_follows_it() {
     check(&at_work, &with(ItemPhase::Seeding, Some(JobSeen::UnderWay)), "");
     // A seed takes as long as it takes.
     check_at(&at_work, &with(ItemPhase::Seeding, Some(JobSeen::UnderWay)), 100_000, "");
-    check(&at_work, &with(ItemPhase::Seeding, Some(JobSeen::Stuck("x".to_owned()))), "waits");
+    check(&at_work, &with(ItemPhase::Seeding, Some(JobSeen::Stuck("x".to_owned()))), "stuck");
+    let person = at_work.clone().waiting_for_a_person("x");
+    check(&person, &with(ItemPhase::Seeding, Some(JobSeen::UnderWay)), "");
     check(&at_work, &with(ItemPhase::Unprotected, Some(JobSeen::Ended("x".to_owned()))), "taking-back");
     check(&at_work, &with(ItemPhase::Committed, Some(JobSeen::Succeeded)), "+reprotect");
     check(&at_work, &with(protected(), Some(JobSeen::Succeeded)), "failing-over 1");
@@ -213,7 +218,7 @@ fn a_move_that_fails_is_tried_again_where_that_can_help_and_given_up_where_it_ca
     let silent = || Heard::Silent("x".to_owned());
     let with = |item, job, source| Sight { job, source, ..sight(item) };
     check(&at_work(1), &with(protected(), Some(JobSeen::UnderWay), Heard::NotAsked), "");
-    check(&at_work(1), &with(protected(), Some(JobSeen::Stuck("x".to_owned())), silent()), "waits");
+    check(&at_work(1), &with(protected(), Some(JobSeen::Stuck("x".to_owned())), silent()), "stuck");
     check(&at_work(1), &with(moved(), Some(JobSeen::Succeeded), Heard::NotAsked), "verifying");
     check(&at_work(1), &with(moved(), ended(), silent()), "verifying");
     check(&at_work(1), &with(protected(), ended(), Heard::Says(())), "taking-back");
@@ -293,7 +298,7 @@ fn the_secondary_is_removed_once_and_only_the_one_that_was_meant() {
     check(&at_work, &with(Some(JobSeen::Succeeded), false), "completed");
     // Somebody made another one of the same name.
     check(&at_work, &with(Some(JobSeen::Succeeded), true), "completed");
-    check(&at_work, &with(Some(JobSeen::Stuck("x".to_owned())), true), "waits");
+    check(&at_work, &with(Some(JobSeen::Stuck("x".to_owned())), true), "stuck");
     check(&at_work, &with(Some(JobSeen::Ended("x".to_owned())), true), "failed-recovered");
     check(&at_work, &with(None, true), "deleting-secondary");
 }
