@@ -418,6 +418,9 @@ mod tests {
     }
 
     proptest::proptest! {
+        // Each makes a directory; a busy disk takes its time.
+        #![proptest_config(proptest::test_runner::Config::with_cases(64))]
+
         /// Whatever links an archive has: when none is refused, none leads out, however they lead through one another.
         #[test]
         fn links_that_are_taken_never_lead_out(
