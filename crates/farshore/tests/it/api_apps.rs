@@ -221,7 +221,7 @@ type Mistake = (Method, &'static str, Value, &'static str);
 
 fn likely_mistakes() -> Vec<Mistake> {
     let of_running = vec![
-        (Method::GET, "/log?lines=0", json!({}), "lines: 0: give 1 to 10000"),
+        (Method::GET, "/log?lines=0", json!({}), "lines: 0: give 1 to 5000"),
         (Method::GET, "/operations/..%2Fa", json!({}), "operation: it has 1 to 64 letters"),
         (Method::GET, "/settings?value=true", json!({}), "unknown field `value`"),
         (Method::PUT, "/scale", json!({}), "give mode, instances or both"),

@@ -77,7 +77,7 @@ async fn list(State(state): State<ApiState>) -> Result<Json<Vec<AppBrief>>, Prob
     Ok(Json(stream::iter(asked).buffered(ASKED_AT_ONCE).collect().await))
 }
 
-/// A region that does not answer makes a gap, not an error.
+/// Of a region that does not answer there is only what was seen last.
 async fn brief(state: &ApiState, item: Item) -> AppBrief {
     let (name, region) = (item.id.name.to_string(), item.source.to_string());
     let app = Paired::of(state, item);
@@ -91,7 +91,20 @@ async fn brief(state: &ApiState, item: Item) -> AppBrief {
             url: view.urls.into_iter().next(),
             reserve_for: view.reserve_for,
         },
-        Err(_) => AppBrief { name, region, state: "unknown".to_owned(), ..AppBrief::default() },
+        Err(_) => {
+            let seen = state.control.seen(&app.item.id).remove(&app.item.source);
+            let shape = seen.and_then(|seen| seen.observation).map(|seen| seen.shape).unwrap_or_default();
+            let word = |name: &str| shape.get(name).and_then(Value::as_str).map(str::to_owned);
+            AppBrief {
+                name,
+                region,
+                mode: word("mode"),
+                state: "unknown".to_owned(),
+                release: shape.get("release").and_then(Value::as_u64),
+                url: None,
+                reserve_for: word("reserve_for"),
+            }
+        }
     }
 }
 
@@ -103,8 +116,16 @@ async fn show(State(state): State<ApiState>, Path(name): Path<String>) -> Result
     let app = Paired::find(&state, KIND, &name).await?;
     let (region, mut view) = summary(&app).await?;
     let id = &app.item.id;
-    for seen in state.control.seen(id).into_values().filter_map(|seen| seen.observation) {
-        view.warnings.extend(seen.warnings);
+    for warning in state
+        .control
+        .seen(id)
+        .into_values()
+        .filter_map(|seen| seen.observation)
+        .flat_map(|seen| seen.warnings)
+    {
+        if !view.warnings.contains(&warning) {
+            view.warnings.push(warning);
+        }
     }
     let record = state.control.directory(&directory_name(id)).await?;
     view.ttl_seconds = record.map(|record| record.ttl_seconds);

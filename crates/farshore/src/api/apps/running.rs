@@ -19,7 +19,7 @@ use super::operations::{UnderWay, begin};
 use super::{KIND, finish, host, put, queried};
 
 /// Most lines of a log at once.
-const LINES_MAX: u32 = 10_000;
+const LINES_MAX: u32 = 5_000;
 /// What a person reads.
 const LINES_USUAL: u32 = 100;
 /// Most host names that an app has beside its own.
@@ -100,7 +100,7 @@ pub(super) async fn hosts(
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub(super) struct Lines {
-    /// The newest so many; 100 if absent, 10000 at most.
+    /// The newest so many; 100 if absent, 5000 at most.
     lines: Option<u32>,
 }
 

@@ -101,7 +101,7 @@ pub(super) async fn releases(
     Ok(Json(releases))
 }
 
-/// Makes an earlier release live again, as a new release with the same files.
+/// Makes an earlier release live again.
 #[utoipa::path(post, path = "/api/v1/apps/{name}/rollback", tag = "apps",
     security(("token" = ["contribute"])), request_body = AppRollbackRequest,
     params(("name" = String, Path), ("Idempotency-Key" = Option<String>, Header)),

@@ -21,13 +21,27 @@ fn moment<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<String>, 
     }))
 }
 
+/// The same, where it is told in milliseconds.
+fn moment_of_millis<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum Told {
+        Text(String),
+        Millis(u64),
+    }
+    Ok(Option::<Told>::deserialize(deserializer)?.map(|told| match told {
+        Told::Text(text) => text,
+        Told::Millis(millis) => Moment::from_millis(millis).to_string(),
+    }))
+}
+
 /// An app in a list.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(default)]
 pub struct AppBrief {
     /// Its name.
     pub name: String,
-    /// `free`, `basic` or `standard`; absent: its region did not answer.
+    /// `free`, `basic` or `standard`; absent: nobody knows.
     pub mode: Option<String>,
     /// The region that serves it.
     pub region: String,
@@ -130,6 +144,8 @@ pub struct AppReleaseView {
     pub state: String,
     /// Why it failed.
     pub why: Option<String>,
+    /// Its files are in the region still: it can be made live again.
+    pub kept: Option<bool>,
 }
 
 /// The database of an app.
@@ -138,8 +154,8 @@ pub struct AppReleaseView {
 pub struct AppDatabaseView {
     /// `sqlite` or `postgres`.
     pub engine: String,
-    /// Which one is active.
-    pub name: String,
+    /// Which one is active; absent: none is open here.
+    pub name: Option<String>,
     /// It answered when it was asked last; absent: it was not asked yet.
     pub reachable: Option<bool>,
     /// It is a server of its own, reached by a URL that the operator gave: nothing of it is replicated.
@@ -169,19 +185,23 @@ pub struct AppPositionView {
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(default)]
 pub struct AppProcessView {
-    /// Its id in the region.
+    /// Its number, from 1.
+    pub instance: u32,
+    /// Its id in the region, while it runs.
     pub pid: Option<u32>,
     /// Where it listens, on loopback.
     pub port: Option<u16>,
-    /// How it is.
+    /// `starting`, `up`, `unresponsive`, `waiting` or `stopped`.
     pub state: String,
     /// How often it was started again.
     pub restarts: u64,
     /// Memory in use.
     pub memory_bytes: Option<u64>,
     /// Since when it is so.
-    #[serde(deserialize_with = "moment")]
+    #[serde(alias = "since_ms", deserialize_with = "moment_of_millis")]
     pub since: Option<String>,
+    /// How its last run ended, if one did.
+    pub last_ending: Option<String>,
 }
 
 /// The memory that the apps of a region have.
@@ -512,10 +532,14 @@ pub struct AppHostsRequest {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(default)]
 pub struct AppScriptsView {
+    /// The release.
+    pub release: Option<u64>,
     /// The commit that they should be.
     pub commit: String,
-    /// What it holds.
+    /// The tree that the files are.
     pub tree: String,
+    /// The tree that they should be.
+    pub expected_tree: String,
     /// They are.
     pub same: bool,
     /// Where they are not.
@@ -561,6 +585,16 @@ mod tests {
         }
         let view: AppReleaseBrief = serde_json::from_value(json!({"at": null})).unwrap();
         assert_eq!(view.at, None);
+    }
+
+    #[test]
+    fn a_process_is_read_as_its_region_tells_it() {
+        let told = json!({"instance": 1, "state": "up", "pid": 7, "port": 4000, "restarts": 0, "memory_bytes": 5,
+            "since_ms": 1_795_237_200_000_u64, "last_ending": null});
+        let view: AppProcessView = serde_json::from_value(told).unwrap();
+        assert_eq!(view.since.as_deref(), Some("2026-11-21T05:00:00.000Z"));
+        let again: AppProcessView = serde_json::from_value(serde_json::to_value(&view).unwrap()).unwrap();
+        assert_eq!(again, view);
     }
 
     #[test]

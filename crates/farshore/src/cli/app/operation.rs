@@ -39,7 +39,7 @@ async fn follow(client: &Client, name: &Name, id: &str) -> Result<AppOperationVi
                 }
                 Err(failure) => {
                     let text = format!("{}; how it ended is in: farshore app show {name}", failure.text);
-                    return Err(Failure { text, ..failure });
+                    return Err(Failure::failed(text));
                 }
             };
         away = 0;

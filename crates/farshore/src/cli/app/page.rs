@@ -1,6 +1,6 @@
 //! How an app is shown: a row of a list, and a sheet of its own.
 
-use super::super::show::{ago, bytes, sheet, table};
+use super::super::show::{ago, bytes, sheet, table, visible_len};
 use crate::api::views::{
     AppBrief, AppDatabaseView, AppPositionView, AppProcessView, AppReleaseBrief, AppView, ItemView,
 };
@@ -10,42 +10,39 @@ const LIST_WIDTH: usize = 80;
 /// A commit, as people write it.
 const COMMIT_LEN: usize = 10;
 
-/// Apps, a row each.
+/// Apps, a row each. Where whole URLs do not fit, they stand without their scheme.
 pub(super) fn list(apps: &[AppBrief]) -> String {
-    let row = |app: &AppBrief| {
-        let cell = |text: Option<String>| text.unwrap_or_else(|| "-".to_owned());
-        let mode = match &app.reserve_for {
-            Some(_) => app.mode.as_ref().map(|mode| format!("{mode}*")),
-            None => app.mode.clone(),
-        };
-        vec![
-            app.name.clone(),
-            cell(mode),
-            app.region.clone(),
-            app.state.clone(),
-            cell(app.release.map(|number| number.to_string())),
-            cell(app.url.as_ref().map(|url| url.trim_end_matches('/').to_owned())),
-        ]
+    let whole = lines(apps, |url| url);
+    let text = match whole.lines().any(|line| visible_len(line) > LIST_WIDTH) {
+        true => lines(apps, |url| url.split_once("://").map_or(url, |(_, rest)| rest)),
+        false => whole,
     };
-    let mut text = String::new();
-    for line in table(
-        &["NAME", "MODE", "REGION", "STATE", "RELEASE", "URL"],
-        &apps.iter().map(row).collect::<Vec<_>>(),
-    )
-    .lines()
-    {
-        text.push_str(&fitting(line));
-        text.push('\n');
-    }
+    let mut text: String = text.lines().map(|line| format!("{}\n", fitting(line))).collect();
     if apps.iter().any(|app| app.reserve_for.is_some()) {
         text.push_str("\n* a reserve: capacity for another app\n");
     }
     text
 }
 
+fn lines(apps: &[AppBrief], url: impl Fn(&str) -> &str) -> String {
+    let cell = |text: Option<String>| text.unwrap_or_else(|| "-".to_owned());
+    let row = |app: &AppBrief| {
+        let star = if app.reserve_for.is_some() { "*" } else { "" };
+        vec![
+            app.name.clone(),
+            cell(app.mode.as_ref().map(|mode| format!("{mode}{star}"))),
+            app.region.clone(),
+            app.state.clone(),
+            cell(app.release.map(|number| number.to_string())),
+            cell(app.url.as_ref().map(|whole| url(whole.trim_end_matches('/')).to_owned())),
+        ]
+    };
+    table(&["NAME", "MODE", "REGION", "STATE", "RELEASE", "URL"], &apps.iter().map(row).collect::<Vec<_>>())
+}
+
 /// Colours take no room, and stand in the head only.
 fn fitting(line: &str) -> String {
-    if line.chars().count() <= LIST_WIDTH || line.contains('\x1b') {
+    if visible_len(line) <= LIST_WIDTH {
         return line.to_owned();
     }
     let kept: String = line.chars().take(LIST_WIDTH - 3).collect();
@@ -83,7 +80,7 @@ pub(super) fn app(app: &AppView, item: &ItemView) -> String {
         let processes: Vec<_> = app.processes.iter().map(process).collect();
         page.push_str(&format!(
             "\n{}",
-            table(&["PROCESS", "PORT", "STATE", "RESTARTS", "MEMORY", "SINCE"], &processes)
+            table(&["PROCESS", "PORT", "STATE", "RESTARTS", "MEMORY", "SINCE", "LAST END"], &processes)
         ));
     }
     page
@@ -125,13 +122,13 @@ fn database(database: Option<&AppDatabaseView>) -> String {
     if database.external {
         return format!("{} on a server of its own, not replicated{reachable}", database.engine);
     }
-    let commits = database.position.as_ref().map(|position| format!(", {} commits", position.commits));
+    let written = database.position.as_ref().map(|position| format!(", {}", commits(position.commits)));
     format!(
         "{} {}, {}{}{reachable}",
         database.engine,
-        database.name,
+        database.name.as_deref().unwrap_or("is not open here"),
         bytes(database.size_bytes),
-        commits.unwrap_or_default()
+        written.unwrap_or_default()
     )
 }
 
@@ -148,8 +145,12 @@ fn replicated(app: &AppView, item: &ItemView) -> String {
 fn behind(here: &AppPositionView, there: &AppPositionView) -> String {
     match (here.commits.saturating_sub(there.commits), here.bytes.saturating_sub(there.bytes)) {
         (0, 0) => ", nothing behind".to_owned(),
-        (commits, size) => format!(", {commits} commits ({}) behind", bytes(size)),
+        (count, size) => format!(", {} ({}) behind", commits(count), bytes(size)),
     }
+}
+
+fn commits(count: u64) -> String {
+    if count == 1 { "1 commit".to_owned() } else { format!("{count} commits") }
 }
 
 fn reserve(app: &AppView) -> String {
@@ -183,6 +184,7 @@ fn process(process: &AppProcessView) -> Vec<String> {
         process.restarts.to_string(),
         cell(process.memory_bytes.map(bytes)),
         cell(process.since.as_deref().map(ago)),
+        cell(process.last_ending.clone()),
     ]
 }
 
@@ -203,6 +205,8 @@ mod tests {
         };
         let text = list(&[app("todo", "basic")]);
         assert!(text.lines().nth(1).unwrap().ends_with(":41234"), "{text}");
+        let text = list(&[app("todo", "basic"), app("todo-dr-in-oslo", "basic")]);
+        assert!(text.lines().nth(2).unwrap().ends_with("  todo.app.farshore.internal:41234"), "{text}");
         let text = list(&[app("a-long-name-of-an-app", "standard"), AppBrief::default()]);
         assert!(text.lines().all(|line| line.chars().count() <= LIST_WIDTH), "{text}");
     }

@@ -205,6 +205,8 @@ impl Look<'_> {
                     "compare what the regions say in farshore status {id}, then farshore adopt {id} --region REGION says which one is right"
                 ),
             ),
+            // What it keeps is capacity, and that is lost with its region.
+            Phase::Unprotected if self.is_reserve() => return None,
             Phase::Unprotected => warning(
                 "unprotected",
                 format!("it is not protected: if {source} is lost, it is lost"),
@@ -246,6 +248,12 @@ impl Look<'_> {
             ),
             Phase::Creating | Phase::Deleting | Phase::Protected { .. } => return None,
         })
+    }
+
+    /// It keeps capacity for another item, and nothing else.
+    fn is_reserve(&self) -> bool {
+        let seen = self.seen.get(&self.item.source).and_then(|seen| seen.observation.as_ref());
+        seen.and_then(|observation| observation.shape.get("reserve_for")).is_some_and(|of| of.is_string())
     }
 
     /// The control plane does what is next without being asked.
