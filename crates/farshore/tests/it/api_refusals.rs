@@ -27,10 +27,16 @@ fn documented() -> Vec<(Method, String)> {
 
 #[tokio::test]
 async fn every_documented_route_exists_and_wants_the_token() {
-    let served = Served::new().await;
     let routes = documented();
     assert!(routes.len() > 30, "{routes:?}");
-    for (method, path) in &routes {
+    // Whoever sends more wrong tokens at once than a person mistypes is not listened to for a while.
+    for routes in routes.chunks(100) {
+        check_routes(&Served::new().await, routes).await;
+    }
+}
+
+async fn check_routes(served: &Served, routes: &[(Method, String)]) {
+    for (method, path) in routes {
         let bare = served.bare(method.clone(), path).send().await.unwrap();
         if OPEN.contains(&path.as_str()) {
             assert_eq!(bare.status(), 200, "{path}");
