@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
-use tokio::time::MissedTickBehavior;
+use tokio::time::{Instant, MissedTickBehavior};
 
 use super::cluster::{Card, Cluster, Running};
 use super::programs::Programs;
@@ -15,11 +15,16 @@ use super::restore::check_replayed;
 use super::server::Server;
 use super::tail::Tail;
 use super::wire::{Connection, Row, WireError};
-use super::{ADMIN, DATABASE, Options, PostgresError, USER, cannot};
+use super::{ADMIN, DATABASE, Options, PostgresError, STANDBY, USER, cannot};
 use crate::data::DataError;
 
 /// How often the count is saved and old log let go. Less than it takes to write what the server keeps in any case.
 const TICK: Duration = Duration::from_secs(5);
+/// How often it is looked whether the other region keeps up while commits wait for it.
+const LOOK: Duration = Duration::from_secs(1);
+/// Commits no longer wait for a region that confirmed nothing for this long though there was something to confirm: an app that
+/// hangs helps nobody. They wait again as soon as it has caught up. As long as the gateway waits for it.
+const SUSPEND_AFTER: Duration = Duration::from_secs(5);
 /// A server that ended by itself is started again after this long, and after twice as long each time that does not help.
 const RESTART_PAUSE: Duration = Duration::from_millis(100);
 /// It is tried no less often.
@@ -42,6 +47,10 @@ pub(super) struct Shared {
     pub(super) is_stopped: AtomicBool,
     /// Commits are to wait for the other region, as soon as it has a whole copy.
     pub(super) is_synchronous: AtomicBool,
+    /// The other region has a whole copy and is near: commits can begin to wait for it.
+    pub(super) is_near: AtomicBool,
+    /// Commits before it did not wait.
+    pub(super) waits_from: AtomicU64,
     /// A conversation that is open, for the next question.
     pub(super) asker: tokio::sync::Mutex<Option<Connection>>,
 }
@@ -49,8 +58,8 @@ pub(super) struct Shared {
 /// What the keeper is told.
 #[derive(Debug)]
 pub(super) enum Order {
-    /// Commits wait for the other region from now on, or no longer.
-    Hold(bool),
+    /// Whether commits are to wait for the other region was changed.
+    Reload,
     /// End the server; the answer comes when it has ended.
     Stop(oneshot::Sender<()>),
 }
@@ -106,7 +115,7 @@ impl Shared {
     }
 
     fn running(&self) -> Running {
-        running(&self.options, self.port, self.holds())
+        running(&self.options, self.port, self.is_synchronous.load(Ordering::Acquire))
     }
 }
 
@@ -183,19 +192,44 @@ pub(super) struct Keeper {
     pub(super) tail: Arc<Tail>,
     pub(super) server: Option<Server>,
     pub(super) orders: mpsc::Receiver<Order>,
+    pub(super) pace: Pace,
+}
+
+/// When the other region last confirmed something, or had nothing to confirm.
+#[derive(Debug)]
+pub(super) struct Pace {
+    confirmed: u64,
+    at: Instant,
+}
+
+impl Pace {
+    pub(super) fn new() -> Self {
+        Self { confirmed: 0, at: Instant::now() }
+    }
+
+    /// Whether the other region keeps up, now that it has confirmed so far of so much.
+    fn keeps_up(&mut self, confirmed: u64, reached: u64, now: Instant) -> bool {
+        if confirmed != self.confirmed || confirmed >= reached {
+            *self = Self { confirmed, at: now };
+        }
+        now.duration_since(self.at) < SUSPEND_AFTER
+    }
 }
 
 impl Keeper {
     /// Keeps the server until it is told to stop.
     pub(super) async fn run(mut self) {
         let mut tick = tokio::time::interval(TICK);
+        let mut look = tokio::time::interval(LOOK);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        look.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             let ended = self.server.as_ref().map(Server::ended);
             tokio::select! {
                 _ = tick.tick() => self.tidy().await,
+                _ = look.tick() => self.look_at_pace().await,
                 order = self.orders.recv() => match order {
-                    Some(Order::Hold(holds)) => self.hold(holds).await,
+                    Some(Order::Reload) => self.reload().await,
                     Some(Order::Stop(done)) => return self.stop(Some(done)).await,
                     None => return self.stop(None).await,
                 },
@@ -229,23 +263,67 @@ impl Keeper {
             match tokio::time::timeout(pause, self.orders.recv()).await {
                 Ok(Some(Order::Stop(done))) => return Some(Some(done)),
                 Ok(None) => return Some(None),
-                Ok(Some(Order::Hold(holds))) => self.hold(holds).await,
+                Ok(Some(Order::Reload)) => self.reload().await,
                 Err(_) => pause = (pause * 2).min(RESTART_PAUSE_MAX),
             }
         }
     }
 
-    async fn hold(&mut self, holds: bool) {
-        let shared = &self.shared;
-        let holding = async {
-            shared.change_card(|card| card.holds = holds)?;
+    /// The server is told whether commits wait for our word. When they no longer do, it is given at once first.
+    async fn reload(&mut self) {
+        let shared = self.shared.clone();
+        if !shared.is_synchronous.load(Ordering::Acquire) {
+            self.release("they are not to wait any more");
+        }
+        let reloading = async {
             shared.cluster.write_settings(&shared.programs, &shared.running())?;
             let Some(server) = &mut self.server else { return Ok(()) };
             server.reload().await.map_err(DataError::io("change the settings of", shared.cluster.dir()))
         };
-        if let Err(error) = holding.await {
-            tracing::error!(%error, holds, "whether commits wait for the other region was not changed");
+        if let Err(error) = reloading.await {
+            tracing::error!(%error, "whether commits wait for the other region was not changed");
         }
+    }
+
+    fn release(&self, why: &str) {
+        self.shared.is_near.store(false, Ordering::Release);
+        if self.shared.card().holds {
+            tracing::warn!(dir = %self.shared.cluster.dir().display(), "commits do not wait for the other region: {why}");
+        }
+        // Nobody may believe that they wait when they do not.
+        let noted = self.shared.change_card(|card| card.holds = false);
+        if noted.is_ok() || !self.shared.is_synchronous.load(Ordering::Acquire) {
+            self.tail.set_strict(false);
+        }
+    }
+
+    /// Commits begin to wait for the other region when it is near, and no longer do when it is gone.
+    async fn look_at_pace(&mut self) {
+        let (confirmed, reached) = (self.tail.confirmed(), self.tail.told().reach.boundary);
+        let keeps_up = self.pace.keeps_up(confirmed, reached, Instant::now());
+        match self.shared.holds() {
+            true if !keeps_up => self.release("it confirms nothing; they wait again when it has caught up"),
+            false if self.shared.is_near.load(Ordering::Acquire) && self.server_waits().await => {
+                let waits_from = self.tail.set_strict(true);
+                self.shared.waits_from.store(waits_from, Ordering::Release);
+                self.pace = Pace::new();
+                if let Err(error) = self.shared.change_card(|card| card.holds = true) {
+                    tracing::error!(%error, "that commits wait for the other region cannot be noted");
+                    self.tail.set_strict(false);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// Whether the server itself lets commits wait for our word: each of its parts has read its settings.
+    async fn server_waits(&self) -> bool {
+        let sql = format!(
+            "SELECT (SELECT bool_or(sync_state = 'sync') FROM pg_stat_replication WHERE application_name = '{STANDBY}') \
+             AND (SELECT wait_event = 'CheckpointerMain' FROM pg_stat_activity WHERE backend_type = 'checkpointer')"
+        );
+        self.shared.is_synchronous.load(Ordering::Acquire)
+            && self.shared.ask(&sql).await.is_ok_and(|waits| waits == "t")
     }
 
     async fn tidy(&mut self) {
@@ -298,4 +376,31 @@ async fn has_ended(ended: Option<tokio::sync::watch::Receiver<Option<String>>>) 
     let Some(mut ended) = ended else { return "it was never started".to_owned() };
     let status = ended.wait_for(Option::is_some).await;
     status.ok().and_then(|status| status.clone()).unwrap_or_else(|| "its guard is gone".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_region_that_confirms_slowly_keeps_up_and_one_that_confirms_nothing_does_not() {
+        let start = Instant::now();
+        let mut pace = Pace::new();
+        // (seconds, confirmed, reached, keeps up)
+        let rows = [
+            (1, 100, 100, true),
+            (100, 100, 100, true),
+            (101, 100, 200, true),
+            (104, 120, 200, true),
+            (108, 121, 900, true),
+            (112, 121, 900, true),
+            (113, 121, 901, false),
+            (114, 122, 901, true),
+            (130, 901, 901, true),
+        ];
+        for (seconds, confirmed, reached, expected) in rows {
+            let now = start + Duration::from_secs(seconds);
+            assert_eq!(pace.keeps_up(confirmed, reached, now), expected, "at {seconds}");
+        }
+    }
 }

@@ -12,7 +12,7 @@ use tokio::time::Instant;
 
 use super::base::{self, Log, Outgoing};
 use super::cluster::Cluster;
-use super::keeper::{Keeper, Order, Shared, furnish, running};
+use super::keeper::{Keeper, Order, Pace, Shared, furnish, running};
 use super::parcel::{Answer, Chain, LogRun, RUN_BYTES_MAX, Request, Run, Wish};
 use super::programs::Programs;
 use super::records::{Reach, Records, SEGMENT, parse_lsn, segment_start};
@@ -49,7 +49,8 @@ pub(super) async fn open(dir: &Path, from: Position, options: Options) -> Result
     let mut card = cluster.load()?;
     card.go_on_from(from);
     card.holds &= options.synchronous;
-    let server = Server::start(&programs, &cluster, &running(&options, card.port, card.holds)).await?;
+    let server =
+        Server::start(&programs, &cluster, &running(&options, card.port, options.synchronous)).await?;
     let port = server.port();
     let card = if card.is_fresh { furnish(&cluster, port, &card).await? } else { card };
     cluster.save(&card)?;
@@ -58,6 +59,8 @@ pub(super) async fn open(dir: &Path, from: Position, options: Options) -> Result
         port,
         needed_from: AtomicU64::new(card.needed_from),
         is_synchronous: options.synchronous.into(),
+        is_near: false.into(),
+        waits_from: AtomicU64::new(0),
         asker: Mutex::default(),
         card: StdMutex::new(card.clone()),
         is_stopped: false.into(),
@@ -67,9 +70,10 @@ pub(super) async fn open(dir: &Path, from: Position, options: Options) -> Result
     let shared = Arc::new(shared);
     let chain = chain(&shared).await.map_err(cannot("ask the server who it is", dir))?;
     let (socket, wal) = (shared.cluster.socket(port), shared.cluster.wal());
-    let tail = Arc::new(Tail::spawn(socket, wal, chain.timeline, card.mark));
+    let tail = Arc::new(Tail::spawn(socket, wal, chain.timeline, card.mark, card.holds));
     let (send, orders) = mpsc::channel(1);
-    let keeper = Keeper { shared: shared.clone(), tail: tail.clone(), server: Some(server), orders };
+    let (server, pace) = (Some(server), Pace::new());
+    let keeper = Keeper { shared: shared.clone(), tail: tail.clone(), server, orders, pace };
     tokio::spawn(keeper.run());
     let (confirmed, outgoing) = (watch::Sender::new(None), Mutex::new(None));
     Ok(Arc::new(Served { shared, tail, chain, orders: send, confirmed, outgoing, last: StdMutex::new(None) }))
@@ -92,7 +96,7 @@ impl Served {
     }
 
     /// Notes what a request says: what is durable there, and which log is still needed.
-    async fn note(&self, request: &Request) {
+    fn note(&self, request: &Request) {
         let follows = request.chain == Some(self.chain) && request.from <= self.tail.told().received;
         if !follows {
             return;
@@ -102,15 +106,12 @@ impl Served {
             .store(request.from.min(request.durable.lsn_of(request.durable.position)), Ordering::Release);
         self.confirmed.send_replace(request.is_whole.then_some(request.durable.position));
         if !request.is_whole {
+            self.shared.is_near.store(false, Ordering::Release);
             return;
         }
         self.tail.confirm(request.durable.boundary);
         let lag = self.tail.told().received.saturating_sub(request.durable.boundary);
-        let is_wanted = self.shared.is_synchronous.load(Ordering::Acquire) && !self.shared.holds();
-        if is_wanted && lag <= HOLD_WITHIN {
-            // The keeper is gone only when all this is over.
-            self.orders.send(Order::Hold(true)).await.unwrap_or_default();
-        }
+        self.shared.is_near.store(lag <= HOLD_WITHIN, Ordering::Release);
     }
 
     fn empty(&self) -> Answer {
@@ -320,12 +321,13 @@ impl Live for Served {
         // While commits wait for the other region, nobody was told of one that it lacks. Else a commit may be younger than
         // what we know of: only asking the server settles it.
         let has_all = || self.confirmed().is_some_and(|confirmed| confirmed.covers(self.position()));
-        self.shared.holds() || (self.is_stopped() && has_all())
+        let waits_from = self.shared.waits_from.load(Ordering::Acquire);
+        (self.shared.holds() && self.tail.confirmed() >= waits_from) || (self.is_stopped() && has_all())
     }
 
     async fn hold(&self, synchronous: bool) -> Result<(), DataError> {
         self.shared.is_synchronous.store(synchronous, Ordering::Release);
-        if !synchronous && self.orders.send(Order::Hold(false)).await.is_err() {
+        if self.orders.send(Order::Reload).await.is_err() {
             return Err(DataError::Stopped(self.dir().to_owned()));
         }
         Ok(())
@@ -353,7 +355,7 @@ impl Live for Served {
     async fn ship(&self, request: &[u8], wait: Duration) -> Result<Vec<u8>, DataError> {
         let request = Request::decode(request)?;
         let until = Instant::now() + wait;
-        self.note(&request).await;
+        self.note(&request);
         let mut answer = self.log_for(&request).await?.unwrap_or_else(|| self.empty());
         if !answer.is_broken {
             let until = if answer.log.is_some() { Instant::now() } else { until };

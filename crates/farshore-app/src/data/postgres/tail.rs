@@ -36,11 +36,20 @@ pub(super) struct Told {
     pub(super) reach: Reach,
 }
 
+/// What the server is told, whose commits wait for our word when it was started so.
+#[derive(Debug, Clone, Copy, Default)]
+struct Word {
+    /// Everything before it is durable in the other region.
+    durable: u64,
+    /// Only that is confirmed. Else all that has come here: commits wait for nobody.
+    is_strict: bool,
+}
+
 /// The log's follower. Ends when it is dropped.
 #[derive(Debug)]
 pub(super) struct Tail {
     told: watch::Receiver<Told>,
-    confirm: watch::Sender<u64>,
+    word: watch::Sender<Word>,
     marks: Arc<Mutex<Marks>>,
     wal: PathBuf,
     timeline: u32,
@@ -56,14 +65,14 @@ struct Marks {
 
 impl Tail {
     /// Follows the log from `mark`, where a record begins.
-    pub(super) fn spawn(socket: PathBuf, wal: PathBuf, timeline: u32, mark: Reach) -> Self {
+    pub(super) fn spawn(socket: PathBuf, wal: PathBuf, timeline: u32, mark: Reach, is_strict: bool) -> Self {
         let (tell, told) = watch::channel(Told { received: mark.boundary, reach: mark });
-        let (confirm, confirmed) = watch::channel(0);
+        let (word, words) = watch::channel(Word { durable: 0, is_strict });
         let marks = Marks { reaches: [mark].into(), uncounted: None };
         let marks = Arc::new(Mutex::new(marks));
-        let follower = Follower { socket, timeline, tell, confirmed, marks: marks.clone(), last: mark };
+        let follower = Follower { socket, timeline, tell, words, marks: marks.clone(), last: mark };
         let task = tokio::spawn(follower.run());
-        Self { told, confirm, marks, wal, timeline, task }
+        Self { told, word, marks, wal, timeline, task }
     }
 
     /// What is known now.
@@ -78,12 +87,23 @@ impl Tail {
 
     /// Everything before `durable` is durable in the other region.
     pub(super) fn confirm(&self, durable: u64) {
-        self.confirm.send_if_modified(|known| {
-            durable > *known && {
-                *known = durable;
+        self.word.send_if_modified(|word| {
+            durable > word.durable && {
+                word.durable = durable;
                 true
             }
         });
+    }
+
+    /// From now on commits wait for the other region, or for nobody. When they begin to, returns up to where they did not.
+    pub(super) fn set_strict(&self, is_strict: bool) -> u64 {
+        self.word.send_modify(|word| word.is_strict = is_strict);
+        self.told().received
+    }
+
+    /// What was confirmed last; zero: nothing.
+    pub(super) fn confirmed(&self) -> u64 {
+        self.word.borrow().durable
     }
 
     /// Stops following; what is known stays. The server does not wait for us when it ends.
@@ -132,7 +152,7 @@ struct Follower {
     socket: PathBuf,
     timeline: u32,
     tell: watch::Sender<Told>,
-    confirmed: watch::Receiver<u64>,
+    words: watch::Receiver<Word>,
     marks: Arc<Mutex<Marks>>,
     last: Reach,
 }
@@ -160,11 +180,16 @@ impl Follower {
         loop {
             tokio::select! {
                 event = stream.next() => match event? {
-                    LogEvent::Wal { start, bytes } => self.take(&mut records, start, &bytes)?,
+                    LogEvent::Wal { start, bytes } => {
+                        self.take(&mut records, start, &bytes)?;
+                        if !self.words.borrow().is_strict {
+                            self.confirm(&mut stream).await?;
+                        }
+                    }
                     LogEvent::Keepalive { wants_answer: true } => self.confirm(&mut stream).await?,
                     LogEvent::Keepalive { wants_answer: false } => {}
                 },
-                changed = self.confirmed.changed() => match changed {
+                changed = self.words.changed() => match changed {
                     Ok(()) => self.confirm(&mut stream).await?,
                     Err(_) => return Ok(()),
                 },
@@ -173,8 +198,9 @@ impl Follower {
     }
 
     async fn confirm(&mut self, stream: &mut LogStream) -> Result<(), WireError> {
-        let durable = *self.confirmed.borrow_and_update();
-        stream.confirm(durable).await
+        let word = *self.words.borrow_and_update();
+        let received = self.tell.borrow().received;
+        stream.confirm(if word.is_strict { word.durable } else { received }).await
     }
 
     fn take(&mut self, records: &mut Records, start: u64, bytes: &[u8]) -> Result<(), WireError> {

@@ -104,6 +104,31 @@ async fn a_replica_is_restored_onto_a_new_timeline_and_followed_again() {
 }
 
 #[tokio::test]
+async fn commits_wait_for_a_whole_replica_and_not_for_one_that_is_gone() {
+    let place = tempfile::tempdir().unwrap();
+    let live = new_live(&place.path().join("todo"), true).await;
+    let replica = open_replica(&place.path().join("replica")).await.unwrap();
+    psql(&*live, "CREATE TABLE todo (n bigint)").await;
+    for _ in 0..2 {
+        let deadline = tokio::time::Instant::now() + Duration::from_secs(60);
+        while !live.is_settled() {
+            assert!(tokio::time::Instant::now() < deadline, "{replica:?}");
+            let answer = live.ship(&replica.request(), Duration::from_millis(100)).await.unwrap();
+            replica.apply(&answer).await.unwrap();
+        }
+        // Nobody asks any more: it returns when the other region is given up.
+        let waits = tokio::time::Instant::now();
+        psql(&*live, "INSERT INTO todo VALUES (1)").await;
+        assert!(!live.is_settled() && waits.elapsed() > Duration::from_secs(1));
+    }
+    // And not at all when it is not to wait any more.
+    live.hold(false).await.unwrap();
+    follow(&*live, &*replica).await;
+    assert!(!live.is_settled());
+    assert_eq!(replica.position(), live.stop().await.unwrap());
+}
+
+#[tokio::test]
 async fn a_server_that_is_killed_comes_back_at_its_address_and_counts_on() {
     let place = tempfile::tempdir().unwrap();
     let dir = place.path().join("todo");

@@ -18,6 +18,8 @@ use super::super::server::end_leftovers;
 use super::*;
 
 const DIR: &str = "FARSHORE_TEST_DATABASE_DIR";
+/// Asks whether commits wait for the other region.
+const SETTLED: &str = "settled?";
 const SYNCHRONOUS: &str = "FARSHORE_TEST_SYNCHRONOUS";
 
 /// The other process.
@@ -53,6 +55,13 @@ impl Region {
         to.write_all(format!("{}\n", STANDARD.encode(request)).as_bytes()).await.ok()?;
         let line = from.next_line().await.ok()??;
         Some(STANDARD.decode(line).unwrap())
+    }
+
+    async fn is_settled(&self) -> bool {
+        let mut pipe = self.pipe.lock().await;
+        let (to, from) = &mut *pipe;
+        to.write_all(format!("{SETTLED}\n").as_bytes()).await.unwrap();
+        from.next_line().await.unwrap().unwrap() == "true"
     }
 
     /// Takes in what the region sends until `enough`, or until it is gone.
@@ -96,7 +105,12 @@ async fn serves_when_it_is_told_to() {
     let url = live.env().into_iter().find(|(key, _)| key == "DATABASE_URL").unwrap().1;
     println!("url={url}");
     for line in std::io::stdin().lines() {
-        let request = STANDARD.decode(line.unwrap()).unwrap();
+        let line = line.unwrap();
+        if line == SETTLED {
+            println!("{}", live.is_settled());
+            continue;
+        }
+        let request = STANDARD.decode(line).unwrap();
         let answer = live.ship(&request, Duration::from_millis(300)).await.unwrap();
         println!("{}", STANDARD.encode(answer));
     }
@@ -149,13 +163,12 @@ async fn what_was_acknowledged_in_synchronous_mode_is_there_after_the_region_is_
     let replica = open_replica(&place.path().join("replica")).await.unwrap();
     region.say("CREATE TABLE todo (n bigint PRIMARY KEY)").await;
     region.follow(&*replica, |replica| replica.is_whole()).await;
-    // The request after the one that said "whole" is answered when commits wait for it.
-    let mut asked = 0;
-    let asks = |_: &dyn Replica| {
-        asked += 1;
-        asked > 4
-    };
-    region.follow(&*replica, asks).await;
+    let deadline = tokio::time::Instant::now() + Duration::from_secs(60);
+    while !region.is_settled().await {
+        assert!(tokio::time::Instant::now() < deadline, "commits never wait");
+        let mut is_first = true;
+        region.follow(&*replica, |_| !std::mem::take(&mut is_first)).await;
+    }
     let mut writer = Writer::start(&region).await;
     tokio::select! {
         () = writer.until(60) => {}
