@@ -7,7 +7,7 @@ use rusqlite::Connection;
 
 use super::part::sync_dir;
 use super::replica::{guess_file, partial_dir};
-use super::snapshot::{check_whole, count_rows};
+use super::snapshot::{check_whole, copy_database, count_rows, reading};
 use super::source::{Source, sqlite};
 use super::{LiveOptions, blocking, database_file};
 use crate::data::{DataError, Loss, Position, Rows};
@@ -26,8 +26,8 @@ pub async fn commits_after(dir_of_old_source: &Path, kept: Position) -> Result<L
     .await
 }
 
-/// After [`commits_after`]: gives a replica the old source's database to compare pages with, so that only pages that differ travel. The old database
-/// stays where it is, whole in its one file; no app may use it.
+/// Gives a replica the old source's database to compare pages with, so that only pages that differ travel. The old database
+/// stays as it is; no app may use it.
 ///
 /// # Errors
 /// When it cannot be read or copied.
@@ -37,15 +37,11 @@ pub async fn adopt_old(dir_of_old_database: &Path, replica_dir: &Path) -> Result
         if !file.exists() {
             return Err(DataError::Missing { what: format!("the old database {}", file.display()) });
         }
-        let whole = || -> rusqlite::Result<()> {
-            let db = Connection::open(&file)?;
-            db.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()))
-        };
-        whole().map_err(sqlite("make one file of", &file))?;
         std::fs::create_dir_all(&replica).map_err(DataError::io("create", &replica))?;
         let guess = guess_file(&replica);
-        std::fs::copy(&file, &guess).map_err(DataError::io("copy the old database to", &guess))?;
-        File::open(&guess).and_then(|guess| guess.sync_all()).map_err(DataError::io("sync", &guess))
+        // Through SQLite, so that its log and our record stay as they are: who counts again finds the same.
+        let copied = reading(&file, |db| copy_database(db, &guess))?;
+        copied.file.sync_all().map_err(DataError::io("sync", &guess))
     })
     .await
 }

@@ -38,6 +38,8 @@ async fn only_pages_that_differ_travel_to_an_old_source() {
     let new = open_live(&there, position, SMALL).await.unwrap();
     app(&there).execute_batch("UPDATE t SET v = 'there' WHERE n = 7").unwrap();
     adopt_old(&home.path().join("source"), &home.path().join("way-home")).await.unwrap();
+    let loss = commits_after(&home.path().join("source"), kept).await.unwrap();
+    assert_eq!(loss.commits, 2, "it was only read");
     let back = open_replica(&home.path().join("way-home")).await.unwrap();
     let mut moved = 0;
     while !back.is_whole() || !new.is_settled() {
