@@ -16,7 +16,6 @@ use super::headers::{self, HOP, Upgrade};
 use super::live::Instances;
 use super::problem::{problem, unavailable};
 use super::site::{Pass, Site};
-use super::table;
 use super::tunnel;
 use super::upstream::{Call, Failure, FromUpstream, Upstream};
 
@@ -93,7 +92,7 @@ pub(super) async fn here(
     pass: Option<&dyn Pass>,
 ) -> Result<Response<GatewayBody>, Nobody> {
     let name = way.site.name();
-    Ok(match send(way, outgoing, instances, "").await {
+    Ok(match send(way, outgoing, instances).await {
         Ok(response) => match allowed(pass).await {
             Ok(()) => send_back(way, outgoing, response),
             Err(why) => unsafe_answer(name, &why),
@@ -124,12 +123,10 @@ pub(super) async fn there(
         );
         return unavailable(AGAIN_THERE, &detail);
     }
-    let host =
-        table::host(request.uri(), request.headers()).map(|host| host.into_owned()).unwrap_or_default();
     let Ok(hop) = HeaderValue::from_str(way.client.shared.region.as_str()) else { return late(name) };
     let mut outgoing = Outgoing::new(way, request, Some(&hop));
     let gateways = Instances::new(Box::new([Arc::clone(gateway)]));
-    match send(way, &mut outgoing, &gateways, &host).await {
+    match send(way, &mut outgoing, &gateways).await {
         Ok(response) => send_back(way, &mut outgoing, response),
         Err(NoAnswer::Nobody(Nobody(why))) => unavailable(
             AGAIN_THERE,
@@ -176,11 +173,10 @@ async fn send(
     way: Way<'_>,
     outgoing: &mut Outgoing,
     instances: &Instances,
-    host: &str,
 ) -> Result<Response<FromUpstream>, NoAnswer> {
     let trust = way.client.shared.trust.load();
     let limits = &way.client.shared.limits;
-    let mut call = Call { trust: trust.as_ref(), host, fresh: false, limits };
+    let mut call = Call { trust: trust.as_ref(), fresh: false, limits };
     let mut tried = Vec::new();
     let mut last = None;
     for _ in 0..ATTEMPTS_MAX {

@@ -19,6 +19,9 @@ const FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
 
+/// How many headers a request gets on its way.
+const TOLD: usize = 4;
+
 /// A request asks for another protocol on its connection.
 #[derive(Debug)]
 pub(super) struct Upgrade {
@@ -133,6 +136,8 @@ fn join_cookies(headers: &mut HeaderMap) {
 
 /// Where the client is and how it came. Addresses that were told before stay in front of the one that is known.
 fn tell_client(headers: &mut HeaderMap, client: &Client) {
+    // At once: it was made for what came.
+    headers.reserve(TOLD);
     let address = match headers.get(FOR) {
         None => client.address.clone(),
         Some(before) => {

@@ -94,6 +94,8 @@ pub(super) enum Matter {
     Replica,
     Names,
     Capacity,
+    /// Its own database, which is not kept here, does not answer: it cannot come up, and that is not this region's doing.
+    Away,
 }
 
 /// What is not remembered.

@@ -6,7 +6,7 @@ use farshore_core::workload::{
 };
 use serde_json::{Value, json};
 
-use super::item::Item;
+use super::item::{Item, Matter};
 use super::{capacity, now};
 use crate::data::Position;
 
@@ -39,7 +39,7 @@ pub(super) fn look(item: &Item) -> Observation {
 pub(super) fn is_ready(item: &Item) -> bool {
     match item.role() {
         // A reserve whose capacity is used has nothing to do.
-        Role::Active => item.is_used_up() || item.is_up(),
+        Role::Active => item.is_used_up() || item.is_up() || item.noted(Matter::Away).is_some(),
         Role::Unconfirmed => false,
         Role::Target => item.stock.engine().is_none() || item.stock.replica().is_some(),
         Role::Fenced => true,
@@ -181,7 +181,7 @@ fn replication(item: &Item) -> Option<Replication> {
 /// What a target needs to know of it, and what others ask of it; nothing secret.
 fn shape(item: &Item) -> Value {
     let claims = item.around.claims();
-    let healthy = item.role() == Role::Active && is_ready(item);
+    let healthy = item.role() == Role::Active && is_ready(item) && item.noted(Matter::Away).is_none();
     let charter = item.stock.charter();
     json!({
         "spec": charter.spec,

@@ -64,6 +64,8 @@ pub struct AppsOptions {
     pub domain: String,
     /// What clients are shown that ask for a name without a certificate of its own.
     pub tls: Option<Arc<rustls::ServerConfig>>,
+    /// Whom this gateway believes to be another region's; without it requests are sent on without TLS only.
+    pub trust: Option<Arc<rustls::ClientConfig>>,
     /// What all instances in the region may take together.
     pub capacity_mib: u64,
     /// The way to the same apps in other regions.
@@ -207,6 +209,9 @@ impl Apps {
             region: options.region.clone(),
         })
         .await?;
+        if let Some(trust) = &options.trust {
+            gateway.set_trust(Arc::clone(trust));
+        }
         let cgroup = match CgroupRoot::prepare() {
             Ok(root) => Some(root),
             Err(why) => {

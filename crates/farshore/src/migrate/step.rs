@@ -304,7 +304,10 @@ fn holds(check: &Check) -> Result<(), String> {
         return Err("it does not serve yet".to_owned());
     }
     let nothing_deployed = check.state == "empty" && check.commit.is_none();
-    if check.state != "running" && !nothing_deployed {
+    // The connection to its database is kept as it was; another one is the operator's to give.
+    let waits_for_database =
+        check.database.as_ref().is_some_and(|database| database.external && !database.reachable);
+    if check.state != "running" && !nothing_deployed && !waits_for_database {
         return Err(format!("it is {}: see farshore app log", check.state));
     }
     if !check.same {

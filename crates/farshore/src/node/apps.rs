@@ -38,6 +38,7 @@ pub(super) async fn open(
         host: own.host.clone(),
         domain: own.domain.clone(),
         tls: own.https.is_some().then(|| tls(&own, credentials)).transpose()?,
+        trust: trust(&own, credentials),
         capacity_mib: own.capacity_mib,
         far,
         tokens,
@@ -61,6 +62,19 @@ fn tls(own: &AppsConfig, credentials: &Credentials) -> Result<Arc<rustls::Server
             Ok(Arc::new(versions()?.with_no_client_auth().with_cert_resolver(trust.certificate())))
         }
         _ => Err(wrong("https of apps needs a certificate: set cert_file and key_file in [apps]")),
+    }
+}
+
+/// Whom requests are sent on to: nodes of the cluster. An operator's own certificate says nothing of the node that shows it.
+fn trust(own: &AppsConfig, credentials: &Credentials) -> Option<Arc<rustls::ClientConfig>> {
+    match (&own.cert_file, credentials) {
+        (None, Credentials::Trust(trust)) => {
+            let mut nodes = (*trust.client_any()).clone();
+            // Gateways speak HTTP/1.1 to each other: a WebSocket goes through.
+            nodes.alpn_protocols = vec![b"http/1.1".to_vec()];
+            Some(Arc::new(nodes))
+        }
+        _ => None,
     }
 }
 

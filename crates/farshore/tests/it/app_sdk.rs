@@ -1,5 +1,8 @@
 //! A real azure-mobile-apps back end and its own client through the loss of a region.
 
+use std::os::unix::fs::PermissionsExt as _;
+
+use farshore_app::data::{Position, postgres};
 use serde_json::{Value, json};
 
 use crate::app_rig::{HOST, Held, ITEM, Rig, Zumo, until};
@@ -170,4 +173,52 @@ async fn the_region_that_is_lost_takes_a_control_node_with_it_and_the_app_is_rec
     migrated(&rig, &["todo", "todo-dr"]).await;
     assert_eq!(missing(&owed, &client.rows().await), Vec::<&String>::new());
     assert_eq!(rig.held().await, held);
+}
+
+/// Its database was a server of its own in the region that is lost, and is lost with it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_database_that_is_lost_with_its_region_is_replaced_by_one_that_a_backup_makes() {
+    let mut rig = Rig::start().await;
+    let held = rig.host(json!({"database": "sqlite"})).await;
+    let mut client = rig.client(&held, &held.application).await;
+    client.insert("in the backup").await;
+    rig.protect("async").await;
+    rig.farshore(&["app", "backup", "now", "todo"]).await;
+    let backups = rig.api.get("apps/todo/backups").await.unwrap();
+    assert_eq!((backups.as_array().unwrap().len(), &backups[0]["ok"]), (1, &json!(true)), "{backups}");
+    let backup = backups[0]["id"].as_str().unwrap().to_owned();
+    let own = tempfile::tempdir().unwrap();
+    let options = postgres::Options { shared_buffers_mib: 16, sync_new_files: false, ..Default::default() };
+    // Whoever runs the server must get there.
+    std::fs::set_permissions(own.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
+    postgres::create(&own.path().join("server"), &options).await.unwrap();
+    let server = postgres::open_live(&own.path().join("server"), Position::default(), options).await.unwrap();
+    let url = server.env().into_iter().find(|(name, _)| name == "DATABASE_URL").unwrap().1;
+    let file = rig.dir.path().join("url");
+    std::fs::write(&file, &url).unwrap();
+    let file = file.to_str().unwrap();
+    rig.farshore(&["app", "change-database", "todo", "--url-file", file, "--yes"]).await;
+    client.insert("in the server only").await;
+    assert_eq!(client.rows().await, ["in the server only"]);
+    until("the backup in oslo", async || {
+        let seen = rig.api.get("items/app/todo/points").await.ok()?;
+        seen.to_string().contains(&backup).then_some(())
+    })
+    .await;
+
+    rig.cluster.kill("paris").await.unwrap();
+    server.stop().await.unwrap();
+    let said = migrated(&rig, &["todo", "todo-dr"]).await;
+    assert!(said.contains("change-database"), "the database is gone, and this says what to do: {said}");
+    assert!(!said.contains(&url), "the URL is a secret: {said}");
+    assert_eq!(rig.held().await, held);
+    rig.farshore(&["app", "change-database", "todo", "--backup", &backup, "--yes"]).await;
+    let rows = until("an answer", async || {
+        let rows = client.ask(&json!({"do": "read"})).await.ok()?;
+        Some(rows[0]["id"].clone())
+    })
+    .await;
+    assert_eq!(rows, "in the backup");
+    client.insert("after").await;
+    assert_eq!(client.region().await, "oslo");
 }

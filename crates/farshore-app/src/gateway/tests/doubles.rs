@@ -294,7 +294,12 @@ impl Client {
         tokio::time::timeout(PATIENCE, self.read_answer()).await.unwrap()
     }
 
-    async fn read_answer(&mut self) -> Answer {
+    /// An answer that has no body, whatever it tells of one.
+    pub(super) async fn head(&mut self) -> Answer {
+        tokio::time::timeout(PATIENCE, self.read_head()).await.unwrap()
+    }
+
+    async fn read_head(&mut self) -> Answer {
         let end = loop {
             match self.read.windows(4).position(|four| four == b"\r\n\r\n") {
                 Some(at) => break at + 4,
@@ -303,7 +308,11 @@ impl Client {
         };
         let head = String::from_utf8(self.read.drain(..end).collect()).unwrap().to_ascii_lowercase();
         let status = head.split(' ').nth(1).unwrap().parse().unwrap();
-        let mut answer = Answer { status, head, body: String::new() };
+        Answer { status, head, body: String::new() }
+    }
+
+    async fn read_answer(&mut self) -> Answer {
+        let mut answer = self.read_head().await;
         if let Some(length) = answer.header("content-length") {
             let length = length.parse().unwrap();
             while self.read.len() < length {

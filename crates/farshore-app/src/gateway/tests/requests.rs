@@ -145,6 +145,21 @@ async fn connections_to_an_instance_are_used_again() {
 }
 
 #[tokio::test]
+async fn an_answer_without_a_body_tells_its_length_and_leaves_the_connection_usable() {
+    let instance = Instance::start("one").await;
+    let rig = Rig::new(instance.here()).await;
+    let mut client = rig.client().await;
+    for _ in 0..2 {
+        client
+            .send(&format!("HEAD / HTTP/1.1\r\nhost: {HOST}\r\n\r\nGET / HTTP/1.1\r\nhost: {HOST}\r\n\r\n"))
+            .await;
+        assert_eq!(client.head().await.header("content-length"), Some("3"));
+        assert_eq!(client.answer().await.body, "one");
+    }
+    assert_eq!(instance.connections.load(Ordering::SeqCst), 1);
+}
+
+#[tokio::test]
 async fn keys_are_asked_for_where_the_app_wants_them() {
     let instance = Instance::start("one").await;
     let rig = Rig::new(instance.here()).await;

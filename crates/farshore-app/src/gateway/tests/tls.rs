@@ -102,12 +102,14 @@ async fn a_certificate_that_cannot_be_used_changes_nothing() {
 #[tokio::test]
 async fn another_gateway_is_called_by_tls_where_it_is_believed() {
     let instance = Instance::start("far").await;
-    let certificate = made(HOST);
-    let (_far, https) = open(Some(&certificate), instance.here()).await;
+    let certificate = made("127.0.0.1");
+    let (far, https) = open(Some(&certificate), instance.here()).await;
+    let of_the_app = made(HOST);
+    far.set_certificate(HOST, &of_the_app.chain, &of_the_app.key).unwrap();
     let near = Rig::new(SiteState::Empty).await;
     let there = SiteState::There { region: region("oslo"), http: None, https: Some(https.to_string()) };
     near.site.set(there);
-    near.gateway.set_trust(trust(&made(HOST)));
+    near.gateway.set_trust(trust(&made("127.0.0.1")));
     near.get("/seen").await.check_problem(503, &["oslo", "cannot be reached"]);
     near.gateway.set_trust(trust(&certificate));
     let seen = near.get("/seen").await.json();

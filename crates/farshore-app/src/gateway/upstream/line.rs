@@ -64,7 +64,9 @@ impl Line {
     where
         T: Read + Write + Unpin + Send + 'static,
     {
-        let (sender, connection) = Builder::new().max_buf_size(BUFFER_MAX).handshake(io).await?;
+        // Most requests are one head: copied together, what there is goes out by the cheaper call.
+        let (sender, connection) =
+            Builder::new().max_buf_size(BUFFER_MAX).writev(false).handshake(io).await?;
         let deadline = Instant::now();
         let alarm = Box::pin(tokio::time::sleep_until(deadline));
         Ok(Self { sender, driver: Box::pin(connection.with_upgrades()), ended: false, deadline, alarm })

@@ -66,8 +66,6 @@ pub(super) enum Failure {
 pub(super) struct Call<'a> {
     /// Whom to believe behind TLS.
     pub(super) trust: Option<&'a Arc<rustls::ClientConfig>>,
-    /// Whom the request is for: the name that is asked for in a TLS handshake.
-    pub(super) host: &'a str,
     /// Not on a kept connection: one has just ended under this request.
     pub(super) fresh: bool,
     pub(super) limits: &'a GatewayLimits,
@@ -181,7 +179,9 @@ impl Upstream {
 async fn reach(http: Option<&str>, https: Option<&str>, call: &Call<'_>) -> io::Result<Line> {
     if let (Some(address), Some(trust)) = (https, call.trust) {
         let stream = prepared(TcpStream::connect(address).await?);
-        let name = ServerName::try_from(call.host.to_owned()).map_err(io::Error::other)?;
+        // The gateway's own certificate is asked for, and not one of an app's: whose that is need not be believed here.
+        let own = address.rsplit_once(':').map_or(address, |(host, _)| host).trim_matches(['[', ']']);
+        let name = ServerName::try_from(own.to_owned()).map_err(io::Error::other)?;
         let stream = TlsConnector::from(Arc::clone(trust)).connect(name, stream).await?;
         return Line::open(Either::Right(Box::new(stream))).await;
     }

@@ -16,6 +16,10 @@ use crate::scripts::{Commit, Says};
 
 /// A build that takes longer is ended.
 const BUILD_MAX: Duration = Duration::from_secs(15 * 60);
+/// Where builds keep what they want to find again, such as packages that were fetched.
+const HOME: &str = "home";
+/// Where programs are when the node was not told.
+const PATH_DEFAULT: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 /// The standby is waited for so long before a deploy is reported.
 const REPLICATED_MAX: Duration = Duration::from_secs(20);
 /// Releases whose files are kept beside the one that runs: to go back to.
@@ -125,10 +129,18 @@ impl Item {
         finished.map_err(|error| error.to_string())?.map_err(|error| error.to_string())
     }
 
+    /// The command sees what the app's processes will see, and nothing of the node's environment.
     async fn build(&self, command: &str, number: u64, says: &Says) -> Result<(), String> {
+        let home = self.dir().join(HOME);
+        std::fs::create_dir_all(&home).map_err(|error| format!("cannot make {}: {error}", home.display()))?;
+        let path = std::env::var("PATH").unwrap_or_else(|_| PATH_DEFAULT.to_owned());
         let mut child = Command::new("sh")
             .args(["-c", command])
             .current_dir(self.stock.releases.dir_of(number))
+            .env_clear()
+            .env("PATH", path)
+            .env("HOME", home)
+            .env("LANG", "C.UTF-8")
             .envs(self.environment(None))
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
@@ -220,6 +232,10 @@ impl Item {
         let partner = self.card().partner.clone()?;
         if !link.status().is_up {
             says.say(format!("{partner} does not answer: it gets the release when it does"));
+            return Some(false);
+        }
+        if link.status().role != Some(Role::Target) {
+            says.say(format!("{partner} does not follow: it gets the release when it does"));
             return Some(false);
         }
         match link.has_files(REPLICATED_MAX).await {

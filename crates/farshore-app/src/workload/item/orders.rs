@@ -15,6 +15,7 @@ use super::super::drill::Drill;
 use super::super::{capacity, look};
 use super::raise::GRACE;
 use super::{Item, Matter, fatal, retry};
+use crate::host;
 
 /// A drain that takes longer is asked for again, and goes on where it was.
 const DRAIN_MAX: Duration = Duration::from_secs(10);
@@ -22,6 +23,8 @@ const DRAIN_MAX: Duration = Duration::from_secs(10);
 const RAISE_MAX: Duration = Duration::from_secs(15);
 /// Requests that are under way when an app is fenced are finished within this, or cut off.
 const FINISH_MAX: Duration = Duration::from_millis(1500);
+/// Processes that were killed are gone well within this; nothing of what they did counts any more in any case.
+const GONE_MAX: Duration = Duration::from_secs(5);
 
 impl Item {
     /// Carries out an order. The token is durable before its effect.
@@ -140,6 +143,10 @@ impl Item {
         );
         let _work = self.work.lock().await;
         self.end_instances(GRACE).await;
+        // What was being brought up, or replaced, when the right was taken away is being ended by nobody who is waited for.
+        if timeout(GONE_MAX, host::gone(&self.dir().join("log"))).await.is_err() {
+            tracing::warn!(app = %self.id, "processes of the app do not end");
+        }
     }
 
     async fn fenced(&self, token: Token, lost_after: Option<Watermark>) -> Result<(), StepError> {
@@ -214,7 +221,11 @@ impl Item {
         if !again {
             self.turn_active(order, point)?;
         }
-        self.serve(order).await.map_err(fatal)
+        match self.serve(order).await {
+            // The region does its part. Whose database is gone needs another one, and can be given it only when this is over.
+            Err(_) if self.noted(Matter::Away).is_some() => Ok(()),
+            served => served.map_err(fatal),
+        }
     }
 
     /// Decides what is brought back onto whose capacity, and remembers it.

@@ -38,9 +38,24 @@ impl Item {
             () = active.cancelled() => return Err(stopped()),
             raised = raised => raised,
         };
+        let away = if raised.is_err() { self.database_away().await } else { None };
+        self.note(Matter::Away, away);
         self.note(Matter::Start, raised.clone().err());
         self.publish();
         raised
+    }
+
+    /// That the app's own database does not answer, if it has one and that does not.
+    async fn database_away(&self) -> Option<String> {
+        let url = self.stock.charter().external.clone()?;
+        let is_away = !super::answers(&url).await;
+        is_away.then(|| {
+            format!(
+                "the app's database does not answer, so the app does not come up: if it was lost, give the app another one with \
+                 farshore app change-database {}",
+                self.id.name
+            )
+        })
     }
 
     async fn raise_now(self: &Arc<Self>) -> Result<(), String> {

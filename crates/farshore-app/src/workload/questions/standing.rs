@@ -73,8 +73,9 @@ async fn database(item: &Arc<Item>) -> Value {
         None => 0,
     };
     let charter = item.stock.charter();
+    let scheme = charter.external.as_ref().and_then(|url| url.split_once("://")).map(|(scheme, _)| scheme);
     json!({
-        "engine": charter.spec.database,
+        "engine": scheme.map_or_else(|| json!(charter.spec.database), |scheme| json!(scheme)),
         "name": name,
         "reachable": reachable,
         "external": charter.external.is_some(),

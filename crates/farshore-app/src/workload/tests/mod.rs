@@ -2,9 +2,10 @@
 //! acknowledged is kept or counted, names and keys stay, and nobody serves who should not.
 //!
 //! Read in this order: this file (two regions and what is done to them), `life` (a whole life), `postgres` (the same with the other engine),
-//! `trouble` (what goes wrong), `asked` (what an operator asks).
+//! `trouble` (what goes wrong), `asked` (what an operator asks), `domains` (names of their own).
 
 mod asked;
+mod domains;
 mod life;
 mod postgres;
 mod trouble;
@@ -84,10 +85,11 @@ impl Place {
             region: region(name),
             dir: dir.path().join("apps"),
             http,
-            https: None,
+            https: Some("127.0.0.1:0".parse().unwrap()),
             host: None,
             domain: "farshore.internal".to_owned(),
             tls: None,
+            trust: None,
             capacity_mib: 2048,
             far: Arc::new(From(region(name), Arc::clone(world))),
             tokens: None,
