@@ -298,7 +298,7 @@ impl Item {
                 let next = Position {
                     commits: old.commits.max(own.commits) + 1,
                     bytes: old.bytes.max(own.bytes),
-                    at: own.at,
+                    at: own.at.max(old.at),
                 };
                 self.change(|card| (card.database, card.closed) = (Some(name), next))?;
             }
