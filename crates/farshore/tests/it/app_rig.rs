@@ -143,13 +143,14 @@ impl Rig {
         config.dns.unwrap().listen
     }
 
-    /// What `dig` says of a name, line by line.
+    /// The addresses that `dig` finds for a name. What it says beside them, of a server that is not up yet, is none.
     pub(crate) async fn dig(&self, name: &str) -> Vec<String> {
         let dns = self.dns();
         let mut dig = Command::new("dig");
         dig.args(["+short", "+time=1", "+tries=1", "-p", &dns.port().to_string(), &format!("@{}", dns.ip())]);
         let output = dig.args([name, "A"]).output().await.unwrap();
-        String::from_utf8_lossy(&output.stdout).lines().map(str::to_owned).collect()
+        let said = String::from_utf8_lossy(&output.stdout).into_owned();
+        said.lines().filter(|line| line.parse::<std::net::IpAddr>().is_ok()).map(str::to_owned).collect()
     }
 
     /// Waits until DNS tells where the app is: it does so a moment after the app was made.
@@ -253,9 +254,9 @@ impl Developer<'_> {
         let (host, port) = (url.host_str().unwrap(), url.port_or_known_default().unwrap());
         let mut git = Command::new("git");
         git.current_dir(dir).args(["-c", "user.name=Developer", "-c", "user.email=developer@example.com"]);
-        if let Some(address) = self.rig.dig(host).await.first() {
-            git.args(["-c", &format!("http.curloptResolve={host}:{port}:{address}")]);
-        }
+        let address =
+            until("the git host's name in DNS", async || self.rig.dig(host).await.into_iter().next()).await;
+        git.args(["-c", &format!("http.curloptResolve={host}:{port}:{address}")]);
         let login = base64_of(&format!("deploy:{}", held.deployment));
         git.args(["-c", &format!("http.extraHeader=Authorization: Basic {login}")]).args(args);
         git.env("GIT_CONFIG_NOSYSTEM", "1")

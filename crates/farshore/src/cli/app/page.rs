@@ -205,7 +205,7 @@ mod tests {
         };
         let text = list(&[app("todo", "basic")]);
         assert!(text.lines().nth(1).unwrap().ends_with(":41234"), "{text}");
-        let text = list(&[app("todo", "basic"), app("todo-dr-in-oslo", "basic")]);
+        let text = list(&[app("todo", "basic"), app("todo-dr-oslo", "basic")]);
         assert!(text.lines().nth(2).unwrap().ends_with("  todo.app.farshore.internal:41234"), "{text}");
         let text = list(&[app("a-long-name-of-an-app", "standard"), AppBrief::default()]);
         assert!(text.lines().all(|line| line.chars().count() <= LIST_WIDTH), "{text}");
