@@ -24,11 +24,11 @@ WAYS = [("SQLite, synchronous", "sqlite", "sync"), ("SQLite, asynchronous", "sql
         ("PostgreSQL, synchronous", "postgres", "sync"), ("PostgreSQL, asynchronous", "postgres", "async")]
 
 
-def hosted(regions, place, name, database):
+def hosted(regions, place, name, database, mode="basic"):
     if database == "sqlite":
-        regions.host(name, place["todo"], f"exec {place['farshore']} example todo", database)
+        regions.host(name, place["todo"], f"exec {place['farshore']} example todo", database, mode)
     else:
-        regions.host(name, place["service"], "exec node server.js", database, [f"MODULES={place['modules']}"])
+        regions.host(name, place["service"], "exec node server.js", database, mode, [f"MODULES={place['modules']}"])
 
 
 def region_dies(place, database, replication, rows):
@@ -40,13 +40,13 @@ def region_dies(place, database, replication, rows):
 
 
 def memory(place, count):
-    """KiB of the node for each app that is hosted and idle, beside its own processes."""
+    """KiB of the node for each app that is hosted and idle, beside its own processes. The smallest mode: all fit into a region."""
     with Regions(place["farshore"]) as regions:
-        hosted(regions, place, "first", "sqlite")
+        hosted(regions, place, "first", "sqlite", "free")
         time.sleep(CALM_SECONDS)
         before = resident_kib([regions.node(NEAR)])
         for number in range(count):
-            hosted(regions, place, f"app-{number}", "sqlite")
+            hosted(regions, place, f"app-{number}", "sqlite", "free")
         time.sleep(CALM_SECONDS)
         return (resident_kib([regions.node(NEAR)]) - before) / count
 

@@ -11,6 +11,7 @@ import json
 import os
 import shutil
 import subprocess
+import sys
 import tempfile
 import threading
 import time
@@ -61,8 +62,8 @@ class Regions:
         with urllib.request.urlopen(request, timeout=CLI_SECONDS) as answer:
             return json.load(answer)
 
-    def host(self, name, scripts, command, database, settings=()):
-        self.cli("app", "create", name, "--region", NEAR, "--mode", "basic", "--command", command, "--database", database)
+    def host(self, name, scripts, command, database, mode="basic", settings=()):
+        self.cli("app", "create", name, "--region", NEAR, "--mode", mode, "--command", command, "--database", database)
         for setting in settings:
             self.cli("app", "setting", "set", name, setting)
         self.cli("app", "deploy", name, scripts)
@@ -225,5 +226,5 @@ def modules(root, target):
         for name in ("package.json", "package-lock.json"):
             shutil.copy(os.path.join(root, "benches", "app", name), place)
         subprocess.run(["npm", "ci", "--prefix", place, "--ignore-scripts", "--no-audit", "--no-fund", "--loglevel=error"],
-                       check=True)
+                       check=True, stdout=sys.stderr)
     return place
