@@ -85,7 +85,7 @@ def table(result):
                          f"{seen['lost']:>5}")
     seen = result["restore"]
     lines += ["Detection: an operator's program looks at the URL ten times a second and migrates when two looks in a row fail.", "",
-              f"restore of {result['restored_mib']} MiB of SQLite: {seen['restore_seconds_per_gib']:.2f} s per GiB, of it "
-              f"{seen['check_seconds_per_gib']:.2f} s to prove it whole; cp and sync: {seen['cp_seconds_per_gib']:.2f} s per GiB",
+              f"restore of {result['restored_mib']} MiB of SQLite, proved whole: {seen['restore_seconds_per_gib']:.2f} s per GiB (the proof alone, again: "
+              f"{seen['check_seconds_per_gib']:.2f} s); cp and sync: {seen['cp_seconds_per_gib']:.2f} s per GiB",
               f"memory of the node for each idle app: {result['kib_each']:.0f} KiB ({result['hosted']} hosted)"]
     return "\n".join(lines)
