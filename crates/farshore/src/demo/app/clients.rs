@@ -110,12 +110,9 @@ impl Clients {
         self.shared.acknowledged().iter().filter(|row| row.sent > since).count()
     }
 
-    /// The longest time between two acknowledgements after `since`.
+    /// The longest time without an acknowledgement after `since`.
     pub(super) fn longest_wait(&self, since: Instant) -> Duration {
-        let mut at: Vec<_> = self.shared.acknowledged().iter().map(|row| row.at).collect();
-        at.retain(|at| *at >= since);
-        at.sort_unstable();
-        at.windows(2).map(|two| two[1] - two[0]).max().unwrap_or_default()
+        longest_gap(since, self.shared.acknowledged().iter().map(|row| row.at))
     }
 
     /// Waits for the rows that are under way; what is owed then is final.
@@ -123,6 +120,13 @@ impl Clients {
         self.shared.stop.store(true, Ordering::SeqCst);
         while self.tasks.join_next().await.is_some() {}
     }
+}
+
+/// The longest time after `since` in which nothing happened, up to the last that did.
+fn longest_gap(since: Instant, happened: impl Iterator<Item = Instant>) -> Duration {
+    let mut at: Vec<_> = happened.filter(|at| *at >= since).chain([since]).collect();
+    at.sort_unstable();
+    at.windows(2).map(|two| two[1] - two[0]).max().unwrap_or_default()
 }
 
 /// One client: a row counts when it was acknowledged, and is sent again under its id until it is.
@@ -145,5 +149,19 @@ async fn write(number: usize, door: Door, client: reqwest::Client, shared: Arc<S
             door.address.look_up().await;
         }
         shared.acknowledged().push(Row { id, sent, at: Instant::now() });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_gap_counts_from_its_beginning_on() {
+        let since = Instant::now();
+        let after = |millis| since + Duration::from_millis(millis);
+        assert_eq!(longest_gap(since, [after(80), after(90)].into_iter()), Duration::from_millis(80));
+        assert_eq!(longest_gap(after(70), [after(60), after(80)].into_iter()), Duration::from_millis(10));
+        assert_eq!(longest_gap(since, std::iter::empty()), Duration::ZERO);
     }
 }
