@@ -27,6 +27,13 @@ const READY_KEPT: usize = 3;
 /// What is kept of why a release failed.
 const WHY_MAX: usize = 2000;
 
+/// Why a release failed that was being made when its node died,
+const UNFINISHED: &str = "it was not finished";
+/// or when its region stopped serving: neither says anything of the release.
+const STOPPED: &str = "the region stopped serving the app meanwhile";
+/// Who makes such a release again.
+const AGAIN_BY: &str = "this region, once more";
+
 /// What a deploy did.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(in crate::workload) struct Deployed {
@@ -48,6 +55,34 @@ impl Item {
         says: &Says,
     ) -> Result<Deployed, String> {
         let _one = self.deploying.lock().await;
+        self.deploy_alone(commit, by, says).await
+    }
+
+    /// Deploys what was pushed and not made a release of, because the node died or its region stopped serving: whoever pushes it again
+    /// is told that there is nothing to push.
+    pub(super) async fn catch_up(self: &Arc<Self>) {
+        let _one = self.deploying.lock().await;
+        let Ok(Some(head)) = self.stock.repository.head().await else { return };
+        let is_due = {
+            let charter = self.stock.charter();
+            let last = charter.releases.iter().rev().find(|release| release.commit == head.id);
+            last.is_none_or(|release| {
+                release.state == ReleaseState::Failed
+                    && release.why.as_deref().is_some_and(|why| [UNFINISHED, STOPPED].contains(&why))
+            })
+        };
+        if is_due && let Err(why) = self.deploy_alone(head, AGAIN_BY, &Says::unheard()).await {
+            tracing::warn!(app = %self.id, why, "what was pushed before the restart does not come up");
+        }
+    }
+
+    /// One deploy at a time: the caller has seen to it.
+    async fn deploy_alone(
+        self: &Arc<Self>,
+        commit: Commit,
+        by: &str,
+        says: &Says,
+    ) -> Result<Deployed, String> {
         let number = self.stock.charter().next_release();
         says.say(format!("release {number} of {}: {}", self.id.name, short(&commit.id)));
         let done = self.deploy_as(number, &commit, by, says).await;
@@ -76,7 +111,7 @@ impl Item {
         by: &str,
         says: &Says,
     ) -> Result<(), String> {
-        let stopped = || "the region stopped serving the app meanwhile".to_owned();
+        let stopped = || STOPPED.to_owned();
         let active = self.activity().ok_or_else(stopped)?;
         self.charter_changes(|charter| {
             charter.put_release(Release {
@@ -87,7 +122,7 @@ impl Item {
                 at: super::super::now(),
                 message: first_line(&commit.message).to_owned(),
                 state: ReleaseState::Failed,
-                why: Some("it was not finished".to_owned()),
+                why: Some(UNFINISHED.to_owned()),
             });
         })
         .map_err(|error| error.to_string())?;

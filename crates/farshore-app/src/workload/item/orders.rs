@@ -81,6 +81,8 @@ impl Item {
         })?;
         // That it does not come up is told by observing it; it is tried again.
         let _ = self.serve(order).await;
+        let me = Arc::clone(self);
+        tokio::spawn(async move { me.catch_up().await });
         Ok(())
     }
 

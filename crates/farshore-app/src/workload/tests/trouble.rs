@@ -196,3 +196,28 @@ async fn a_lent_reserve_rests_while_its_room_is_used_and_comes_back_when_it_is_n
     let seen = oslo.apps.observe(&reserve).await.unwrap();
     assert_eq!(seen.shape["lent_to"], Value::Null);
 }
+
+/// The branch has moved, so git would not push it again.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_pushed_before_the_node_died_is_deployed_when_it_is_back() {
+    let mut slow = spec();
+    slow["build"] =
+        json!("test ! -e slow.txt || test -e \"$HOME/begun\" || { touch \"$HOME/begun\"; exec sleep 600; }");
+    let paris = served_as(slow).await;
+    let begun = paris.dir.path().join("apps/todo/home/begun");
+    let pushing = paris.push(&[("slow.txt", ""), ("release.txt", "two")]);
+    let dying = async {
+        let give_up = Instant::now() + GIVE_UP;
+        while !begun.exists() {
+            assert!(Instant::now() < give_up);
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        paris.apps.stop().await;
+    };
+    let (pushed, ()) = tokio::join!(pushing, dying);
+    assert!(!said(&pushed).contains("release 2 runs"), "{}", said(&pushed));
+    let paris = paris.restart().await;
+    paris.act(1, Action::Serve).await.unwrap();
+    paris.until("the release that was pushed", |seen| seen.shape["release"] == 3).await;
+    assert_eq!(paris.get("/release").await, "two");
+}
