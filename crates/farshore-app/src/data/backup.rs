@@ -377,7 +377,8 @@ fn name_of(at: Moment) -> String {
     }
 }
 
-fn is_id(id: &str) -> bool {
+/// Whether a backup can be called so: no other path can.
+pub(crate) fn is_id(id: &str) -> bool {
     !id.is_empty() && id.bytes().all(|byte| byte.is_ascii_digit() || byte == b'-')
 }
 

@@ -12,6 +12,7 @@ use tokio::time::{Instant, sleep};
 use super::wire::{Answer, Ask, BackupFiles, Body, News, Piece, Question, decode, encode, print};
 use super::{LinkOptions, Shared, WAIT};
 use crate::charter::Charter;
+use crate::data::backup::is_id;
 use crate::releases::{remove, write_piece};
 
 /// Between two attempts to reach a region that does not answer, or whose answer cannot be taken.
@@ -278,13 +279,9 @@ async fn take_backups(shared: &Shared, theirs: &[BackupFiles]) -> Result<(), Str
 async fn take_backup(shared: &Shared, backup: &BackupFiles) -> Result<(), String> {
     let LinkOptions { stock, backups, .. } = &shared.options;
     let coming = stock.dir.join(BACKUP);
+    stays_inside(backup)?;
     remove(&coming).map_err(|error| error.to_string())?;
     for file in &backup.files {
-        let is_inside =
-            Path::new(file).components().all(|part| matches!(part, std::path::Component::Normal(_)));
-        if !is_inside {
-            return Err(format!("the other region has a backup with a file {file:?}: it is not taken"));
-        }
         let path = coming.join(file);
         let dir = path.parent().unwrap_or(&coming);
         std::fs::create_dir_all(dir).map_err(|error| error.to_string())?;
@@ -301,4 +298,45 @@ async fn take_backup(shared: &Shared, backup: &BackupFiles) -> Result<(), String
     }
     follows(shared)?;
     std::fs::rename(&coming, backups.join(&backup.id)).map_err(|error| error.to_string())
+}
+
+/// What another region names is written below the place of this app's backups, and nowhere else.
+fn stays_inside(backup: &BackupFiles) -> Result<(), String> {
+    let is_plain = |file: &String| {
+        let mut parts = Path::new(file).components();
+        !file.is_empty() && parts.all(|part| matches!(part, std::path::Component::Normal(_)))
+    };
+    if !is_id(&backup.id) {
+        return Err(format!("the other region has a backup called {:?}: it is not taken", backup.id));
+    }
+    match backup.files.iter().find(|file| !is_plain(file)) {
+        Some(file) => Err(format!("the other region has a backup with a file {file:?}: it is not taken")),
+        None => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_backup_of_another_region_is_written_nowhere_else() {
+        let backup = |id: &str, file: &str| BackupFiles {
+            id: id.to_owned(),
+            files: vec!["a".to_owned(), file.to_owned()],
+        };
+        assert_eq!(stays_inside(&backup("20261121-050000-250", "base/part.0")), Ok(()));
+        for (id, file) in [
+            ("../20261121", "data"),
+            ("/etc", "data"),
+            ("", "data"),
+            ("20261121-050000-250", "../card.json"),
+            ("20261121-050000-250", "base/../../card.json"),
+            ("20261121-050000-250", "/etc/passwd"),
+            ("20261121-050000-250", ""),
+        ] {
+            let refused = stays_inside(&backup(id, file)).unwrap_err();
+            assert!(refused.contains("not taken"), "{id} {file}: {refused}");
+        }
+    }
 }
