@@ -103,7 +103,7 @@ impl Backups {
         Ok(Self { dir: dir.to_owned(), turn: tokio::sync::Mutex::new(()) })
     }
 
-    /// All of them, the newest first.
+    /// All of them, oldest first.
     ///
     /// # Errors
     /// When the directory cannot be read. A backup whose description is damaged is told as one that is not `ok`.
@@ -114,7 +114,7 @@ impl Backups {
         };
         let mut all: Vec<Backup> =
             entries(&self.dir)?.into_iter().filter(is_one).map(|path| told(&path)).collect();
-        all.sort_by(|one, other| other.id.cmp(&one.id));
+        all.sort_by(|one, other| one.id.cmp(&other.id));
         Ok(all)
     }
 

@@ -146,11 +146,12 @@ async fn old_backups_go_and_the_newest_good_one_stays() {
         home.backups.take(&*home.live, "").await.unwrap();
     }
     let ids = home.ids().await;
+    assert!(ids.is_sorted(), "oldest first: {ids:?}");
     home.backups.keep_only(2).await.unwrap();
-    assert_eq!(home.ids().await, ids[..2]);
+    assert_eq!(home.ids().await, ids[1..]);
     home.backups.keep_only(0).await.unwrap();
-    assert_eq!(home.ids().await, ids[..1]);
-    assert_eq!(home.names(), ids[..1]);
+    assert_eq!(home.ids().await, ids[2..]);
+    assert_eq!(home.names(), ids[2..]);
 }
 
 fn backup(id: &str, ok: bool) -> Backup {

@@ -99,3 +99,37 @@ async fn backups_are_points_and_a_restore_never_overwrites() {
     oslo.act(2, Action::Commit).await.unwrap();
     assert!(oslo.look().await.points.is_empty());
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_a_choice_the_newest_backup_is_meant_and_a_time_means_the_last_one_before_it() {
+    let paris = served().await;
+    let mut ids = Vec::new();
+    for row in rows(1, 2) {
+        paris.add(&row).await;
+        let taken = paris.done(json!({ "ask": "backup-now" })).await;
+        ids.push(taken["result"]["id"].as_str().unwrap().to_owned());
+    }
+    paris.add("row 3").await;
+    let told = paris.ask(json!({ "ask": "backups" })).await.unwrap();
+    let told: Vec<&str> =
+        told["backups"].as_array().unwrap().iter().map(|one| one["id"].as_str().unwrap()).collect();
+    assert_eq!(told, ids, "oldest first");
+    let restored = paris.done(json!({ "ask": "restore", "to": "newest" })).await;
+    assert_eq!(restored["state"], "done", "{restored:#}");
+    let changed = paris.done(json!({ "ask": "change-database", "to": "newest" })).await;
+    assert_eq!(changed["state"], "done", "{changed:#}");
+    assert_eq!(paris.get("/rows").await, json!(rows(1, 2)));
+    paris.add("row 3 again").await;
+    let oslo = follow(&paris, ReplicationMode::Async).await;
+    let seen = oslo.until("the backups are there", |seen| seen.points.len() == 3).await;
+    let (offered, times): (Vec<&str>, Vec<_>) =
+        seen.points.iter().map(|point| (point.id.as_str(), point.at)).unzip();
+    assert_eq!(offered, [&ids[0], &ids[1], look::POINT]);
+    assert!(times.is_sorted(), "{times:?}");
+    let between = times[1].after(Duration::from_micros(1));
+    oslo.act(2, Action::Promote { point: PointChoice::At(between) }).await.unwrap();
+    assert_eq!(oslo.look().await.promotion.unwrap().point.id, ids[1]);
+    assert_eq!(oslo.get("/rows").await, json!(rows(1, 2)));
+    oslo.act(2, Action::ChangePoint { point: PointChoice::At(times[0]) }).await.unwrap();
+    assert_eq!(oslo.get("/rows").await, json!(rows(1, 1)));
+}
