@@ -36,7 +36,7 @@ const PIECES_WAITING_MAX: usize = 8;
 /// One piece.
 const PIECE_BYTES: usize = 64 << 10;
 /// How long git may take to end when asked. It has a few files to remove.
-const GRACE: Duration = Duration::from_secs(3);
+pub(super) const GRACE: Duration = Duration::from_secs(3);
 /// How long a client may send nothing in the middle of a request, or take nothing of an answer.
 const CLIENT_SILENCE_MAX: Duration = Duration::from_secs(60);
 /// What a client may go on sending after git has answered: enough to read the answer, which a reset would take.
@@ -286,11 +286,15 @@ async fn pump(
     }
 }
 
-/// Passes the request's body on. When git does not want more of it, the rest is read and left out.
+/// Passes the request's body on. When git does not want more of it, the rest is read and left out. Of a request that has
+/// none by its nature nothing is read: what is sent there nonetheless is not waited for.
 async fn feed<B>(mut body: B, stdin: Option<impl AsyncWriteExt + Unpin>, bytes_max: u64) -> Result<(), Cut>
 where
     B: Body<Data = Bytes> + Unpin,
 {
+    if stdin.is_none() {
+        return Ok(());
+    }
     let (mut stdin, mut seen, mut ignored) = (stdin, 0_u64, 0_u64);
     loop {
         let frame = timeout(CLIENT_SILENCE_MAX, body.frame()).await.map_err(|_| Cut::Client)?;

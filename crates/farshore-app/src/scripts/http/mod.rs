@@ -18,6 +18,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use futures_util::future::OptionFuture;
 use http::header::{ALLOW, CONTENT_TYPE, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE};
 use http::request::Parts;
 use http::{HeaderMap, Request, Response, StatusCode};
@@ -29,7 +30,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use self::child::{Answering, Bounds, Pipes, Running, answering};
+use self::child::{Answering, Bounds, GRACE, Pipes, Running, answering};
 use self::credentials::{Presented, presented};
 use self::push::{Deploys, PIPES};
 use self::route::{Asked, Nowhere, Service, route};
@@ -55,6 +56,8 @@ const REQUEST_TIME_MAX: Duration = Duration::from_secs(3_600);
 const FETCH_BYTES_MAX: u64 = 16 << 20;
 /// What goes around a pack in a push.
 const AROUND_PACK_BYTES: u64 = 16 << 20;
+/// How long the end of pushes is waited for. Git is killed after its grace; what is not gone soon after that runs no more.
+const CLOSE_MAX: Duration = GRACE.saturating_add(Duration::from_secs(2));
 /// When a client may ask again, in seconds.
 const RETRY_AFTER_SECONDS: u32 = 5;
 
@@ -109,12 +112,21 @@ impl GitHttp {
     }
 
     /// Takes no pushes from now on, and tells pushers `why`; those under way are ended. On return no branch moves by a
-    /// push any more. Fetches go on; so do deploys that have begun.
+    /// push any more. Fetches go on; so do deploys that have begun. It returns within seconds, whatever a client or a
+    /// disk does.
     pub async fn close(&self, why: &str) {
         self.closed.send_replace(Some(why.to_owned()));
         // All turns are free when all pushes have ended. It is never closed.
         let all = u32::try_from(PUSHES_MAX).unwrap_or(u32::MAX);
-        drop(self.pushes.acquire_many(all).await);
+        let ended = tokio::time::timeout(CLOSE_MAX, self.pushes.acquire_many(all)).await;
+        if ended.is_err() {
+            // Its git was killed and sits in a call to the disk, which at most ends that one call, with nobody told that it
+            // was done; or it is not started yet, and then is ended before it may ask whether a branch may move.
+            tracing::warn!(
+                name = self.name,
+                "a push that was ended is not gone: the disk of its repository is slow"
+            );
+        }
     }
 
     /// Takes pushes again.
@@ -195,7 +207,7 @@ impl GitHttp {
             self.push(running, body, answering, Pushing { dir, by, before, turn });
         } else {
             let running = Running::start(command, pipes, asked.path != "/info/refs")?;
-            self.fetch(running, body, answering, turn);
+            self.read(asked.service, running, body, answering, turn);
         }
         let Ok(head) = head.await else {
             return Ok(plain(StatusCode::BAD_GATEWAY, "git ended without an answer: see the node's log"));
@@ -206,17 +218,30 @@ impl GitHttp {
         Ok(response)
     }
 
-    fn fetch<B>(&self, running: Running, body: B, answering: Answering, turn: OwnedSemaphorePermit)
-    where
+    /// What moves no branch. Of a push, which begins with one, it ends with the pushes: its turn is one of theirs.
+    fn read<B>(
+        &self,
+        service: Service,
+        running: Running,
+        body: B,
+        answering: Answering,
+        turn: OwnedSemaphorePermit,
+    ) where
         B: Body<Data = Bytes> + Send + Unpin + 'static,
         B::Error: Send,
     {
         let bounds = Bounds { bytes_max: FETCH_BYTES_MAX, time_max: REQUEST_TIME_MAX };
         let stopping = self.stopping.clone();
+        let closing = (service == Service::Push).then(|| closing(self.closed.subscribe()));
         self.requests.spawn(async move {
-            let stopped = stopping.cancelled();
-            let ended = running.serve(body, bounds, answering, std::future::ready(Ok(())), stopped).await;
-            tracing::trace!(?ended, "a fetch is over");
+            let over = async {
+                tokio::select! {
+                    () = stopping.cancelled() => {}
+                    Some(()) = OptionFuture::from(closing) => {}
+                }
+            };
+            let ended = running.serve(body, bounds, answering, std::future::ready(Ok(())), over).await;
+            tracing::trace!(?ended, "a request that reads is over");
             drop(turn);
         });
     }
@@ -231,12 +256,7 @@ impl GitHttp {
         self.requests.spawn(async move {
             let Pushing { dir, by, before, turn } = pushing;
             let talk = deploys.talk(&dir, &by);
-            let mut closes = closed.clone();
-            let closing = async move {
-                // The sender lives as long as the one who serves.
-                let _ = closes.wait_for(Option::is_some).await;
-            };
-            let ended = running.serve(body, bounds, answering, talk, closing).await;
+            let ended = running.serve(body, bounds, answering, talk, closing(closed.clone())).await;
             if let Err((why, hard)) = ended {
                 tracing::debug!(?why, hard, "a push was ended");
                 deploys.repository.unclean.fetch_or(hard, std::sync::atomic::Ordering::Relaxed);
@@ -313,6 +333,12 @@ impl Scripts for GitHttp {
     async fn call(&self, request: Request<Incoming>) -> Response<GatewayBody> {
         self.answer(request).await.map(GatewayBody::stream)
     }
+}
+
+/// Until nothing is taken any more.
+async fn closing(mut closed: watch::Receiver<Option<String>>) {
+    // The sender lives as long as the one who serves.
+    let _ = closed.wait_for(Option::is_some).await;
 }
 
 /// What goes with a push.

@@ -1,12 +1,18 @@
 //! What clients other than people send.
 
+use std::convert::Infallible;
+use std::fs::File;
 use std::path::Path;
 use std::process::Stdio;
+use std::time::Duration;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
-use http_body_util::Empty;
+use futures_util::StreamExt;
+use http_body_util::{BodyExt, Empty, Full, StreamBody};
+use hyper::body::Frame;
+use rustix::fs::{CWD, Mode};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
@@ -80,6 +86,79 @@ async fn a_flood_of_wrong_passwords_is_sent_away_and_the_right_one_goes_through(
     let mut statuses: Vec<u16> = flood.await.iter().map(|answer| answer.status().as_u16()).collect();
     statuses.sort_unstable();
     assert_eq!(statuses, [vec![401; 64], vec![429; 86]].concat());
+}
+
+/// A client that says now and then that it is there, and never ends.
+fn endless() -> StreamBody<impl futures_util::Stream<Item = Result<Frame<Bytes>, Infallible>> + Send + Unpin>
+{
+    let bytes = futures_util::stream::repeat(Bytes::from_static(b"x")).then(async |bytes| {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        Ok(Frame::data(bytes))
+    });
+    StreamBody::new(Box::pin(bytes))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_sent_with_a_question_is_not_waited_for() {
+    let rig = Rig::new().await;
+    let answer = rig.http.answer(begins("token").map(|_| endless())).await;
+    assert_eq!(answer.status(), 200);
+    assert!(!answer.into_body().collect().await.unwrap().to_bytes().is_empty());
+    rig.no_process_is_left().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn closing_ends_a_push_that_has_only_begun() {
+    let rig = Rig::new().await;
+    let work = rig.work("work").await;
+    git(&work, &["push", "-q", "origin", "main"]).await;
+    // More than waits in pipes for a client that takes nothing.
+    let id = git(&work, &["rev-parse", "HEAD"]).await;
+    let many: String = (0..20_000).map(|count| format!("{id} refs/tags/{count:0150}\n")).collect();
+    std::fs::write(rig.repository.dir().join("packed-refs"), format!("# pack-refs with: sorted \n{many}"))
+        .unwrap();
+    let answer = rig.http.answer(begins("token")).await;
+    assert_eq!(answer.status(), 200);
+    rig.http.close("the region is being left").await;
+    rig.no_process_is_left().await;
+    let cut = answer.into_body().collect().await.unwrap_err();
+    assert!(cut.to_string().contains("closed"), "{cut}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn closing_does_not_wait_for_a_push_whose_disk_does_not_answer_and_its_branch_never_moves() {
+    let rig = Rig::new().await;
+    let work = rig.work("work").await;
+    let packed = rig.repository.dir().join("packed-refs");
+    rustix::fs::mkfifoat(CWD, &packed, Mode::RUSR | Mode::WUSR).unwrap();
+    let http = std::sync::Arc::clone(&rig.http);
+    let push = http::Request::post("/git-receive-pack");
+    let push = push.header("Authorization", BASIC.trim_start_matches("Authorization: "));
+    let push = push.header("Content-Type", "application/x-git-receive-pack-request");
+    let push = push.body(Full::new(receive_pack(&work).await)).unwrap();
+    let push = tokio::spawn(async move { http.answer(push).await.status().as_u16() });
+    let dir = rig.repository.dir().to_str().unwrap().to_owned();
+    until("git waits for the disk", || !users_of(&dir).is_empty()).await;
+    rig.http.close("the region is being left").await;
+    assert!(!push.is_finished());
+    // For both directions: opening waits for nobody.
+    let answers = File::options().read(true).write(true).open(&packed).unwrap();
+    std::fs::remove_file(&packed).unwrap();
+    drop(answers);
+    assert_eq!(push.await.unwrap(), 502);
+    rig.no_process_is_left().await;
+    assert!(rig.repository.refs().await.unwrap().refs.is_empty());
+}
+
+/// What a client's git sends to make the branch main of what is in `work`.
+async fn receive_pack(work: &Path) -> Bytes {
+    let id = git(work, &["rev-parse", "HEAD"]).await;
+    let mut packs = super::rig::client(work, &["pack-objects", "--stdout", "--all", "-q"]);
+    let packed = packs.output().await.unwrap();
+    let command = format!("{} {id} refs/heads/main\0 report-status\n", "0".repeat(40));
+    let mut body = format!("{:04x}{command}0000", command.len() + 4).into_bytes();
+    body.extend(packed.stdout);
+    body.into()
 }
 
 #[tokio::test(flavor = "multi_thread")]

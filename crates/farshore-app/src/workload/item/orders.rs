@@ -136,13 +136,18 @@ impl Item {
         Ok(())
     }
 
-    /// Its instances are ended; its database stays open, because the other region may still lack something of it.
+    /// Its instances are ended, whatever becomes of pushes under way; its database stays open, because the other region may still
+    /// lack something of it.
     async fn quiet(&self) {
-        let (pushes, site) = (self.scripts(), self.site());
+        let pushes = self.scripts();
         tokio::join!(
             pushes.close("this region does not serve the app any more: push again in a moment"),
-            site.drained(FINISH_MAX),
+            self.end_serving(),
         );
+    }
+
+    async fn end_serving(&self) {
+        self.site().drained(FINISH_MAX).await;
         let _work = self.work.lock().await;
         self.end_instances(GRACE).await;
         // What was being brought up, or replaced, when the right was taken away is being ended by nobody who is waited for.
