@@ -118,6 +118,12 @@ pub(super) async fn there(
     let name = way.site.name();
     if let Some(from) = request.headers().get(HOP) {
         let from = from.to_str().unwrap_or("another region");
+        if from == way.client.shared.region.as_str() {
+            let detail = format!(
+                "the app {name} is served in region {region}, and the address that its gateway tells leads back here: nothing was done; set https in [apps] there"
+            );
+            return unavailable(AGAIN_THERE, &detail);
+        }
         let detail = format!(
             "{from} sent this request for the app {name} here, and here it is known to be in {region}: the regions do not agree yet, try again"
         );

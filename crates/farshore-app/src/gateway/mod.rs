@@ -209,8 +209,8 @@ impl Gateway {
         self.certificates.remove(host);
     }
 
-    /// Other gateways are called by TLS where they have it, and believed by these rules. Without it they are called
-    /// without TLS, and not at all where they have nothing else.
+    /// Other gateways are called by TLS, and believed by these rules. Without it only those are called that have none and
+    /// listen on this host.
     pub fn set_trust(&self, trust: Arc<rustls::ClientConfig>) {
         self.shared.trust.store(Some(trust));
     }

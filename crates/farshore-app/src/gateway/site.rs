@@ -63,7 +63,7 @@ pub enum SiteState {
     There {
         /// Which.
         region: Region,
-        /// Its gateway, `host:port`, without TLS.
+        /// Its gateway, `address:port`, without TLS: only used on loopback, and where there is no other way.
         http: Option<String>,
         /// Its gateway, `host:port`, with TLS.
         https: Option<String>,

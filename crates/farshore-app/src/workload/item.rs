@@ -453,9 +453,13 @@ impl Item {
 }
 
 impl Around {
-    /// Where the gateway here is, for the other region's.
-    fn gateway_at(&self) -> Where {
+    /// Where the gateway here is, for the other region's. Without TLS it listens on loopback, so that no host name leads to
+    /// it; and whoever has TLS is not to be sent keys without it.
+    pub(super) fn gateway_at(&self) -> Where {
         let bound = self.gateway.bound();
-        Where { http: Some(self.authority(bound.http)), https: bound.https.map(|at| self.authority(at)) }
+        Where {
+            http: bound.https.is_none().then(|| bound.http.to_string()),
+            https: bound.https.map(|at| self.authority(at)),
+        }
     }
 }

@@ -64,7 +64,7 @@ pub struct AppsOptions {
     pub domain: String,
     /// What clients are shown that ask for a name without a certificate of its own.
     pub tls: Option<Arc<rustls::ServerConfig>>,
-    /// Whom this gateway believes to be another region's; without it requests are sent on without TLS only.
+    /// Whom this gateway believes to be another region's; without it requests are sent on within this host only.
     pub trust: Option<Arc<rustls::ClientConfig>>,
     /// What all instances in the region may take together.
     pub capacity_mib: u64,

@@ -2,8 +2,11 @@
 
 use std::time::Duration;
 
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{TcpListener, TcpStream};
+
 use super::super::SiteState;
-use super::doubles::{GIT_HOST, HOST, Instance, Rig, nowhere, region, until};
+use super::doubles::{GIT_HOST, HOST, Instance, Rig, any_port, nowhere, region, until};
 
 fn recovering() -> SiteState {
     SiteState::Recovering { why: "region paris is lost".into(), retry_after: Duration::from_millis(2500) }
@@ -97,6 +100,39 @@ async fn a_region_that_cannot_be_reached_is_named() {
     rig.get("/").await.check_problem(503, &["oslo", "nothing was done"]);
     rig.site.set(SiteState::There { region: region("oslo"), http: None, https: Some("127.0.0.1:1".into()) });
     rig.get("/").await.check_problem(503, &["oslo", "TLS"]);
+}
+
+#[tokio::test]
+async fn nothing_is_sent_to_another_region_without_tls_but_on_this_host() {
+    let listener = TcpListener::bind(any_port()).await.unwrap();
+    let plain = listener.local_addr().unwrap().to_string();
+    let rig = Rig::new(SiteState::Empty).await;
+    let there = |http: &str, https: Option<&str>| {
+        let (http, https) = (Some(http.to_owned()), https.map(str::to_owned));
+        rig.site.set(SiteState::There { region: region("oslo"), http, https });
+    };
+    there(&plain, Some("127.0.0.1:1"));
+    rig.get("/").await.check_problem(503, &["oslo", "TLS", "nothing was done"]);
+    // A name leads to whoever the directory says, be it this host.
+    there(&plain.replace("127.0.0.1", "localhost"), None);
+    rig.get("/").await.check_problem(503, &["oslo", "TLS", "set https"]);
+    // 192.0.2.0/24 is nobody's.
+    there("192.0.2.1:9080", None);
+    rig.get("/").await.check_problem(503, &["oslo", "192.0.2.1:9080", "TLS"]);
+    // Had one of them come, it would be the first.
+    let mut marked = TcpStream::connect(&plain).await.unwrap();
+    let (mut first, _) = listener.accept().await.unwrap();
+    marked.write_all(b"mine").await.unwrap();
+    let mut seen = [0; 4];
+    first.read_exact(&mut seen).await.unwrap();
+    assert_eq!(&seen, b"mine");
+}
+
+#[tokio::test]
+async fn a_gateway_that_is_led_back_to_itself_says_so() {
+    let rig = Rig::new(SiteState::Empty).await;
+    rig.there(rig.http());
+    rig.get("/").await.check_problem(503, &["oslo", "leads back here", "set https"]);
 }
 
 #[tokio::test]

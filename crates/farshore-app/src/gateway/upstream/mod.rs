@@ -175,22 +175,33 @@ impl Upstream {
     }
 }
 
-/// A connection to another gateway; by TLS where that is possible.
+/// A connection to another gateway: by TLS, or without it on this host. Requests carry keys and passwords.
 async fn reach(http: Option<&str>, https: Option<&str>, call: &Call<'_>) -> io::Result<Line> {
-    if let (Some(address), Some(trust)) = (https, call.trust) {
-        let stream = prepared(TcpStream::connect(address).await?);
-        // The gateway's own certificate is asked for, and not one of an app's: whose that is need not be believed here.
-        let own = address.rsplit_once(':').map_or(address, |(host, _)| host).trim_matches(['[', ']']);
-        let name = ServerName::try_from(own.to_owned()).map_err(io::Error::other)?;
-        let stream = TlsConnector::from(Arc::clone(trust)).connect(name, stream).await?;
-        return Line::open(Either::Right(Box::new(stream))).await;
-    }
-    let Some(address) = http else {
-        return Err(io::Error::other(
+    match (https, call.trust, http) {
+        (Some(address), Some(trust), _) => secured(address, trust).await,
+        // Also where there is an address without TLS: who answers at it, nobody knows.
+        (Some(_), None, _) => Err(io::Error::other(
             "it is only reached by TLS, and this region was not told whom to believe there",
-        ));
-    };
-    Line::open(Either::Left(prepared(TcpStream::connect(address).await?))).await
+        )),
+        (None, _, Some(address)) => match address.parse::<SocketAddr>() {
+            Ok(here) if here.ip().is_loopback() => {
+                Line::open(Either::Left(prepared(TcpStream::connect(here).await?))).await
+            }
+            _ => Err(io::Error::other(format!(
+                "{address} is on another host, which is only reached by TLS: set https in [apps] there"
+            ))),
+        },
+        (None, _, None) => Err(io::Error::other("it tells no address: set https in [apps] there")),
+    }
+}
+
+async fn secured(address: &str, trust: &Arc<rustls::ClientConfig>) -> io::Result<Line> {
+    let stream = prepared(TcpStream::connect(address).await?);
+    // The gateway's own certificate is asked for, and not one of an app's: whose that is need not be believed here.
+    let own = address.rsplit_once(':').map_or(address, |(host, _)| host).trim_matches(['[', ']']);
+    let name = ServerName::try_from(own.to_owned()).map_err(io::Error::other)?;
+    let stream = TlsConnector::from(Arc::clone(trust)).connect(name, stream).await?;
+    Line::open(Either::Right(Box::new(stream))).await
 }
 
 fn prepared(stream: TcpStream) -> TcpStream {

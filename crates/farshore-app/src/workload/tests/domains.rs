@@ -1,6 +1,7 @@
-//! A name of the operator's own, and its certificate: neither stays behind in a lost region.
+//! Names: the operator's own and its certificate do not stay behind in a lost region; a gateway's lead to it by TLS.
 
 use super::*;
+use crate::link::Where;
 
 const HOST: &str = "shop.example";
 
@@ -34,4 +35,28 @@ async fn a_domain_and_its_certificate_travel_and_hold_up_no_recovery() {
     assert!(asked(&oslo, &other.cert.pem()).await.is_err(), "it is that certificate and no other");
     let summary = oslo.ask(json!({ "ask": "summary" })).await.unwrap();
     assert!(!summary.to_string().contains("PRIVATE KEY"), "{summary}");
+}
+
+/// What the other region's gateway is told of this one's.
+async fn told(change: impl FnOnce(&mut AppsOptions)) -> (Bound, Where) {
+    let dir = tempfile::tempdir().unwrap();
+    let mut options = options("paris", &Arc::default(), &dir, "127.0.0.1:0".parse().unwrap());
+    change(&mut options);
+    let apps = Apps::open(options).await.unwrap();
+    let told = (apps.bound(), apps.around.gateway_at());
+    apps.stop().await;
+    told
+}
+
+#[tokio::test]
+async fn no_gateway_is_told_to_be_reached_without_tls_from_another_host() {
+    let (bound, at) = told(|options| options.host = Some("apps.paris.example".to_owned())).await;
+    let https = format!("apps.paris.example:{}", bound.https.unwrap().port());
+    assert_eq!(at, Where { http: None, https: Some(https) });
+    let (bound, at) = told(|options| {
+        options.host = Some("apps.paris.example".to_owned());
+        options.https = None;
+    })
+    .await;
+    assert_eq!(at, Where { http: Some(bound.http.to_string()), https: None });
 }

@@ -11,12 +11,14 @@ mod postgres;
 mod trouble;
 
 use std::process::Command;
+use std::sync::LazyLock;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use farshore_core::fencing::FenceTimings;
 use farshore_core::ids::Epoch;
 use farshore_core::workload::{PointChoice, ReplicationMode, ReplicationState};
+use rustls_pki_types::PrivateKeyDer;
 use serde_json::json;
 
 use super::*;
@@ -74,6 +76,38 @@ fn spec() -> serde_json::Value {
     json!({ "mode": "free", "command": "exec python3 server.py", "backup_minutes": 0 })
 }
 
+/// What every gateway shows and believes.
+static CLUSTER: LazyLock<(Arc<rustls::ServerConfig>, Arc<rustls::ClientConfig>)> = LazyLock::new(|| {
+    let made = rcgen::generate_simple_self_signed(vec!["127.0.0.1".to_owned()]).unwrap();
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let mut roots = rustls::RootCertStore::empty();
+    roots.add(made.cert.der().clone()).unwrap();
+    let client = rustls::ClientConfig::builder_with_provider(Arc::clone(&provider));
+    let client = client.with_safe_default_protocol_versions().unwrap().with_root_certificates(roots);
+    let key = PrivateKeyDer::try_from(made.signing_key.serialize_der()).unwrap();
+    let server = rustls::ServerConfig::builder_with_provider(provider);
+    let server = server.with_safe_default_protocol_versions().unwrap().with_no_client_auth();
+    let server = server.with_single_cert(vec![made.cert.der().clone()], key).unwrap();
+    (Arc::new(server), Arc::new(client.with_no_client_auth()))
+});
+
+fn options(name: &str, world: &Arc<World>, dir: &tempfile::TempDir, http: SocketAddr) -> AppsOptions {
+    let (tls, trust) = &*CLUSTER;
+    AppsOptions {
+        region: region(name),
+        dir: dir.path().join("apps"),
+        http,
+        https: Some("127.0.0.1:0".parse().unwrap()),
+        host: None,
+        domain: "farshore.internal".to_owned(),
+        tls: Some(Arc::clone(tls)),
+        trust: Some(Arc::clone(trust)),
+        capacity_mib: 2048,
+        far: Arc::new(From(region(name), Arc::clone(world))),
+        tokens: None,
+    }
+}
+
 impl Place {
     async fn open(name: &str, world: &Arc<World>) -> Self {
         let any: SocketAddr = "127.0.0.1:0".parse().unwrap();
@@ -81,19 +115,7 @@ impl Place {
     }
 
     async fn open_in(name: &str, world: &Arc<World>, dir: Arc<tempfile::TempDir>, http: SocketAddr) -> Self {
-        let options = AppsOptions {
-            region: region(name),
-            dir: dir.path().join("apps"),
-            http,
-            https: Some("127.0.0.1:0".parse().unwrap()),
-            host: None,
-            domain: "farshore.internal".to_owned(),
-            tls: None,
-            trust: None,
-            capacity_mib: 2048,
-            far: Arc::new(From(region(name), Arc::clone(world))),
-            tokens: None,
-        };
+        let options = options(name, world, &dir, http);
         let apps = Apps::open(options).await.unwrap();
         world.regions.lock().unwrap().insert(region(name), Arc::clone(&apps));
         let http = apps.bound().http;
