@@ -114,6 +114,18 @@ impl FrameLog {
         Ok(())
     }
 
+    /// The same, durable on return. When it fails nothing was appended: the next try writes the same place again. It has to
+    /// write, not only to sync: after a sync that failed the system may take the bytes for written.
+    pub(super) fn append_durably(&mut self, at: Moment, frames: &[u8]) -> Result<(), DataError> {
+        let (end, bytes, records) = (self.end, self.bytes, self.records.len());
+        let done = self.append(at, frames).and_then(|()| self.sync());
+        if done.is_err() {
+            (self.end, self.bytes) = (end, bytes);
+            self.records.truncate(records);
+        }
+        done
+    }
+
     fn took(&mut self, frames: &[u8]) {
         self.records.push((self.end, self.bytes));
         self.end += frames.len() as u64 / frame_bytes(self.page_size);
@@ -167,6 +179,12 @@ impl FrameLog {
             Ok(record) => Ok(record),
             Err(error) => Err(failed(error)),
         }
+    }
+
+    /// Reads and writes another file from now on; the one until now is returned.
+    #[cfg(test)]
+    pub(super) fn exchange_file(&mut self, file: File) -> File {
+        std::mem::replace(&mut self.file, file)
     }
 
     /// Bytes of the file.

@@ -150,8 +150,7 @@ impl Part {
         let mut tail = self.tail;
         tail.take(at, frames, self.record.page_size)?;
         let Some(log) = self.logs.last_mut() else { return Ok(false) };
-        log.append(at, frames)?;
-        log.sync()?;
+        log.append_durably(at, frames)?;
         self.tail = tail;
         self.write_mark()?;
         Ok(true)
@@ -418,3 +417,6 @@ pub(super) fn replace_file(path: &Path, bytes: &[u8]) -> Result<(), DataError> {
     write().map_err(DataError::io("write", path))?;
     path.parent().map_or(Ok(()), sync_dir)
 }
+
+#[cfg(test)]
+mod tests;
