@@ -181,6 +181,13 @@ impl FrameLog {
         }
     }
 
+    /// Gives the file another name, at which nothing of use is.
+    pub(super) fn rename(&mut self, to: PathBuf) -> Result<(), DataError> {
+        std::fs::rename(&self.path, &to).map_err(DataError::io("put the frame log to", &to))?;
+        self.path = to;
+        Ok(())
+    }
+
     /// Reads and writes another file from now on; the one until now is returned.
     #[cfg(test)]
     pub(super) fn exchange_file(&mut self, file: File) -> File {

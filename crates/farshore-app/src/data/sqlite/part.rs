@@ -118,6 +118,7 @@ impl Part {
                 None => part.logs.push(new_log(dir, &record, tail.place.frames)?),
             }
         }
+        part.remove_leftovers();
         Ok(part)
     }
 
@@ -180,28 +181,50 @@ impl Part {
     pub(super) fn wants_folding(&self) -> bool {
         let frames: u64 = self.logs.iter().map(FrameLog::bytes).sum();
         let between = self.tail.commit == self.tail.place.frames;
-        between && self.is_whole() && frames >= FOLD_BYTES.max(self.record.base.bytes / 2)
+        // Of no frames the same file would be made again, in its own place.
+        let has_frames = self.tail.place.frames > self.record.base.place.frames;
+        between && has_frames && self.is_whole() && frames >= FOLD_BYTES.max(self.record.base.bytes / 2)
     }
 
-    /// Begins a new file of frames, and hands out what is to be made one file of pages.
+    /// Begins a new file of frames, and hands out what is to be made one file of pages. The file that an earlier fold began,
+    /// which failed, serves again while it is empty: a second one would be made in its place.
     pub(super) fn begin_fold(&mut self) -> Result<View, DataError> {
         let view = self.view()?;
-        self.logs.push(new_log(&self.dir, &self.record, self.tail.place.frames)?);
-        sync_dir(&self.dir)?;
+        let start = self.tail.place.frames;
+        if self.logs.last().is_none_or(|last| last.start < start) {
+            self.logs.push(new_log(&self.dir, &self.record, start)?);
+        }
         Ok(view)
     }
 
     /// The file of pages that [`View::fold`] has made takes the place of what it was made of, after the caller has stored
     /// [`Self::record`]; then [`Self::forget_folded`].
-    pub(super) fn end_fold(&mut self, base: Base) -> Base {
-        std::mem::replace(&mut self.record.base, base)
+    pub(super) fn end_fold(&mut self, base: Base) {
+        self.record.base = base;
     }
 
     /// Removes files that the present base has taken in.
-    pub(super) fn forget_folded(&mut self, old: &Base) {
-        let _ = std::fs::remove_file(base_file(&self.dir, old));
+    pub(super) fn forget_folded(&mut self) {
+        self.remove_leftovers();
         while self.logs.len() > 1 && self.logs[0].end <= self.record.base.place.frames {
             self.logs.remove(0).remove();
+        }
+    }
+
+    /// Removes what nothing names: files of pages from before the last fold, or of one that was broken off, and a file of
+    /// frames that was never begun. What cannot be removed costs room and nothing else.
+    fn remove_leftovers(&self) {
+        let base = base_file(&self.dir, &self.record.base);
+        let is_leftover = |path: &PathBuf| {
+            let name = path.file_name().unwrap_or_default().to_string_lossy();
+            let is_base = name.starts_with("base-") && name.ends_with(".db");
+            (is_base && *path != base) || (name.starts_with("frames-") && name.ends_with(".new"))
+        };
+        let entries = std::fs::read_dir(&self.dir).into_iter().flatten().flatten();
+        for path in entries.map(|entry| entry.path()).filter(is_leftover) {
+            if let Err(error) = std::fs::remove_file(&path) {
+                tracing::warn!(path = %path.display(), %error, "a file that is not needed any more stays");
+            }
         }
     }
 
@@ -303,15 +326,24 @@ impl View {
         Ok(())
     }
 
-    /// Makes one file of pages of all this, beside the present one.
+    /// Makes one file of pages of all this, beside the present one. When it fails it leaves nothing: a half of a file may take
+    /// the room that the next frames need.
     pub(super) fn fold(&self, dir: &Path) -> Result<Base, DataError> {
         let base =
             Base { place: self.tail.place, position: self.tail.position, bytes: self.tail.bytes, crc32c: 0 };
         let path = base_file(dir, &base);
-        let file = self.write(&path)?;
-        let crc32c = crc_of(&file).map_err(DataError::io("read the pages", &path))?;
+        let made = self.write_base(&path, dir);
+        if made.is_err() {
+            let _ = std::fs::remove_file(&path);
+        }
+        Ok(Base { crc32c: made?, ..base })
+    }
+
+    fn write_base(&self, path: &Path, dir: &Path) -> Result<u32, DataError> {
+        let file = self.write(path)?;
+        let crc32c = crc_of(&file).map_err(DataError::io("read the pages", path))?;
         sync_dir(dir)?;
-        Ok(Base { crc32c, ..base })
+        Ok(crc32c)
     }
 }
 
@@ -333,11 +365,20 @@ pub(super) fn crc_of(file: &File) -> io::Result<u32> {
     }
 }
 
+/// A file for the frames from number `start` on. Durable on return, and all or nothing: a half of its header would be taken
+/// for damage.
 fn new_log(dir: &Path, record: &PartRecord, start: u64) -> Result<FrameLog, DataError> {
     let path = dir.join(format!("frames-{start:020}.log"));
-    let log = FrameLog::create(path, record.base.place.chain, record.page_size, start)?;
-    log.sync()?;
-    Ok(log)
+    let mut log =
+        FrameLog::create(path.with_extension("new"), record.base.place.chain, record.page_size, start)?;
+    let placed = log.sync().and_then(|()| log.rename(path)).and_then(|()| sync_dir(dir));
+    match placed {
+        Ok(()) => Ok(log),
+        Err(error) => {
+            log.remove();
+            Err(error)
+        }
+    }
 }
 
 /// The frames from the base on, without a gap; else why not. Files that the base has taken in are removed.

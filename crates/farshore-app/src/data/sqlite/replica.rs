@@ -7,6 +7,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
@@ -20,6 +21,8 @@ use super::{blocking, database_file};
 use crate::data::{DataError, Position, Replica};
 
 const RECORD_VERSION: u32 = 1;
+/// After a fold that failed, usually of a full disk: each try writes the whole database.
+const FOLD_AGAIN_AFTER: Duration = Duration::from_secs(60);
 
 /// See the module.
 #[derive(Debug)]
@@ -45,7 +48,16 @@ struct State {
     copy: Option<Part>,
     next: Next,
     theirs: Position,
-    folding: bool,
+    folding: Folding,
+}
+
+/// Whether frames are being put into the pages.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Folding {
+    No,
+    Running,
+    /// The last try failed; none is made before this.
+    NotBefore(Instant),
 }
 
 /// What will take the copy's place.
@@ -83,10 +95,7 @@ impl SqliteReplica {
         let state = Arc::clone(&self.state);
         let task = tokio::task::spawn_blocking(move || {
             let folded = fold.view.fold(&fold.dir);
-            let ended = locked(&state).end_fold(&fold.dir, folded);
-            if let Err(error) = ended {
-                tracing::warn!(dir = %fold.dir.display(), %error, "frames are not put into the pages");
-            }
+            locked(&state).end_fold(&fold.dir, folded, Instant::now());
         });
         *locked(&self.folding) = Some(task);
     }
@@ -115,7 +124,7 @@ impl State {
             tracing::error!(dir = %dir.display(), what, "the replica is damaged: a new copy is fetched");
         }
         let theirs = copy.as_ref().map_or(Position::default(), Part::position);
-        let mut state = Self { dir: dir.to_owned(), copy, next, theirs, folding: false };
+        let mut state = Self { dir: dir.to_owned(), copy, next, theirs, folding: Folding::No };
         state.settle_next()?;
         state.keep_fetched();
         state.remove_others();
@@ -155,7 +164,7 @@ impl State {
         Request { position: whole.map_or(Position::default(), Part::position), want }
     }
 
-    fn apply(&mut self, answer: &[u8]) -> Result<(bool, Option<Fold>), DataError> {
+    fn apply(&mut self, answer: &[u8], now: Instant) -> Result<(bool, Option<Fold>), DataError> {
         let answer: Answer = decode(answer)?;
         let got = match answer.body {
             Body::Nothing => Ok(false),
@@ -173,7 +182,7 @@ impl State {
         }?;
         self.theirs = answer.theirs;
         self.settle_next()?;
-        Ok((got, self.begin_fold()?))
+        Ok((got, self.begin_fold(now)))
     }
 
     fn fetching(
@@ -234,31 +243,50 @@ impl State {
         Ok(())
     }
 
-    fn begin_fold(&mut self) -> Result<Option<Fold>, DataError> {
-        let Some(copy) = self.copy.as_mut().filter(|copy| !self.folding && copy.wants_folding()) else {
-            return Ok(None);
+    /// What is to be made one file of pages, when that is due. What hinders it hinders no frames.
+    fn begin_fold(&mut self, now: Instant) -> Option<Fold> {
+        let may = match self.folding {
+            Folding::No => true,
+            Folding::Running => false,
+            Folding::NotBefore(then) => then <= now,
         };
-        let fold = Fold { view: copy.begin_fold()?, dir: copy.dir().to_owned() };
-        self.folding = true;
-        Ok(Some(fold))
+        let copy = self.copy.as_mut().filter(|copy| may && copy.wants_folding())?;
+        let dir = copy.dir().to_owned();
+        match copy.begin_fold() {
+            Ok(view) => {
+                self.folding = Folding::Running;
+                Some(Fold { view, dir })
+            }
+            Err(error) => {
+                self.put_off_folding(&dir, &error, now);
+                None
+            }
+        }
     }
 
-    fn end_fold(&mut self, dir: &Path, folded: Result<Base, DataError>) -> Result<(), DataError> {
-        self.folding = false;
-        let Some(copy) = self.copy.as_mut().filter(|copy| copy.dir() == dir) else { return Ok(()) };
-        let base = match folded {
-            Ok(base) => base,
-            Err(error) => {
+    fn end_fold(&mut self, dir: &Path, folded: Result<Base, DataError>, now: Instant) {
+        self.folding = Folding::No;
+        if let Err(error) = folded.and_then(|base| self.use_folded(dir, base)) {
+            if let Some(copy) = self.copy.as_mut().filter(|copy| copy.dir() == dir) {
                 copy.note_damage(&error);
-                return Err(error);
             }
-        };
-        let old = copy.end_fold(base);
+            self.put_off_folding(dir, &error, now);
+        }
+    }
+
+    fn use_folded(&mut self, dir: &Path, base: Base) -> Result<(), DataError> {
+        let Some(copy) = self.copy.as_mut().filter(|copy| copy.dir() == dir) else { return Ok(()) };
+        copy.end_fold(base);
         self.write_record()?;
         if let Some(copy) = &mut self.copy {
-            copy.forget_folded(&old);
+            copy.forget_folded();
         }
         Ok(())
+    }
+
+    fn put_off_folding(&mut self, dir: &Path, error: &DataError, now: Instant) {
+        tracing::warn!(dir = %dir.display(), %error, "frames are not put into the pages");
+        self.folding = Folding::NotBefore(now + FOLD_AGAIN_AFTER);
     }
 
     fn record(&self) -> Record {
@@ -393,7 +421,7 @@ impl Replica for SqliteReplica {
         let (state, told, answer) = (Arc::clone(&self.state), Arc::clone(&self.told), answer.to_vec());
         let (got, fold) = blocking(move || {
             let mut state = locked(&state);
-            let applied = state.apply(&answer);
+            let applied = state.apply(&answer, Instant::now());
             *locked(&told) = state.told();
             applied
         })
@@ -444,3 +472,6 @@ impl Replica for SqliteReplica {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

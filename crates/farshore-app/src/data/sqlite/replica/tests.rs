@@ -1,0 +1,73 @@
+use bytes::Bytes;
+use farshore_core::moment::Moment;
+
+use super::*;
+use crate::data::sqlite::part::base_file;
+use crate::data::sqlite::wal::FRAME_HEAD;
+use crate::data::sqlite::wire::Place;
+
+/// The largest that SQLite has: few frames make the copy large enough to be folded.
+const PAGE: u32 = 65_536;
+
+/// A replica whose copy has one page, and no frames.
+fn state(dir: &Path) -> State {
+    let page = vec![0; PAGE as usize];
+    let place = Place { chain: 9, frames: 0, sum: (0, 0) };
+    let (bytes, crc32c) = (u64::from(PAGE), crc32c::crc32c(&page));
+    let base = Base { place, position: Position::default(), bytes, crc32c };
+    let copy = PartRecord { snapshot: 1, page_size: PAGE, whole_at: 0, base };
+    let of = copy_dir(dir, 1);
+    std::fs::create_dir_all(&of).unwrap();
+    std::fs::write(base_file(&of, &base), page).unwrap();
+    drop(Part::begin(&of, copy).unwrap());
+    let record = Record { version: RECORD_VERSION, copy: Some(copy), next: None };
+    replace_file(&record_file(dir), &serde_json::to_vec(&record).unwrap()).unwrap();
+    State::open(dir).unwrap()
+}
+
+/// Transactions of one page each, as an answer brings them.
+fn frames(from: u64, count: usize) -> Vec<u8> {
+    let mut frame = vec![0; FRAME_HEAD];
+    (frame[3], frame[7]) = (1, 1);
+    frame.resize(FRAME_HEAD + PAGE as usize, 7);
+    let body = Body::Frames { chain: 9, from, at: Moment(1), frames: Bytes::from(frame.repeat(count)) };
+    encode(&Answer { theirs: Position::default(), body })
+}
+
+fn idle() -> Vec<u8> {
+    encode(&Answer { theirs: Position::default(), body: Body::Nothing })
+}
+
+#[test]
+fn a_fold_that_failed_is_put_off_and_hinders_no_frames() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut state = state(dir.path());
+    let start = Instant::now();
+    let mut from = 0;
+    let fold = loop {
+        let (got, fold) = state.apply(&frames(from, 64), start).unwrap();
+        assert!(got);
+        from += 64;
+        if let Some(fold) = fold {
+            break fold;
+        }
+    };
+    // Where the new file of pages goes there is something else.
+    let wanted =
+        Base { place: state.copy.as_ref().unwrap().place(), ..state.copy.as_ref().unwrap().record.base };
+    let blocked = base_file(&fold.dir, &wanted);
+    std::fs::create_dir(&blocked).unwrap();
+    state.end_fold(&fold.dir, fold.view.fold(&fold.dir), start);
+    for answer in [idle(), frames(from, 1), idle()] {
+        assert!(state.apply(&answer, start + FOLD_AGAIN_AFTER / 2).unwrap().1.is_none());
+    }
+    std::fs::remove_dir(&blocked).unwrap();
+    let fold = state.apply(&idle(), start + FOLD_AGAIN_AFTER).unwrap().1.unwrap();
+    assert!(state.apply(&frames(from + 1, 1), start + FOLD_AGAIN_AFTER).unwrap().1.is_none());
+    state.end_fold(&fold.dir, fold.view.fold(&fold.dir), start + FOLD_AGAIN_AFTER);
+    drop(state);
+    let state = State::open(dir.path()).unwrap();
+    let copy = state.whole().unwrap();
+    assert_eq!((copy.place().frames, copy.position().commits), (from + 2, from + 2));
+    assert_eq!(copy.record.base.place.frames, from + 1);
+}
