@@ -87,7 +87,8 @@ impl Copy {
         // The log ends where it ends: what is behind it is asked for again.
         drop(tail::count(&dir.join("log"), card.chain.timeline, &mut records, u64::MAX));
         let reach = records.reach();
-        let has_begun = reach != card.mark || card.bases.first().is_none_or(|base| base.begins != card.mark);
+        // Until its first base is known it may have nothing of the segment in which it begins.
+        let has_begun = reach != card.mark || card.bases.first().is_some_and(|base| base.begins != card.mark);
         let received = if has_begun { reach.boundary } else { segment_start(reach.boundary) };
         let mut copy = Self { dir, records: Records::from(reach), card, received, coming: 0 };
         copy.coming = copy.coming_len();
@@ -285,13 +286,22 @@ fn remove(path: &Path) -> Result<(), DataError> {
     }
 }
 
+/// Puts a piece behind the first `at` bytes of a file, durably. What is behind them was left by a try that failed; one that
+/// fails now gives back the room that it took.
 fn write_at(path: &Path, at: u64, bytes: &[u8]) -> io::Result<()> {
     let mut file = fs::OpenOptions::new().create(true).append(true).open(path)?;
-    if file.metadata()?.len() != at {
-        return Err(io::Error::other("it has another length than it was left with"));
+    let len = file.metadata()?.len();
+    if len < at {
+        return Err(io::Error::other("it is shorter than it was left"));
     }
-    file.write_all(bytes)?;
-    file.sync_data()
+    if len > at {
+        file.set_len(at)?;
+    }
+    let written = file.write_all(bytes).and_then(|()| file.sync_data());
+    if written.is_err() {
+        let _ = file.set_len(at);
+    }
+    written
 }
 
 fn write_segment(path: &Path, at: u64, bytes: &[u8]) -> io::Result<()> {

@@ -112,18 +112,20 @@ impl State {
             ));
         }
         let brought = answer.base.is_some() || answer.log.is_some();
-        if let Some(base) = answer.base {
-            if self.copy.is_none() {
-                self.last_number += 1;
-                let copy = Copy::begin(chain_dir(dir, self.last_number), answer.chain, &base)?;
-                self.supersede(Some(copy))?;
-            }
-            self.copy.as_mut().map_or(Ok(()), |copy| copy.take_base(base))?;
+        if let (Some(base), None) = (&answer.base, &self.copy) {
+            self.last_number += 1;
+            let copy = Copy::begin(chain_dir(dir, self.last_number), answer.chain, base)?;
+            self.supersede(Some(copy))?;
         }
-        if let (Some(log), Some(copy)) = (answer.log, self.copy.as_mut())
-            && !copy.take_log(log)?
-        {
+        // The log first: a base that cannot be written, which is large, must not hold back what was committed since.
+        let goes_on = match (answer.log, self.copy.as_mut()) {
+            (Some(log), Some(copy)) => copy.take_log(log)?,
+            _ => true,
+        };
+        if !goes_on {
             self.supersede(None)?;
+        } else if let (Some(base), Some(copy)) = (answer.base, self.copy.as_mut()) {
+            copy.take_base(base)?;
         }
         self.drop_kept()?;
         Ok(brought)
@@ -197,3 +199,6 @@ impl Replica for Follower {
 
     async fn close(&self) {}
 }
+
+#[cfg(test)]
+mod tests;
