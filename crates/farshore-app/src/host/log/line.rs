@@ -7,14 +7,14 @@ const CUT: &str = " … (cut)";
 
 /// Takes bytes as they come and gives back whole lines.
 #[derive(Debug, Default)]
-pub(super) struct Splitter {
+pub(crate) struct Splitter {
     line: Vec<u8>,
     is_cut: bool,
 }
 
 impl Splitter {
     /// Calls `each` with every line that ends in `bytes`.
-    pub(super) fn feed(&mut self, bytes: &[u8], mut each: impl FnMut(&str)) {
+    pub(crate) fn feed(&mut self, bytes: &[u8], mut each: impl FnMut(&str)) {
         let mut parts = bytes.split(|byte| *byte == b'\n').peekable();
         while let Some(part) = parts.next() {
             let room = LINE_MAX - self.line.len();
@@ -27,7 +27,7 @@ impl Splitter {
     }
 
     /// What was not ended by a line's end.
-    pub(super) fn rest(&mut self, mut each: impl FnMut(&str)) {
+    pub(crate) fn rest(&mut self, mut each: impl FnMut(&str)) {
         if !self.line.is_empty() {
             self.give(&mut each);
         }

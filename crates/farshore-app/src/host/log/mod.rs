@@ -25,6 +25,7 @@ use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
 
+pub(crate) use line::Splitter;
 pub(super) use printed::Printed;
 pub use tail::tail;
 

@@ -6,16 +6,19 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use farshore_core::workload::Role;
-use tokio::io::{AsyncBufReadExt, AsyncRead, BufReader};
+use tokio::io::{AsyncRead, AsyncReadExt as _};
 use tokio::process::{Child, Command};
 use tokio::task::spawn_blocking;
 
 use super::{Item, Matter};
 use crate::charter::{Release, ReleaseState};
+use crate::host::log::Splitter;
 use crate::scripts::{Commit, Says};
 
 /// A build that takes longer is ended.
 const BUILD_MAX: Duration = Duration::from_secs(15 * 60);
+/// What is read of a build's words at once.
+const READ_MAX: usize = 16 * 1024;
 /// Where builds keep what they want to find again, such as packages that were fetched.
 const HOME: &str = "home";
 /// Where programs are when the node was not told.
@@ -323,10 +326,21 @@ impl Drop for Group {
 }
 
 async fn tell(output: Option<impl AsyncRead + Unpin>, says: &Says) {
-    let Some(output) = output else { return };
-    let mut lines = BufReader::new(output).split(b'\n');
-    while let Ok(Some(line)) = lines.next_segment().await {
-        says.say(String::from_utf8_lossy(&line));
+    if let Some(output) = output {
+        each_line(output, |line| says.say(line)).await;
+    }
+}
+
+/// Calls `each` with every line of `output`. Of one that is too long its beginning is kept, however much follows.
+async fn each_line(mut output: impl AsyncRead + Unpin, mut each: impl FnMut(&str)) {
+    let mut splitter = Splitter::default();
+    let mut bytes = vec![0; READ_MAX];
+    loop {
+        // A pipe that breaks has ended.
+        match output.read(&mut bytes).await.unwrap_or(0) {
+            0 => return splitter.rest(each),
+            read => splitter.feed(&bytes[..read], &mut each),
+        }
     }
 }
 
@@ -341,4 +355,18 @@ fn short(commit: &str) -> &str {
 
 fn first_line(text: &str) -> &str {
     text.lines().next().unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_build_that_ends_no_line_takes_no_more_than_a_line() {
+        let endless = tokio::io::repeat(b'x').take(20 << 20);
+        let mut lines = Vec::new();
+        each_line(endless.chain(&b"\nnext\nlast"[..]), |line| lines.push(line.to_owned())).await;
+        assert_eq!(lines[1..], ["next", "last"]);
+        assert!(lines[0].len() < READ_MAX, "{}", lines[0].len());
+    }
 }

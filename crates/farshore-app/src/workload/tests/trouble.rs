@@ -155,6 +155,17 @@ async fn a_fence_ends_a_deploy_that_is_under_way() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_build_that_prints_without_a_line_end_is_deployed() {
+    let mut loud = spec();
+    loud["build"] = json!("head -c 20000000 /dev/zero | tr '\\0' x; echo; echo built");
+    let paris = Place::open("paris", &Arc::default()).await;
+    paris.act(1, Action::Create { spec: loud }).await.unwrap();
+    let pushed = paris.push(&[("release.txt", "one")]).await;
+    assert!(pushed.status.success() && said(&pushed).contains("built"), "{}", said(&pushed));
+    assert_eq!(paris.get("/release").await, "one");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_name_that_another_app_has_is_refused() {
     let paris = Place::open("paris", &Arc::default()).await;
     let mut named = spec();
