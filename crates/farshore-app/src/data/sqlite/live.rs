@@ -20,6 +20,11 @@ use crate::data::{BackupMeta, Behind, DataError, Engine, Live, Position, now};
 
 /// How long to wait after a failure before looking again.
 const AFTER_FAILURE: Duration = Duration::from_secs(1);
+/// A commit is in the log's file as soon as it is written, and in its index, which gives no notice, when the disk has it: how
+/// soon to look whether it is. Each further look comes after twice as long.
+const AWAIT_INDEX: Duration = Duration::from_millis(1);
+/// And after how long at most: the writer may have died, and then no look finds anything.
+const AWAIT_INDEX_MAX: Duration = Duration::from_millis(64);
 /// How often an exact place for a backup is tried without asking writers to wait.
 const EXACT_ATTEMPTS: u32 = 5;
 
@@ -114,13 +119,17 @@ impl Drop for SqliteLive {
 
 /// Looks whenever something may have changed, until the database is stopped.
 async fn look(shared: Arc<Shared>, watch: Watch) {
+    let mut again = AWAIT_INDEX;
     loop {
         let began = Instant::now();
-        match shared.advance().await {
-            Ok(()) => {}
+        let awaits_index = match shared.advance().await {
+            Ok(awaits_index) => awaits_index,
             Err(DataError::Stopped(_)) => return,
-            Err(_) => tokio::time::sleep(AFTER_FAILURE).await,
-        }
+            Err(_) => {
+                tokio::time::sleep(AFTER_FAILURE).await;
+                true
+            }
+        };
         let took = began.elapsed();
         let turning = Arc::clone(&shared);
         if let Err(error) = blocking(move || turn(&turning)).await {
@@ -130,7 +139,13 @@ async fn look(shared: Arc<Shared>, watch: Watch) {
         if took > Duration::from_millis(5) {
             tokio::time::sleep(took).await;
         }
-        watch.changed().await;
+        if !awaits_index {
+            watch.changed().await;
+        } else if tokio::time::timeout(again, watch.changed()).await.is_err() {
+            again = (again * 2).min(AWAIT_INDEX_MAX);
+            continue;
+        }
+        again = AWAIT_INDEX;
     }
 }
 
@@ -151,10 +166,12 @@ fn turn(shared: &Shared) -> Result<(), DataError> {
 }
 
 impl Shared {
-    /// Reads what has been committed, and tells those who wait.
-    async fn advance(self: &Arc<Self>) -> Result<(), DataError> {
+    /// Reads what has been committed, and tells those who wait. True when there is more, which is not committed yet.
+    async fn advance(self: &Arc<Self>) -> Result<bool, DataError> {
         let shared = Arc::clone(self);
-        blocking(move || shared.with(|source, shared| shared.advanced(source))).await
+        let looked =
+            move || shared.with(|source, shared| shared.advanced(source).map(|()| source.awaits_index()));
+        blocking(looked).await
     }
 
     fn advanced(&self, source: &mut Source) -> Result<(), DataError> {

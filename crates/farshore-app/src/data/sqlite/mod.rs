@@ -95,6 +95,10 @@ fn log_file(dir: &Path) -> PathBuf {
     dir.join("app.db-wal")
 }
 
+fn index_file(dir: &Path) -> PathBuf {
+    dir.join("app.db-shm")
+}
+
 fn ship_dir(dir: &Path) -> PathBuf {
     dir.join("ship")
 }

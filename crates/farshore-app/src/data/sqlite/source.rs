@@ -17,11 +17,13 @@ use super::frame_log::FrameLog;
 use super::pins::{Lent, Pins, connect};
 use super::wal::{Cursor, FrameHead, Header, Salts, Sum, read_some};
 use super::wire::{PIECE_MAX, Place};
-use super::{LiveOptions, database_file, log_file, ship_dir};
+use super::{LiveOptions, database_file, index_file, log_file, ship_dir};
 use crate::data::{DataError, Engine, Position, now};
 
 /// Labels of commits that are kept for replicas that lag; older ones are told with the time of the next newer one.
 const LABELS_MAX: usize = 4096;
+/// How often the log's header and index are asked until they speak of the same log. It starts again once in some MiB.
+const HEADER_ATTEMPTS: u32 = 100;
 /// A log so many times larger than where turns begin is turned with writers waiting.
 const QUIET_TIMES: u64 = 4;
 
@@ -33,7 +35,7 @@ pub(super) struct Source {
     pins: Pins,
     log: Arc<File>,
     /// Which files these are: an app may put others in their places.
-    inodes: [u64; 2],
+    inodes: [u64; 3],
     record: Record,
     /// The header of the present log, once it has one.
     header: Option<Header>,
@@ -88,8 +90,12 @@ impl Source {
         let log = File::open(&path).map_err(DataError::io("open the write-ahead log", &path))?;
         let header = Header::read(&log).map_err(DataError::io("read the write-ahead log", &path))?;
         let known = Record::read(dir).filter(|record| record.page_size == page_size);
+        // Where the index has started again and the file has not, how far the file went nobody can say any more.
+        let committed = pins.committed().map_err(sqlite("read the log's index of", &file))?;
+        let is_clear = |header: Header| committed > 0 || !header.shows_commit(&log, 0).unwrap_or(true);
+        let is_of = |header: Header, record: &Record| record.salts == Some(salts(header.salts));
         let goes_on =
-            known.filter(|record| header.is_some_and(|header| record.salts == Some(salts(header.salts))));
+            known.filter(|record| header.is_some_and(|header| is_of(header, record) && is_clear(header)));
         let record = goes_on.unwrap_or_else(|| Record::begin(known, from, page_size, header));
         let mut source = Self {
             dir: dir.to_owned(),
@@ -164,13 +170,21 @@ impl Source {
     }
 
     fn read_commits(&mut self) -> Result<(), DataError> {
-        let failed = DataError::io("read the write-ahead log", &log_file(&self.dir));
-        let Some(header) = Header::read(&self.log).map_err(failed)? else { return Ok(()) };
+        let Some((header, committed)) = self.log_now()? else { return Ok(()) };
         if self.header != Some(header) {
             self.start_again(header)?;
         }
-        let failed = DataError::io("read the write-ahead log", &log_file(&self.dir));
-        let found = header.scan(&self.log, self.cursor).map_err(failed)?;
+        if committed == 0 {
+            // A writer is starting the log again. All of the present one was seen, or the pins would not let it.
+            return Ok(());
+        }
+        let path = log_file(&self.dir);
+        let failed = DataError::io("read the write-ahead log", &path);
+        let found = header.scan(&self.log, self.cursor, committed).map_err(failed)?;
+        if found.cursor.frames != committed {
+            // What is committed is not what followed here: frames were seen that others have taken the place of.
+            return Err(lost(&path));
+        }
         if found.commits > 0 {
             let frames = found.cursor.frames - self.cursor.frames;
             self.position.commits += found.commits;
@@ -180,6 +194,27 @@ impl Source {
             self.label();
         }
         Ok(())
+    }
+
+    /// The log's header, and how many frames of this very log are committed. Nothing while there is no log.
+    fn log_now(&self) -> Result<Option<(Header, u64)>, DataError> {
+        let (file, path) = (database_file(&self.dir), log_file(&self.dir));
+        for _ in 0..HEADER_ATTEMPTS {
+            let read = || Header::read(&self.log).map_err(DataError::io("read the write-ahead log", &path));
+            let before = read()?;
+            let committed = self.pins.committed().map_err(sqlite("read the log's index of", &file))?;
+            // The index starts again before the file, and counts again after it: so between two looks at one header it spoke
+            // of that header's log, unless it said 0.
+            if read()? == before && (before.is_some() || committed == 0) {
+                return Ok(before.map(|header| (header, committed)));
+            }
+        }
+        Err(sqlite("follow the log of", &file)("it starts again all the time"))
+    }
+
+    /// Whether the log's file shows a commit that its index does not know yet: a writer waits for its disk, or has died so.
+    pub(super) fn awaits_index(&self) -> bool {
+        self.header.is_some_and(|header| header.shows_commit(&self.log, self.cursor.frames).unwrap_or(false))
     }
 
     fn label(&mut self) {
@@ -231,7 +266,7 @@ impl Source {
     }
 
     /// Frames that had been read are gone: the chain cannot go on.
-    fn note_gap(&mut self, done: &Result<(), DataError>) {
+    fn note_gap<T>(&mut self, done: &Result<T, DataError>) {
         if let Err(DataError::Corrupt { .. }) = done {
             self.loose = true;
         }
@@ -346,12 +381,22 @@ impl Source {
         let first = from.checked_sub(self.record.first).ok_or_else(|| lost(&path))?;
         let read = read_some(&self.log, &mut frames, header.offset(first))
             .map_err(DataError::io("read the write-ahead log", &path))?;
-        let ours = |frame: &[u8]| FrameHead::parse(frame).is_some_and(|head| head.salts == header.salts);
-        if read < frames.len() || !frames.chunks_exact(usize::try_from(size).unwrap_or(usize::MAX)).all(ours)
-        {
+        frames.truncate(read);
+        let after = self.sum_in_log(first)?.and_then(|before| header.sum_after(before, &frames));
+        let is_whole = frames.len() as u64 == count * size;
+        let is_ours = after.is_some_and(|sum| first + count < self.cursor.frames || sum == self.cursor.sum);
+        if !is_whole || !is_ours {
             return Err(lost(&path));
         }
         Ok((frames, self.label_of(from + count)))
+    }
+
+    /// The checksum that frame `frame` of the present log goes on from.
+    fn sum_in_log(&self, frame: u64) -> Result<Option<Sum>, DataError> {
+        let failed = DataError::io("read the write-ahead log", &log_file(&self.dir));
+        let Some(header) = self.header else { return Ok(None) };
+        let Some(before) = frame.checked_sub(1) else { return Ok(Some(header.sum)) };
+        Ok(header.head(&self.log, before).map_err(failed)?.map(|head| head.sum))
     }
 
     fn label_of(&self, end: u64) -> farshore_core::moment::Moment {
@@ -394,16 +439,18 @@ impl Source {
 
     /// Frames that follow number `from`, for a replica that can continue there. Nothing when there are none yet.
     pub(super) fn frames(
-        &self,
+        &mut self,
         from: u64,
     ) -> Result<Option<(Vec<u8>, farshore_core::moment::Moment)>, DataError> {
         if from >= self.end() {
             return Ok(None);
         }
-        if let Some(kept) = self.kept.iter().find(|kept| kept.start <= from && from < kept.end) {
-            return Ok(kept.read(from)?.map(|record| (record.frames, record.at)));
-        }
-        self.read_log(from).map(Some)
+        let found = match self.kept.iter().find(|kept| kept.start <= from && from < kept.end) {
+            Some(kept) => kept.read(from).map(|kept| kept.map(|record| (record.frames, record.at))),
+            None => self.read_log(from).map(Some),
+        };
+        self.note_gap(&found);
+        found
     }
 
     /// A replica has everything up to `frames` and may ask for what follows.
@@ -540,13 +587,13 @@ impl Record {
 }
 
 /// The files that are watched. They are asked for by name and never opened: see [`super::pins`].
-fn inodes(dir: &Path) -> Result<[u64; 2], DataError> {
+fn inodes(dir: &Path) -> Result<[u64; 3], DataError> {
     let inode = |path: PathBuf| match std::fs::metadata(&path) {
         Ok(meta) => Ok(meta.ino()),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(0),
         Err(error) => Err(DataError::io("look at", &path)(error)),
     };
-    Ok([inode(database_file(dir))?, inode(log_file(dir))?])
+    Ok([inode(database_file(dir))?, inode(log_file(dir))?, inode(index_file(dir))?])
 }
 
 fn record_file(dir: &Path) -> PathBuf {

@@ -1,7 +1,10 @@
 //! The write-ahead log's file as SQLite writes it: a header, then frames, each a page with its number and a running checksum.
 //!
-//! A frame belongs to the log when it carries the header's salts and its checksum follows from all before it; a transaction is
-//! committed when its last frame, which says how large the database is now, belongs to the log.
+//! A frame belongs to the log when it carries the header's salts and its checksum follows from all before it. The last frame
+//! of a transaction says how large the database is now. **That does not make it committed**: SQLite writes the frames, waits
+//! for the disk, and only then tells its index, which is what readers go by. A writer that ends in between leaves frames that
+//! look like a commit, that nobody has ever read, and that the next writer overwrites. So whoever reads here asks the index
+//! how far the log goes ([`super::pins::Pins::committed`]), and believes no frame behind that.
 
 use std::fs::File;
 use std::io;
@@ -98,18 +101,15 @@ impl Header {
         Cursor { frames: 0, sum: self.sum }
     }
 
-    /// Looks for transactions that were committed behind `from`. Frames that are being written while this reads are not found
-    /// yet; the next scan finds them.
-    pub(super) fn scan(&self, file: &File, from: Cursor) -> io::Result<Found> {
+    /// Reads transactions behind `from`, up to frame `limit`: as far as the index says that the log goes.
+    pub(super) fn scan(&self, file: &File, from: Cursor, limit: u64) -> io::Result<Found> {
         let mut found = Found { cursor: from, commits: 0 };
-        // Checksums are worth their time only when there is a commit to believe.
-        if !self.shows_commit(file, from.frames)? {
-            return Ok(found);
-        }
-        let size = usize::try_from(self.frame_bytes()).unwrap_or(usize::MAX);
-        let mut buffer = vec![0; size * FRAMES_READ as usize];
         let mut cursor = from;
-        loop {
+        let size = usize::try_from(self.frame_bytes()).unwrap_or(usize::MAX);
+        let mut buffer = Vec::new();
+        while cursor.frames < limit {
+            let wanted = size * (limit - cursor.frames).min(FRAMES_READ) as usize;
+            buffer.resize(wanted, 0);
             let read = read_some(file, &mut buffer, self.offset(cursor.frames))?;
             for frame in buffer[..read].chunks_exact(size) {
                 let Some((head, sum)) = self.follows(cursor.sum, frame) else { return Ok(found) };
@@ -118,10 +118,17 @@ impl Header {
                     found = Found { cursor, commits: found.commits + 1 };
                 }
             }
-            if read < buffer.len() {
+            if read < wanted {
                 return Ok(found);
             }
         }
+        Ok(found)
+    }
+
+    /// The checksum after `frames`, if they are this log's and each continues it from `before` on.
+    pub(super) fn sum_after(&self, before: Sum, frames: &[u8]) -> Option<Sum> {
+        let size = usize::try_from(self.frame_bytes()).unwrap_or(usize::MAX);
+        frames.chunks_exact(size).try_fold(before, |sum, frame| self.follows(sum, frame).map(|(_, sum)| sum))
     }
 
     /// Whether this frame continues the log, and with what checksum.
@@ -136,7 +143,7 @@ impl Header {
     }
 
     /// Whether a frame from `from` on looks as if it ended a transaction of this log.
-    fn shows_commit(&self, file: &File, from: u64) -> io::Result<bool> {
+    pub(super) fn shows_commit(&self, file: &File, from: u64) -> io::Result<bool> {
         for frame in from.. {
             let Some(head) = self.head(file, frame)? else { return Ok(false) };
             if head.pages_after > 0 {
@@ -236,11 +243,26 @@ mod tests {
         let (db, log) = written(dir.path(), 5);
         let header = Header::read(&log).unwrap().unwrap();
         assert_eq!(header.page_size, 4096);
-        let found = header.scan(&log, header.start()).unwrap();
+        let found = header.scan(&log, header.start(), u64::MAX).unwrap();
         assert_eq!(found.commits, 6, "the table and five rows");
-        assert_eq!(header.scan(&log, found.cursor).unwrap(), Found { commits: 0, ..found });
+        assert_eq!(header.scan(&log, found.cursor, u64::MAX).unwrap(), Found { commits: 0, ..found });
         db.execute("INSERT INTO t VALUES (7)", []).unwrap();
-        assert_eq!(header.scan(&log, found.cursor).unwrap().commits, 1);
+        assert_eq!(header.scan(&log, found.cursor, u64::MAX).unwrap().commits, 1);
+    }
+
+    #[test]
+    fn nothing_behind_the_limit_is_believed() {
+        let dir = tempfile::tempdir().unwrap();
+        let (_db, log) = written(dir.path(), 200);
+        let header = Header::read(&log).unwrap().unwrap();
+        let whole = header.scan(&log, header.start(), u64::MAX).unwrap();
+        let mut cursor = header.start();
+        for limit in [0, 1, 2, 70, 70, 71, whole.cursor.frames] {
+            cursor = header.scan(&log, cursor, limit).unwrap().cursor;
+            assert!(cursor.frames <= limit);
+            assert_eq!(header.shows_commit(&log, cursor.frames).unwrap(), cursor != whole.cursor);
+        }
+        assert_eq!(cursor, whole.cursor);
     }
 
     #[test]
@@ -248,16 +270,16 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let (db, log) = written(dir.path(), 1);
         let header = Header::read(&log).unwrap().unwrap();
-        let before = header.scan(&log, header.start()).unwrap();
+        let before = header.scan(&log, header.start(), u64::MAX).unwrap();
         db.execute_batch("PRAGMA cache_size=10; BEGIN").unwrap();
         for row in 0..200 {
             db.execute("INSERT INTO t VALUES (?1 || hex(zeroblob(2000)))", [row]).unwrap();
         }
         assert!(header.head(&log, before.cursor.frames).unwrap().is_some(), "it did spill");
-        assert_eq!(header.scan(&log, before.cursor).unwrap().commits, 0);
+        assert_eq!(header.scan(&log, before.cursor, u64::MAX).unwrap().commits, 0);
         db.execute_batch("ROLLBACK").unwrap();
         db.execute("INSERT INTO t VALUES (8)", []).unwrap();
-        assert_eq!(header.scan(&log, before.cursor).unwrap().commits, 1);
+        assert_eq!(header.scan(&log, before.cursor, u64::MAX).unwrap().commits, 1);
     }
 
     #[test]
@@ -265,12 +287,12 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let (_db, log) = written(dir.path(), 5);
         let header = Header::read(&log).unwrap().unwrap();
-        let whole = header.scan(&log, header.start()).unwrap();
+        let whole = header.scan(&log, header.start(), u64::MAX).unwrap();
         let mut byte = [0];
         let at = header.offset(whole.cursor.frames - 2) + 1000;
         log.read_exact_at(&mut byte, at).unwrap();
         log.write_all_at(&[byte[0] ^ 4], at).unwrap();
-        let found = header.scan(&log, header.start()).unwrap();
+        let found = header.scan(&log, header.start(), u64::MAX).unwrap();
         assert!(found.commits < whole.commits && found.cursor.frames <= whole.cursor.frames - 2);
     }
 

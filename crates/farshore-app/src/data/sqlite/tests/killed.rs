@@ -13,7 +13,7 @@ const NODE_DIR: &str = "FARSHORE_TEST_NODE_DIR";
 const APP: &str = "
 import os, sqlite3, time
 db = sqlite3.connect(os.environ['DATABASE_FILE'], isolation_level=None, timeout=30)
-db.execute('PRAGMA synchronous=OFF')
+db.execute('PRAGMA synchronous=' + os.environ['SYNCHRONOUS'])
 db.execute('CREATE TABLE IF NOT EXISTS t(n INTEGER PRIMARY KEY, v)')
 n = db.execute('SELECT coalesce(max(n), 0) FROM t').fetchone()[0]
 while True:
@@ -24,17 +24,18 @@ while True:
 ";
 
 /// An app, and the last number that it said.
-struct App {
+pub(super) struct App {
     child: Child,
     said: Arc<AtomicU64>,
     reader: std::thread::JoinHandle<()>,
 }
 
 impl App {
-    fn start(dir: &Path) -> Self {
+    pub(super) fn start(dir: &Path, synchronous: &str) -> Self {
         let mut child = Command::new("python3")
             .args(["-c", APP])
             .env("DATABASE_FILE", database_file(dir))
+            .env("SYNCHRONOUS", synchronous)
             .stdout(Stdio::piped())
             .spawn()
             .unwrap();
@@ -50,11 +51,11 @@ impl App {
         Self { child, said, reader }
     }
 
-    fn said(&self) -> u64 {
+    pub(super) fn said(&self) -> u64 {
         self.said.load(Ordering::SeqCst)
     }
 
-    fn kill(mut self) -> u64 {
+    pub(super) fn kill(mut self) -> u64 {
         self.child.kill().unwrap();
         self.child.wait().unwrap();
         self.reader.join().unwrap();
@@ -136,7 +137,7 @@ fn node() {
 }
 
 /// The numbers in a restored database: every one from 1 to the last.
-fn prefix(dir: &Path) -> u64 {
+pub(super) fn prefix(dir: &Path) -> u64 {
     let (count, last): (u64, u64) = app(dir)
         .query_row("SELECT count(*), coalesce(max(n), 0) FROM t", [], |row| {
             Ok((row.get::<_, i64>(0)?.unsigned_abs(), row.get::<_, i64>(1)?.unsigned_abs()))
@@ -155,7 +156,7 @@ async fn both_are_killed_and_nothing_confirmed_is_lost() {
     let mut committed = 0;
     for round in 1..=ROUNDS {
         let mut node = Node::start(&source);
-        let app = App::start(&source);
+        let app = App::start(&source, "OFF");
         let mut confirmed = 0;
         // Each round ends elsewhere: while a snapshot is fetched, soon after it, or long after.
         let exchanges = [3, 60, 25, 150, 7, 90][round as usize % 6];

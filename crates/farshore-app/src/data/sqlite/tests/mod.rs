@@ -5,6 +5,7 @@ mod home;
 mod killed;
 mod random;
 mod traps;
+mod unfinished;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
