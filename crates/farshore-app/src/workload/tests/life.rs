@@ -38,8 +38,8 @@ async fn a_lost_region_is_recovered_with_its_name_keys_scripts_and_rows_and_come
     }
     let keys = paris.ask(json!({ "ask": "keys" })).await.unwrap();
     let tree = paris.look().await.shape["tree"].clone();
+    paris.arrived(&oslo).await;
     paris.until("all rows are there", streams).await;
-    oslo.until("oslo has them", |seen| seen.watermark.seq >= 5).await;
     // The region is lost.
     let world = Arc::clone(&paris.world);
     world.is_cut.store(true, Ordering::SeqCst);
@@ -140,7 +140,8 @@ async fn a_region_that_was_restarted_serves_nobody_until_it_is_told_to() {
     assert_eq!(paris.get("/rows").await, json!(rows(1, 1)));
     paris.add("row 2").await;
     let oslo = oslo.restart().await;
-    oslo.until("oslo follows again", |seen| seen.role == Role::Target && seen.watermark.seq >= 2).await;
+    oslo.until("oslo follows again", |seen| seen.role == Role::Target).await;
+    paris.arrived(&oslo).await;
     paris.until("streaming again", streams).await;
     oslo.act(2, Action::Promote { point: PointChoice::Latest }).await.unwrap();
     assert_eq!(oslo.get("/rows").await, json!(rows(1, 2)));
@@ -151,7 +152,7 @@ async fn a_drill_is_beside_and_leaves_nothing() {
     let paris = served().await;
     paris.add("row 1").await;
     let oslo = follow(&paris, ReplicationMode::Async).await;
-    oslo.until("the row is there", |seen| seen.watermark.seq >= 1).await;
+    paris.arrived(&oslo).await;
     oslo.act(1, Action::TestFailover { point: PointChoice::Latest }).await.unwrap();
     let drill = oslo.look().await.drill.unwrap();
     let copy = Place {

@@ -190,6 +190,13 @@ impl Place {
         }
     }
 
+    /// Until `other` has all that was committed here so far: also what this region has not noticed itself yet.
+    async fn arrived(&self, other: &Self) {
+        self.item().stock.live().unwrap().settle(GIVE_UP).await.unwrap();
+        let all = self.item().watermark().seq;
+        other.until("it has everything", |seen| seen.watermark.seq >= all).await;
+    }
+
     /// A request to the app by its name.
     fn request(&self, method: &str, path: &str) -> reqwest::RequestBuilder {
         let _ = rustls::crypto::ring::default_provider().install_default();

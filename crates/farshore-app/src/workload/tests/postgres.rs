@@ -15,8 +15,7 @@ async fn rows_in_postgres_survive_their_region_and_come_home() {
     for row in rows(1, 5) {
         paris.add(&row).await;
     }
-    let all = paris.look().await.watermark.seq;
-    oslo.until("oslo has them", |seen| seen.watermark.seq >= all).await;
+    paris.arrived(&oslo).await;
     paris.until("it is confirmed", streams).await;
     let world = Arc::clone(&paris.world);
     world.is_cut.store(true, Ordering::SeqCst);

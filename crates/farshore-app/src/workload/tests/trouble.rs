@@ -88,9 +88,17 @@ async fn an_app_that_fences_itself_answers_nothing_without_its_right() {
     assert_ne!(paris.status("/rows").await, 200, "not renewed yet");
     let leased = paris.apps.leased().await.unwrap();
     assert_eq!((leased.len(), leased[0].until), (1, None));
-    let until = boot_time().after(Duration::from_millis(700));
-    paris.apps.renewed(&todo(), leased[0].token, until).await.unwrap();
-    assert_eq!(paris.status("/rows").await, 200);
+    // On a busy machine a request may take longer than its right lasts: then it gets another one.
+    let give_up = Instant::now() + GIVE_UP;
+    let until = loop {
+        let until = boot_time().after(Duration::from_millis(700));
+        paris.apps.renewed(&todo(), leased[0].token, until).await.unwrap();
+        if paris.status("/rows").await == 200 {
+            break until;
+        }
+        assert!(boot_time() >= until, "refused within its right");
+        assert!(Instant::now() < give_up, "no request was answered");
+    };
     while boot_time() < until {
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
@@ -104,7 +112,7 @@ async fn an_old_source_that_was_not_fenced_keeps_what_only_it_has() {
     let paris = served().await;
     let oslo = follow(&paris, ReplicationMode::Async).await;
     paris.add("row 1").await;
-    oslo.until("oslo has it", |seen| seen.watermark.seq >= paris.item().watermark().seq).await;
+    paris.arrived(&oslo).await;
     paris.world.is_cut.store(true, Ordering::SeqCst);
     paris.add("only here").await;
     oslo.act(2, Action::Promote { point: PointChoice::Latest }).await.unwrap();
@@ -124,7 +132,7 @@ async fn a_target_that_is_told_to_serve_has_what_has_arrived() {
     let paris = served().await;
     let oslo = follow(&paris, ReplicationMode::Async).await;
     paris.add("row 1").await;
-    oslo.until("oslo has it", |seen| seen.watermark.seq >= paris.item().watermark().seq).await;
+    paris.arrived(&oslo).await;
     paris.act(2, Action::Fence { lost_after: None }).await.unwrap();
     oslo.act(3, Action::Serve).await.unwrap();
     oslo.until("it serves", |seen| seen.ready).await;
