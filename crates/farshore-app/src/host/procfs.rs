@@ -193,14 +193,14 @@ mod tests {
     fn a_listener_is_found_by_its_port() {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let port = listener.local_addr().unwrap().port();
-        let found = listeners(port);
+        // Somebody else may listen at the same port of another address, and at this one afterwards.
+        let found = &listeners(port) & &sockets(std::process::id()).unwrap();
         assert_eq!(found.len(), 1);
-        assert!(sockets(std::process::id()).unwrap().is_superset(&found));
         assert!(listening_of(&[std::process::id()]).contains(&port));
         assert!(!has_connections(port));
         let client = std::net::TcpStream::connect(("127.0.0.1", port)).unwrap();
         assert!(has_connections(port));
         drop((client, listener));
-        assert!(listeners(port).is_empty());
+        assert!(listeners(port).is_disjoint(&found));
     }
 }

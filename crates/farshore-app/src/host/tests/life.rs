@@ -25,9 +25,10 @@ async fn every_instance_answers_at_a_port_of_its_own_and_has_its_environment() {
     assert!(read("environ").contains("SECRET=geheim") && !read("cmdline").contains("geheim"));
     assert!(!read("environ").contains("CARGO"), "the node's own environment is not the app's");
     host.stop(WITHIN).await;
-    let log = rig.log().await;
-    assert!(log.iter().any(|line| line.ends_with(" 1 out listening")), "{log:?}");
-    assert!(!log.concat().contains("geheim"));
+    // What was printed is written when the disk is free.
+    let line = rig.logged(" 1 out ").await;
+    assert!(line.ends_with(" 1 out listening"), "{line}");
+    assert!(!rig.log().await.concat().contains("geheim"));
     assert!(host.view().instances.is_empty() && host.addresses().borrow().is_empty());
 }
 
@@ -119,19 +120,21 @@ async fn a_killed_instance_comes_back_and_the_other_does_not_notice() {
 
 #[tokio::test]
 async fn an_instance_that_falls_silent_or_sick_is_replaced() {
-    let rig = Rig::new();
-    let pace = Pace { look_timeout: Duration::from_millis(300), ..hurried() };
-    let host = Host::spawn_at(rig.options("rm -f mute-1 sick-1; exec python3 server.py", 1), pace);
-    host.up(WITHIN).await.unwrap();
-    for (ail, restarts, words) in
-        [("mute-1", 1, "no answer within 300ms"), ("sick-1", 2, "answered with status 500")]
+    // The sick one is to be heard, however long it takes on a busy machine.
+    let impatient = Pace { look_timeout: Duration::from_millis(300), ..hurried() };
+    for (ail, pace, words) in
+        [("mute-1", impatient, "no answer within 300ms"), ("sick-1", hurried(), "answered with status 500")]
     {
+        let rig = Rig::new();
+        let command = format!("rm -f {ail}; exec python3 server.py");
+        let host = Host::spawn_at(rig.options(&command, 1), pace);
+        host.up(WITHIN).await.unwrap();
         fs::write(rig.file(ail), "").unwrap();
-        let again = until("the restart", || back(&host, 1, restarts)).await;
+        let again = until("the restart", || back(&host, 1, 1)).await;
         let ending = again.last_ending.unwrap().to_string();
         assert!(ending.contains(words), "{ending}");
+        host.stop(WITHIN).await;
     }
-    host.stop(WITHIN).await;
 }
 
 #[tokio::test]
@@ -151,14 +154,28 @@ async fn one_miss_is_not_the_end_of_an_instance() {
     host.stop(WITHIN).await;
 }
 
-#[tokio::test]
-async fn a_port_that_another_program_took_in_between_is_not_believed() {
-    let rig = Rig::new();
+/// A host whose instance does not listen yet, and another program at the instance's port.
+async fn taken() -> (Rig, Arc<Host>, TcpListener) {
     let command =
         "if [ -e taken ]; then exec python3 server.py; fi; echo $PORT >new; mv new taken; exec sleep 1000";
-    let host = rig.host(command, 1);
-    let port = until("the choice", || number_in(&rig.file("taken"))).await;
-    let listener = TcpListener::bind(("127.0.0.1", u16::try_from(port).unwrap())).await.unwrap();
+    let deadline = tokio::time::Instant::now() + WITHIN;
+    loop {
+        let rig = Rig::new();
+        let host = rig.host(command, 1);
+        let port = until("the choice", || number_in(&rig.file("taken"))).await;
+        // Somebody else on this machine may be quicker; then there is another choice.
+        match TcpListener::bind(("127.0.0.1", u16::try_from(port).unwrap())).await {
+            Ok(listener) => return (rig, host, listener),
+            Err(why) => assert!(tokio::time::Instant::now() < deadline, "{why}"),
+        }
+        host.stop(WITHIN).await;
+    }
+}
+
+#[tokio::test]
+async fn a_port_that_another_program_took_in_between_is_not_believed() {
+    let (_rig, host, listener) = taken().await;
+    let port = listener.local_addr().unwrap().port();
     let other = tokio::spawn(async move {
         loop {
             let (mut stream, _) = listener.accept().await.unwrap();
@@ -166,8 +183,8 @@ async fn a_port_that_another_program_took_in_between_is_not_believed() {
         }
     });
     let seen = until("the second start", || back(&host, 1, 1)).await;
-    assert_eq!(seen.last_ending, Some(Ending::PortTaken { port: u16::try_from(port).unwrap() }));
-    assert_ne!(seen.port.map(u32::from), Some(port));
+    assert_eq!(seen.last_ending, Some(Ending::PortTaken { port }));
+    assert_ne!(seen.port, Some(port));
     assert!(get(addresses(&host)[0]).await.starts_with("1 "));
     other.abort();
     host.stop(WITHIN).await;

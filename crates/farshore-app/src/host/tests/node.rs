@@ -125,7 +125,7 @@ async fn a_pid_that_is_another_process_by_now_is_left_alone() {
         [("reused", boot.as_str(), started + 1), ("rebooted", "another", started), ("dead", &boot, 1)]
     {
         let file = serde_json::json!({
-            "boot": boot, "pid": other.id(), "started": started, "mark": "FARSHORE_INSTANCE=none", "node": [1, 1],
+            "boot": boot, "pid": other.id(), "started": started, "mark": "FARSHORE_INSTANCE=none", "node": [u32::MAX, 1],
         });
         fs::write(log.join(format!("{name}.pid")), file.to_string()).unwrap();
     }

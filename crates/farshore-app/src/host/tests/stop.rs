@@ -92,9 +92,11 @@ async fn a_request_under_way_is_answered_before_its_server_is_asked_to_end() {
 #[tokio::test]
 async fn workers_of_an_ended_leader_may_finish_too() {
     let rig = Rig::new();
-    let worker = "trap '' TERM; until [ -e go ]; do sleep 0.01; done; echo done >finished";
+    let worker = "trap '' TERM; echo $$ >new; mv new worker
+                  until [ -e go ]; do sleep 0.01; done; echo done >finished";
     let host =
         rig.up(&format!("sh -c '{}' & exec python3 server.py", worker.replace('\'', "'\\''")), 1).await;
+    until("the worker", || number_in(&rig.file("worker"))).await;
     let leader = instance(&host, 1).pid.unwrap();
     let stopping = tokio::spawn({
         let host = Arc::clone(&host);
