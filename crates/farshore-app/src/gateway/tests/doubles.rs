@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -17,7 +17,7 @@ use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, copy, split};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio_util::sync::CancellationToken;
 
 use super::super::{Gateway, GatewayBody, GatewayLimits, GatewayOptions, Pass, Scripts, Site, SiteState};
@@ -147,9 +147,14 @@ pub(super) async fn dying() -> (SocketAddr, Arc<AtomicUsize>) {
     (address, count)
 }
 
-/// Where nobody listens.
+/// Where nobody listens, and nobody will: the address is taken until the tests end.
 pub(super) async fn nowhere() -> SocketAddr {
-    TcpListener::bind(any_port()).await.unwrap().local_addr().unwrap()
+    static KEPT: Mutex<Vec<TcpSocket>> = Mutex::new(Vec::new());
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.bind(any_port()).unwrap();
+    let address = socket.local_addr().unwrap();
+    KEPT.lock().unwrap().push(socket);
+    address
 }
 
 #[derive(Debug)]

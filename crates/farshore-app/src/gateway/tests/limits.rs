@@ -9,8 +9,10 @@ use super::super::{GatewayLimits, Site, SiteState};
 use super::doubles::{Client, HOST, Instance, Rig, any_port, here, until};
 use super::tls;
 
-/// Short, and long enough for everything that is not to end.
+/// For what is to end.
 const SHORT: Duration = Duration::from_millis(300);
+/// Where something else must be done within it: long enough for a busy machine.
+const AMPLE: Duration = Duration::from_secs(3);
 
 async fn rig(state: SiteState, limits: GatewayLimits) -> Rig {
     Rig::within("paris", state, limits).await
@@ -19,7 +21,7 @@ async fn rig(state: SiteState, limits: GatewayLimits) -> Rig {
 #[tokio::test]
 async fn a_connection_without_a_whole_request_ends() {
     let instance = Instance::start("one").await;
-    let limits = GatewayLimits { idle: SHORT, leave: SHORT, ..GatewayLimits::default() };
+    let limits = GatewayLimits { idle: AMPLE, leave: AMPLE, ..GatewayLimits::default() };
     let rig = rig(instance.here(), limits).await;
     let (mut silent, mut slow, mut quiet) = (rig.client().await, rig.client().await, rig.client().await);
     slow.send("GET / HTTP/1.1\r\nhost: ").await;
@@ -45,7 +47,7 @@ async fn a_connection_without_a_whole_request_ends() {
 #[tokio::test]
 async fn a_request_under_way_is_no_idle_connection() {
     let instance = Instance::start("one").await;
-    let limits = GatewayLimits { idle: SHORT, leave: SHORT, ..GatewayLimits::default() };
+    let limits = GatewayLimits { idle: AMPLE, leave: AMPLE, ..GatewayLimits::default() };
     let rig = rig(instance.here(), limits).await;
     let (mut busy, mut idle) = (rig.client().await, rig.client().await);
     busy.send(&format!("POST /echo HTTP/1.1\r\nhost: {HOST}\r\ncontent-length: 4\r\n\r\nha")).await;
@@ -72,7 +74,7 @@ async fn an_upload_that_stalls_is_broken_off() {
 #[tokio::test]
 async fn an_instance_that_does_not_answer_is_given_up() {
     let instance = Instance::start("one").await;
-    let rig = rig(instance.here(), GatewayLimits { answer: SHORT, ..GatewayLimits::default() }).await;
+    let rig = rig(instance.here(), GatewayLimits { answer: AMPLE, ..GatewayLimits::default() }).await;
     let mut client = rig.client().await;
     for _ in 0..2 {
         assert_eq!(client.get("/").await.body, "one");

@@ -1,8 +1,10 @@
 //! Upgrades: bytes both ways, ended when the app moves.
 
+use std::time::Duration;
+
 use tokio::io::AsyncReadExt as _;
 
-use super::super::SiteState;
+use super::super::{GatewayLimits, SiteState};
 use super::doubles::{Client, HOST, Instance, Rig, until};
 
 async fn open(rig: &Rig) -> Client {
@@ -37,7 +39,9 @@ async fn a_tunnel_carries_both_ways_and_is_counted() {
 #[tokio::test]
 async fn a_tunnel_ends_when_the_app_moves() {
     let instance = Instance::start("one").await;
-    let rig = Rig::new(instance.here()).await;
+    // Enough for an echo on a busy machine.
+    let limits = GatewayLimits { tunnel_grace: Duration::from_secs(8), ..GatewayLimits::default() };
+    let rig = Rig::within("paris", instance.here(), limits).await;
     let mut client = open(&rig).await;
     rig.site.set(instance.here());
     echo(&mut client).await;
