@@ -88,7 +88,8 @@ impl Region {
 
     async fn say(&self, sql: &str) -> String {
         let mut child = self.psql().spawn().unwrap();
-        child.stdin.take().unwrap().write_all(sql.as_bytes()).await.unwrap();
+        // Where the server is gone the client may end before it reads: then it answers nothing.
+        let _ = child.stdin.take().unwrap().write_all(sql.as_bytes()).await;
         String::from_utf8(child.wait_with_output().await.unwrap().stdout).unwrap().trim().to_owned()
     }
 }
@@ -195,8 +196,8 @@ async fn what_is_lost_in_asynchronous_mode_is_counted_exactly_when_the_old_sourc
     let mut writer = Writer::start(&region).await;
     writer.until(50).await;
     region.follow(&*replica, |replica| replica.position().commits >= 40).await;
-    let followed = writer.last;
-    writer.until(followed + 50).await;
+    // It may have been ahead of what this client has heard: what is lost must still be written.
+    writer.until(replica.position().commits + 50).await;
     region.kill().await;
     let acknowledged = writer.end().await;
 
