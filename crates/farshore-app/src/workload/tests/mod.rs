@@ -10,6 +10,7 @@ mod life;
 mod postgres;
 mod trouble;
 
+use std::io::ErrorKind;
 use std::process::Command;
 use std::sync::LazyLock;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -115,8 +116,18 @@ impl Place {
     }
 
     async fn open_in(name: &str, world: &Arc<World>, dir: Arc<tempfile::TempDir>, http: SocketAddr) -> Self {
-        let options = options(name, world, &dir, http);
-        let apps = Apps::open(options).await.unwrap();
+        let give_up = Instant::now() + GIVE_UP;
+        let apps = loop {
+            match Apps::open(options(name, world, &dir, http)).await {
+                // The port of before: a client of somebody else may have got it for a moment.
+                Err(OpenError::Listen(why))
+                    if why.source.kind() == ErrorKind::AddrInUse && Instant::now() < give_up =>
+                {
+                    tokio::time::sleep(Duration::from_millis(20)).await;
+                }
+                opened => break opened.unwrap(),
+            }
+        };
         world.regions.lock().unwrap().insert(region(name), Arc::clone(&apps));
         let http = apps.bound().http;
         Self { region: region(name), apps, world: Arc::clone(world), dir, http }
