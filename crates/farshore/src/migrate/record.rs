@@ -108,7 +108,7 @@ pub struct Migration {
     pub secondary: Name,
     /// Who asked.
     pub asked_by: String,
-    /// The operator's word that the primary's region is down.
+    /// The operator's word that the primary's region is down: where that region did not answer at the beginning.
     pub source_is_down: bool,
     /// The primary's region at the beginning.
     pub from: Region,
@@ -214,7 +214,8 @@ impl Migration {
             primary: asked.primary.clone(),
             secondary: asked.secondary.clone(),
             asked_by: who.to_owned(),
-            source_is_down: asked.source_is_down,
+            // Nobody could mean a region that answered when it was said.
+            source_is_down: asked.source_is_down && admitted.silent.is_some(),
             from: admitted.from.clone(),
             to: admitted.capacity.region.clone(),
             mode: admitted.capacity.mode,

@@ -229,7 +229,9 @@ fn failing_over(record: &Migration, attempt: u32, has_job: bool, seen: &Sight, n
         Some(JobSeen::Ended(_)) if may_go_without(record, item, seen) && attempt < FAILOVER_ATTEMPTS_MAX => {
             return again(attempt + 1);
         }
-        Some(JobSeen::Ended(why)) => return give_up_moving(record, item, why, now),
+        Some(JobSeen::Ended(why)) => {
+            return give_up_moving(record, item, &with_way_out(why, item, seen), now);
+        }
         None if has_job => return again(attempt),
         None => {}
     }
@@ -250,6 +252,14 @@ fn failing_over(record: &Migration, attempt: u32, has_job: bool, seen: &Sight, n
 
 /// What an operator does when a region falls silent that answered a moment ago.
 const SAY_SO: &str = "if you know that it is down, migrate again and say so";
+
+/// Why a job failed, and if its source is silent, what to do about that.
+fn with_way_out(why: &str, item: &Item, seen: &Sight) -> String {
+    match &seen.source {
+        Heard::Silent(_) => format!("{why}; region {} does not answer any more: {SAY_SO}", item.source),
+        Heard::NotAsked | Heard::Says(()) => why.to_owned(),
+    }
+}
 
 /// The target is being opened: only forward from here.
 fn is_past_no_return(item: &Item) -> bool {

@@ -207,6 +207,31 @@ async fn what_fails_before_the_point_of_no_return_gives_the_capacity_back_and_ch
 }
 
 #[tokio::test]
+async fn the_word_that_a_region_is_down_counts_only_where_it_did_not_answer() {
+    let apps = apps().await;
+    apps.change("todo", |card| card.state = "failed");
+    let sim = apps.bench.sim.clone();
+    // Cut off before it is told to stop.
+    let cut_off = Arc::new(move |node: &str| {
+        if node.starts_with("running/fence/after-started") {
+            sim.set_down("paris", true);
+        }
+        false
+    });
+    let control = control(&apps, quick(Some(cut_off))).await;
+    let begun = migrate::begin(&control, &asked(), "ann", None).await.unwrap();
+    assert!(!begun.source_is_down);
+    let ended = ended(&control, &begun.id).await;
+    let Phase::Failed { why, recovered: false } = &ended.phase else { panic!("{:?}", ended.phase) };
+    assert!(why.contains("if you know that it is down, migrate again and say so"), "{why}");
+    let jobs = control.jobs(Some(&app("todo"))).await.unwrap();
+    let failover = |planned| Command::Failover { planned, point: PointChoice::Latest, source_is_down: false };
+    let commands: Vec<Command> = jobs.into_iter().map(|job| job.command).skip(2).collect();
+    assert_eq!(commands, [failover(true)], "{ended:?}");
+    control.shutdown().await;
+}
+
+#[tokio::test]
 async fn the_secondary_stays_until_the_recovered_app_is_well() {
     let apps = apps().await;
     let control = control(&apps, quick(None)).await;

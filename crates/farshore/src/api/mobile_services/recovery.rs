@@ -36,7 +36,8 @@ pub(super) struct Which {
 
 type OfService = Path<(String, String)>;
 
-/// The tool has asked its operator before it calls: the call is the word that the region is down, where it does not answer.
+/// The tool has asked its operator before it calls: the call is the word that the region is down, where it does not answer at
+/// that moment.
 async fn begin(
     state: &ApiState,
     name: &str,
