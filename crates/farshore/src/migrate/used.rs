@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use farshore_core::ids::{ItemId, Kind, Name};
 use farshore_core::lifecycle::{Item, Phase as ItemPhase};
 use farshore_core::store::{CommitError, Compare, ReadError, Transaction};
+use farshore_core::workload::Role;
 use serde_json::{Value, json};
 
 use super::record::{Migration, Open, Phase, key, open_key};
@@ -83,9 +84,15 @@ pub(super) async fn search(control: &Control, memory: &mut Memory) -> Result<(),
 
 /// As its region told last; a silent region's reserve is left alone.
 fn lent_to(control: &Control, secondary: &Item) -> Option<Name> {
-    let seen = control.seen(&secondary.id).remove(&secondary.source)?;
-    let observation = seen.observation.filter(|_| seen.error.is_none())?;
-    serde_json::from_value::<Shape>(observation.shape).ok()?.lent_to
+    shape_of_active(control, secondary, secondary)?.lent_to
+}
+
+/// What the reserve's region told last of an app that is active there; `None`: nothing, or it does not answer any more.
+fn shape_of_active(control: &Control, item: &Item, reserve: &Item) -> Option<Shape> {
+    let seen = control.seen(&item.id).remove(&reserve.source)?;
+    let answers = seen.error.is_none();
+    let observation = seen.observation.filter(|seen| answers && seen.role == Role::Active)?;
+    serde_json::from_value(observation.shape).ok()
 }
 
 async fn act(
@@ -114,9 +121,13 @@ async fn verify_and_remove(control: &Control, secondary: &Item, primary: &Item) 
             && earlier.secondary == *reserve
             && earlier.updated_at >= failover.requested_at
     });
-    let seen = control.seen(&secondary.id).remove(&secondary.source).and_then(|seen| seen.observation);
-    let shape = seen.and_then(|seen| serde_json::from_value::<Shape>(seen.shape).ok());
-    let (false, Some(shape)) = (earlier, shape) else { return Ok(()) };
+    if earlier {
+        return Ok(());
+    }
+    // What cannot be seen yet is looked at again.
+    let active = |item: &Item| shape_of_active(control, item, secondary);
+    let (Some(reserve_has), Some(has)) = (active(secondary), active(primary)) else { return Ok(()) };
+    let mode = reserve_has.mode.max(has.mode);
     let now = now();
     let migration = Migration {
         id: new_id(Some(format!("used {name} {reserve} {}", failover.requested_at.0))),
@@ -126,8 +137,9 @@ async fn verify_and_remove(control: &Control, secondary: &Item, primary: &Item) 
         source_is_down: false,
         from: failover.from.clone(),
         to: secondary.source.clone(),
-        mode: shape.mode,
-        instances: shape.instances,
+        mode,
+        // How many it has is its own: the failover has given it as many as there is room for.
+        instances: has.instances.clamp(1, mode.instances_max()),
         pushed_last: None,
         phase: Phase::Verifying,
         since: now,

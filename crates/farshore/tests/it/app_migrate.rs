@@ -259,10 +259,13 @@ async fn a_reserve_that_a_plain_failover_used_is_removed_when_the_app_is_well() 
     let down = Command::Failover { planned: false, point: PointChoice::Latest, source_is_down: true };
     run(&control, "todo", down).await;
     assert!(control.item(&app("todo-dr")).await.unwrap().is_some(), "it was not lent");
-    apps.change("todo-dr", |card| card.lent_to = Some("todo".to_owned()));
+    apps.change("todo", |card| card.instances = 3);
+    apps.change("todo-dr", |card| (card.instances, card.lent_to) = (1, Some("todo".to_owned())));
     let look = || async { migrate::list(&control).await.unwrap() };
     let all = until("its removal", look, |all| all.iter().any(|one| one.phase.is_terminal())).await;
     assert_eq!((all.len(), &all[0].phase), (1, &Phase::Completed));
+    let card = apps.card("todo");
+    assert_eq!((card.mode, card.instances), ("standard", 3), "how many instances it has is its own");
     assert_eq!(control.item(&app("todo-dr")).await.unwrap(), None);
     control.shutdown().await;
 }
