@@ -120,6 +120,9 @@ struct Running {
     follows: JoinHandle<()>,
 }
 
+/// What changes an app comes too late where the app does not serve any more.
+const NOT_HERE: &str = "the app may not run here any more: nothing was changed";
+
 pub(super) fn retry(error: impl std::fmt::Display) -> StepError {
     StepError::Retry { what: error.to_string() }
 }
@@ -390,9 +393,16 @@ impl Item {
     }
 
     /// Changes the charter under the right to serve: durably, or not at all. It goes to the other region.
+    ///
+    /// # Errors
+    /// When the app is not active here any more: the other region may have a charter under the same epoch. Or it cannot be written.
     pub(super) fn charter_changes(&self, change: impl FnOnce(&mut Charter)) -> Result<(), StepError> {
-        let epoch = self.card().token.epoch;
-        self.stock.change(epoch, change).map_err(retry)
+        // Held to the end: whoever takes the right away changes the card first.
+        let card = self.card();
+        if card.role != Role::Active {
+            return Err(fatal(NOT_HERE));
+        }
+        self.stock.change(card.token.epoch, change).map_err(retry)
     }
 
     fn set_duty(&self) {

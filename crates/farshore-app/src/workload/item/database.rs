@@ -10,7 +10,7 @@ use tokio::task::spawn_blocking;
 
 use super::super::card::Lost;
 use super::super::engines;
-use super::{Item, Matter, fatal, lock, retry};
+use super::{Item, Matter, NOT_HERE, fatal, lock, retry};
 use crate::data::backup::{Backup, due};
 use crate::data::{Engine, Position};
 use crate::link::Kept;
@@ -268,21 +268,24 @@ impl Item {
         names
     }
 
-    /// The app uses this database from now on, or this one elsewhere; the one before is never used again by itself. It was checked.
+    /// The app uses this database from now on, or this one elsewhere; the one before is never used again by itself. It was checked, and
+    /// that may have taken long: whoever serves no more by now changes nothing.
     pub(in crate::workload) async fn use_database(
         self: &Arc<Self>,
         to: Option<(String, Position)>,
         url: Option<String>,
     ) -> Result<(), StepError> {
-        let before = self.card().database.clone();
         {
             let _work = self.work.lock().await;
+            if self.role() != Role::Active || !self.lease.is_valid() {
+                return Err(fatal(NOT_HERE));
+            }
             self.publish_recovering("the app is changing its database");
             self.end_instances(super::raise::GRACE).await;
             let old = self.stock.position().unwrap_or_default();
             self.close_database().await;
             let why = format!("replaced on {}", super::super::now());
-            let name = to.as_ref().map(|(name, _)| name.clone());
+            let (before, name) = (self.card().database.clone(), to.as_ref().map(|(name, _)| name.clone()));
             self.charter_changes(|charter| {
                 if let Some(before) = &before {
                     charter.fenced.insert(before.clone(), why);

@@ -240,3 +240,76 @@ async fn what_was_pushed_before_the_node_died_is_deployed_when_it_is_back() {
     paris.until("the release that was pushed", |seen| seen.shape["release"] == 3).await;
     assert_eq!(paris.get("/release").await, "two");
 }
+
+/// Its instances are ended by force only: what replaces them takes as long as they are given.
+fn stubborn() -> Value {
+    let mut stubborn = spec();
+    stubborn["command"] = json!("trap '' TERM; exec python3 server.py");
+    stubborn
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_change_of_database_that_a_fence_overtakes_changes_nothing() {
+    let paris = served_as(stubborn()).await;
+    let oslo = follow(&paris, ReplicationMode::Async).await;
+    paris.add("row 1").await;
+    paris.done(json!({ "ask": "backup-now" })).await;
+    let restored = paris.done(json!({ "ask": "restore", "to": "older" })).await;
+    assert_eq!(restored["state"], "done", "{restored:#}");
+    paris.add("row 2").await;
+    let stands = || {
+        let item = paris.item();
+        let database = item.card().database.clone();
+        (database, item.stock.charter().tag)
+    };
+    let before = stands();
+    let changing = paris.done(json!({ "ask": "change-database", "to": "older" }));
+    let fencing = async {
+        let give_up = Instant::now() + GIVE_UP;
+        while paris.status("/rows").await == 200 {
+            assert!(Instant::now() < give_up);
+        }
+        paris.act(2, Action::Fence { lost_after: None }).await.unwrap();
+    };
+    let (changed, ()) = tokio::join!(changing, fencing);
+    let why = changed["error"].as_str().unwrap();
+    assert!(why.contains("nothing was changed"), "{changed:#}");
+    assert_eq!(stands(), before);
+    // One that began before, and looked longer.
+    let late = paris.item().use_database(Some(("older".to_owned(), Default::default())), None).await;
+    assert!(late.unwrap_err().to_string().contains("nothing was changed"));
+    assert_eq!(stands(), before);
+    paris.act(2, Action::Drain).await.unwrap();
+    oslo.act(2, Action::Promote { point: PointChoice::Latest }).await.unwrap();
+    assert_eq!(oslo.get("/rows").await, json!(rows(1, 2)));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_deploy_that_a_fence_overtakes_at_its_end_changes_nothing() {
+    let paris = served_as(stubborn()).await;
+    let pushing = paris.push(&[("release.txt", "two")]);
+    let fencing = async {
+        let give_up = Instant::now() + GIVE_UP;
+        let runs = async || {
+            let answer = paris.request("GET", "/release").send().await.unwrap();
+            answer.json::<Value>().await.is_ok_and(|release| release == "two")
+        };
+        while !runs().await {
+            assert!(Instant::now() < give_up);
+        }
+        // The new instances serve, those before are being ended.
+        paris.act(2, Action::Fence { lost_after: None }).await.unwrap();
+    };
+    let tag = async {
+        let give_up = Instant::now() + GIVE_UP;
+        while paris.item().stock.charter().releases.len() < 2 {
+            assert!(Instant::now() < give_up);
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        paris.item().stock.charter().tag
+    };
+    let (pushed, (), tag) = tokio::join!(pushing, fencing, tag);
+    assert!(!said(&pushed).contains("release 2 runs"), "{}", said(&pushed));
+    let charter = paris.item().stock.charter().clone();
+    assert_eq!((charter.live, charter.tag), (Some(1), tag));
+}
