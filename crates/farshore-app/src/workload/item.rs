@@ -136,7 +136,7 @@ fn lock<T>(of: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Item {
-    /// A new app, served here.
+    /// A new app, served here: one of the region's on return.
     pub(super) async fn create(
         order: &Order,
         spec: &Value,
@@ -146,15 +146,17 @@ impl Item {
         let spec: AppSpec =
             serde_json::from_value(spec.clone()).map_err(|error| unusable(error.to_string()))?;
         spec.check().map_err(unusable)?;
+        let _room = around.room.lock().await;
         capacity::fits(&around.claims(), &order.item.name, &spec, around.options.capacity_mib)
             .map_err(|no_room| fatal(no_room.to_string()))?;
         let keys = Keys::make().map_err(retry)?;
         let mut card = Card::new(order.item.clone(), order.token, Role::Active);
         (card.lease, card.is_new) = (order.lease, true);
-        let item = Self::open(card, Charter::new(spec, keys), around).await?;
+        let item = Self::open(card, Charter::new(spec, keys), Arc::clone(&around)).await?;
         item.put_site().map_err(fatal)?;
         item.charter_changes(|_| {})?;
         item.change(|_| {})?;
+        around.items().insert(order.item.clone(), Arc::clone(&item));
         Ok(item)
     }
 

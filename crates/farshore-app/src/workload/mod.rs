@@ -120,6 +120,8 @@ struct Around {
     /// Where the instances' limits are kept by the kernel, if it offers that.
     cgroup: Option<CgroupRoot>,
     items: Mutex<BTreeMap<ItemId, Arc<Item>>>,
+    /// Held from looking whether there is room for an app until what it takes is remembered: nobody else takes the same.
+    room: tokio::sync::Mutex<()>,
 }
 
 impl Around {
@@ -219,7 +221,13 @@ impl Apps {
                 None
             }
         };
-        let around = Arc::new(Around { options, gateway, cgroup, items: Mutex::default() });
+        let around = Arc::new(Around {
+            options,
+            gateway,
+            cgroup,
+            items: Mutex::default(),
+            room: tokio::sync::Mutex::default(),
+        });
         for card in cards {
             let item = card.item.clone();
             let woken = Item::wake(card, Arc::clone(&around))
@@ -258,11 +266,12 @@ impl Apps {
             (_, Some(item)) => return item.act(order).await,
             (Action::Create { spec }, None) => Item::create(order, spec, around()).await?,
             (Action::PrepareTarget { source, shape }, None) => {
-                Item::prepare(order, source, shape, around()).await?
+                let target = Item::prepare(order, source, shape, around()).await?;
+                self.around.items().insert(order.item.clone(), Arc::clone(&target));
+                target
             }
             (_, None) => return Err(StepError::Unknown),
         };
-        self.around.items().insert(order.item.clone(), Arc::clone(&made));
         if matches!(order.action, Action::Create { .. }) {
             // That it does not come up is told by observing it; it is tried again.
             let _ = made.serve(order).await;

@@ -226,7 +226,7 @@ impl Item {
             card.role == Role::Active && card.promotion.is_some() && card.token == order.token
         };
         if !again {
-            self.turn_active(order, point)?;
+            self.turn_active(order, point).await?;
         }
         match self.serve(order).await {
             // The region does its part. Whose database is gone needs another one, and can be given it only when this is over.
@@ -236,7 +236,8 @@ impl Item {
     }
 
     /// Decides what is brought back onto whose capacity, and remembers it.
-    fn turn_active(&self, order: &Order, point: &PointChoice) -> Result<(), StepError> {
+    async fn turn_active(&self, order: &Order, point: &PointChoice) -> Result<(), StepError> {
+        let _room = self.around.room.lock().await;
         let backup = self.chosen(point)?;
         let (spec, name) = (self.stock.charter().spec.clone(), &self.id.name);
         if !self.stock.charter().is_known() {
@@ -269,7 +270,11 @@ impl Item {
         if let Some(reserve) = room.of
             && let Ok(reserve) = self.around.item_named(reserve)
         {
-            reserve.charter_changes(|charter| charter.lent_to = Some(name.clone()))?;
+            let lent = reserve.charter_changes(|charter| charter.lent_to = Some(name.clone()));
+            // One that was stopped meanwhile uses nothing up.
+            if reserve.card().role == Role::Active {
+                lent?;
+            }
         }
         self.charter_changes(|charter| {
             (charter.spec.mode, charter.spec.instances) = (room.mode, room.instances);

@@ -122,6 +122,7 @@ pub(super) struct Scale {
 /// More or fewer instances, with more or less each.
 pub(super) async fn scale(item: &Arc<Item>, asked: Scale) -> Result<Value, StepError> {
     active(item)?;
+    let room = item.around.room.lock().await;
     let before = item.stock.charter().spec.clone();
     let mode = asked.mode.unwrap_or(before.mode);
     let instances = asked.instances.unwrap_or_else(|| before.instances.min(mode.instances_max()));
@@ -130,6 +131,7 @@ pub(super) async fn scale(item: &Arc<Item>, asked: Scale) -> Result<Value, StepE
     capacity::fits(&item.around.claims(), &item.id.name, &wanted, item.around.options.capacity_mib)
         .map_err(|no_room| fatal(no_room.to_string()))?;
     item.charter_changes(|charter| (charter.spec.mode, charter.spec.instances) = (mode, instances))?;
+    drop(room);
     item.note(Matter::Capacity, None);
     item.scale(mode, instances).await;
     Ok(summary(item).await)

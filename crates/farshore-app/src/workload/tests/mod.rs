@@ -72,6 +72,13 @@ fn todo() -> ItemId {
     ItemId::parse("app/todo").unwrap()
 }
 
+fn order(item: &ItemId, epoch: u64, action: Action, lease: Option<FenceTimings>) -> Order {
+    let step = STEP.fetch_add(1, Ordering::SeqCst);
+    let key = serde_json::from_value(json!(format!("test/{step}"))).unwrap();
+    let token = Token::new(1, Epoch(epoch));
+    Order { key, item: item.clone(), token, action, only_if: None, lease, by: None }
+}
+
 /// What the tests' app is like.
 fn spec() -> serde_json::Value {
     json!({ "mode": "free", "command": "exec python3 server.py", "backup_minutes": 0 })
@@ -157,10 +164,7 @@ impl Place {
         action: Action,
         lease: Option<FenceTimings>,
     ) -> Result<(), StepError> {
-        let step = STEP.fetch_add(1, Ordering::SeqCst);
-        let key = serde_json::from_value(json!(format!("test/{step}"))).unwrap();
-        let token = Token::new(1, Epoch(epoch));
-        self.apps.act(&Order { key, item: item.clone(), token, action, only_if: None, lease, by: None }).await
+        self.apps.act(&order(item, epoch, action, lease)).await
     }
 
     async fn look(&self) -> Observation {

@@ -313,3 +313,53 @@ async fn a_deploy_that_a_fence_overtakes_at_its_end_changes_nothing() {
     let charter = paris.item().stock.charter().clone();
     assert_eq!((charter.live, charter.tag), (Some(1), tag));
 }
+
+/// Rounds of two promotions at once.
+const ROUNDS: u64 = 20;
+/// Within this both have come to where they look for room. Nothing depends on it but how sharp the test is.
+const NEAR: Duration = Duration::from_millis(5);
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_apps_that_are_recovered_at_once_do_not_get_the_same_room() {
+    let world = Arc::default();
+    let (todo, blog) = (todo(), ItemId::parse("app/blog").unwrap());
+    let oslo = Place::open("oslo", &world).await;
+    for (item, home) in [(&todo, "paris"), (&blog, "rome")] {
+        let place = Place::open(home, &world).await;
+        let spec = json!({ "mode": "standard", "database": "none" });
+        place.act_on(item, 1, Action::Create { spec }, None).await.unwrap();
+        let shape = place.apps.observe(item).await.unwrap().shape;
+        let prepare = Action::PrepareTarget { source: region(home), shape };
+        oslo.act_on(item, 1, prepare, None).await.unwrap();
+        let mode = ReplicationMode::Async;
+        let replicate = Action::Replicate { target: region("oslo"), address: "unused".to_owned(), mode };
+        place.act_on(item, 1, replicate, None).await.unwrap();
+        let give_up = Instant::now() + GIVE_UP;
+        while oslo.apps.observe(item).await.unwrap().points.is_empty() {
+            assert!(Instant::now() < give_up);
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+    world.is_cut.store(true, Ordering::SeqCst);
+    for round in 1..=ROUNDS {
+        let promoting = {
+            let known = oslo.apps.around.items();
+            let promoting = [&todo, &blog].map(|item| {
+                let promote = Action::Promote { point: PointChoice::Latest };
+                let (item, order) = (Arc::clone(&known[item]), order(item, 2 * round, promote, None));
+                tokio::spawn(async move { item.act(&order).await })
+            });
+            std::thread::sleep(NEAR);
+            promoting
+        };
+        let mut served = Vec::new();
+        for (item, promoted) in [&todo, &blog].into_iter().zip(promoting) {
+            match promoted.await.unwrap() {
+                Ok(()) => served.push(item),
+                Err(refused) => assert!(refused.to_string().contains("2048 of them are used"), "{refused}"),
+            }
+        }
+        assert_eq!(served.len(), 1, "round {round}: {served:?}");
+        oslo.act_on(served[0], 2 * round + 1, Action::Fence { lost_after: None }, None).await.unwrap();
+    }
+}
