@@ -223,7 +223,7 @@ pub fn read_piece(path: &Path, offset: u64, len: usize) -> io::Result<(Vec<u8>, 
     Ok((bytes, (next < end).then_some(next)))
 }
 
-/// Puts a piece at its place; what came after it is cut off.
+/// Puts a piece at its place; what came after it is cut off. Not durable: whoever has the last piece sees to that.
 ///
 /// # Errors
 /// As the file system says.
@@ -244,7 +244,7 @@ pub fn remove(path: &Path) -> io::Result<()> {
 }
 
 /// Everything under it is durable on return.
-fn sync_all(dir: &Path) -> io::Result<()> {
+pub(crate) fn sync_all(dir: &Path) -> io::Result<()> {
     let mut files = Vec::new();
     let mut dirs = vec![dir.to_owned()];
     while let Some(next) = dirs.pop() {

@@ -4,12 +4,16 @@
 //! a directory without it is none. What is being made is in a directory `NAME.making`, a proof in `NAME.proof`; what a killed
 //! node left of either is removed when the backups are opened.
 //!
-//! Must always hold: a backup counts as good only after it has been restored and found whole; a damaged one is named and
+//! A backup that came from another region counts for nothing until it was proved here, too: see [`take_in`].
+//!
+//! Must always hold: a backup counts as good only after it has been restored here and found whole; a damaged one is named and
 //! never restored; a restore never writes to what exists; the newest good backup is never removed.
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use farshore_core::moment::Moment;
@@ -17,6 +21,7 @@ use ring::digest::{Context, SHA256};
 use serde::{Deserialize, Serialize};
 
 use super::{BackupMeta, DataError, Engine, Live, Position, Rows, now, postgres, sqlite};
+use crate::releases::{remove, sync_all};
 
 const MANIFEST: &str = "backup.json";
 const DATA: &str = "data";
@@ -25,6 +30,9 @@ const PROOF: &str = "proof";
 const VERSION: u32 = 1;
 /// A backup that failed is tried again after this time, or after the schedule's if that is less.
 const RETRY: Duration = Duration::from_secs(60);
+/// A proof that came to no verdict, usually for want of room, is tried again after this time: each try writes a whole database.
+const PROVE_AGAIN_AFTER: Duration = Duration::from_secs(600);
+const CHANGED: &str = "its files are not what was written";
 const MEND: &str = "restore another one; a new one is taken on schedule, or by `app backup now`";
 
 /// One backup, as it is told.
@@ -84,6 +92,8 @@ pub struct Backups {
     dir: PathBuf,
     /// One is taken or proved at a time.
     turn: tokio::sync::Mutex<()>,
+    /// When each was last begun to be proved, since the node was started.
+    tried: Mutex<BTreeMap<String, Moment>>,
 }
 
 impl Backups {
@@ -100,7 +110,7 @@ impl Backups {
                     .map_err(DataError::io("remove what an interrupted backup left at", &path))?;
             }
         }
-        Ok(Self { dir: dir.to_owned(), turn: tokio::sync::Mutex::new(()) })
+        Ok(Self { dir: dir.to_owned(), turn: tokio::sync::Mutex::new(()), tried: Mutex::default() })
     }
 
     /// All of them, oldest first.
@@ -190,6 +200,7 @@ impl Backups {
     /// When it is damaged, which is remembered, or when this cannot be found out now.
     pub async fn verify(&self, id: &str) -> Result<Backup, DataError> {
         let _turn = self.turn.lock().await;
+        self.tried().insert(id.to_owned(), now());
         let mut manifest = self.manifest(id)?;
         let proof = self.dir.join(format!("{id}.{PROOF}"));
         let proved = self.prove(&manifest, &proof).await;
@@ -205,6 +216,21 @@ impl Backups {
         proved?;
         removed?;
         Ok(manifest.told())
+    }
+
+    /// The newest of these that nobody has restored here yet and that is due to be: each is tried once, and again after
+    /// a while when that came to no verdict.
+    #[must_use]
+    pub fn unproved(&self, all: &[Backup], at: Moment) -> Option<String> {
+        let mut tried = self.tried();
+        tried.retain(|id, _| all.iter().any(|backup| backup.id == *id));
+        let is_due = |id: &String| tried.get(id).is_none_or(|tried| tried.after(PROVE_AGAIN_AFTER) <= at);
+        let unproved = all.iter().filter(|backup| !backup.ok && backup.verified_at.is_none());
+        unproved.map(|backup| &backup.id).filter(|id| is_due(id)).max().cloned()
+    }
+
+    fn tried(&self) -> MutexGuard<'_, BTreeMap<String, Moment>> {
+        self.tried.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     async fn prove(&self, manifest: &Manifest, proof: &Path) -> Result<(), DataError> {
@@ -238,7 +264,7 @@ impl Backups {
             return Err(DataError::Corrupt { what, path: data, mend: MEND });
         }
         if hash_of(data.clone()).await? != manifest.sha256 {
-            let what = "its files are not what was written".to_owned();
+            let what = CHANGED.to_owned();
             return Err(DataError::Corrupt { what, path: data, mend: MEND });
         }
         restore_data(&manifest.meta, &data, into).await
@@ -304,13 +330,59 @@ pub fn due(minutes: u32, good: Option<Moment>, tried: Option<Moment>) -> Option<
     Some(by_schedule.max(after_failure))
 }
 
+/// Puts a backup that was fetched into the directory `coming` among the others of `backups`, durably. Where it came from it
+/// may have been proved; here it is not until [`Backups::verify`] has restored it. One whose files are not what its description
+/// says is taken in as a bad one: it is seen, it is never restored, and it is not fetched again and again.
+///
+/// # Errors
+/// As the file system says; then nothing was taken in.
+pub(crate) async fn take_in(coming: &Path, backups: &Path, id: &str) -> Result<(), DataError> {
+    match Manifest::read_as(coming, id) {
+        Ok(mut manifest) => {
+            let data = coming.join(DATA);
+            let is_whole = data.exists() && hash_of(data).await? == manifest.sha256;
+            (manifest.verdict, manifest.verified_at) = match is_whole {
+                true => (Verdict::Unproved, None),
+                false => (Verdict::Bad(CHANGED.to_owned()), Some(now())),
+            };
+            if !is_whole {
+                tracing::warn!(%id, "a backup of the other region is not what was written");
+            }
+            manifest.write(coming)?;
+        }
+        // It is told of as it is.
+        Err(DataError::Corrupt { .. }) => {}
+        Err(error) => return Err(error),
+    }
+    let (from, to) = (coming.to_owned(), backups.join(id));
+    let failed = DataError::io("take in the backup", &to);
+    let placed = tokio::task::spawn_blocking(move || {
+        sync_all(&from)?;
+        // What is there without a description is what a removal left.
+        remove(&to)?;
+        std::fs::rename(&from, &to)
+    });
+    placed.await.map_err(std::io::Error::other).flatten().map_err(failed)?;
+    sync(backups)
+}
+
+/// Whether this backup is among those of a directory.
+pub(crate) fn has_one(backups: &Path, id: &str) -> bool {
+    backups.join(id).join(MANIFEST).exists()
+}
+
 impl Manifest {
     fn read(dir: &Path) -> Result<Self, DataError> {
+        Self::read_as(dir, &dir.file_name().unwrap_or_default().to_string_lossy())
+    }
+
+    /// What describes the backup `id` in `dir`.
+    fn read_as(dir: &Path, id: &str) -> Result<Self, DataError> {
         let path = dir.join(MANIFEST);
         let bytes = std::fs::read(&path).map_err(DataError::io("read", &path))?;
         let damaged = |what| DataError::Corrupt { what, path: path.clone(), mend: MEND };
         let manifest: Self = serde_json::from_slice(&bytes).map_err(|error| damaged(error.to_string()))?;
-        if manifest.version != VERSION || dir.file_name().is_none_or(|name| name != manifest.id.as_str()) {
+        if manifest.version != VERSION || manifest.id != id {
             return Err(damaged("it describes another backup".to_owned()));
         }
         Ok(manifest)

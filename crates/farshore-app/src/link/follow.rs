@@ -12,7 +12,7 @@ use tokio::time::{Instant, sleep};
 use super::wire::{Answer, Ask, BackupFiles, Body, News, Piece, Question, decode, encode, print};
 use super::{LinkOptions, Shared, WAIT};
 use crate::charter::Charter;
-use crate::data::backup::is_id;
+use crate::data::backup::{has_one, is_id, take_in};
 use crate::releases::{remove, write_piece};
 
 /// Between two attempts to reach a region that does not answer, or whose answer cannot be taken.
@@ -262,7 +262,10 @@ async fn take_backups(shared: &Shared, theirs: &[BackupFiles]) -> Result<(), Str
         if here.contains(&backup.id) {
             continue;
         }
-        take_backup(shared, backup).await?;
+        stays_inside(backup)?;
+        if !has_one(backups, &backup.id) {
+            take_backup(shared, backup).await?;
+        }
         here.insert(backup.id.clone());
         stock.set_backups(here.clone());
     }
@@ -279,7 +282,6 @@ async fn take_backups(shared: &Shared, theirs: &[BackupFiles]) -> Result<(), Str
 async fn take_backup(shared: &Shared, backup: &BackupFiles) -> Result<(), String> {
     let LinkOptions { stock, backups, .. } = &shared.options;
     let coming = stock.dir.join(BACKUP);
-    stays_inside(backup)?;
     remove(&coming).map_err(|error| error.to_string())?;
     for file in &backup.files {
         let path = coming.join(file);
@@ -297,7 +299,7 @@ async fn take_backup(shared: &Shared, backup: &BackupFiles) -> Result<(), String
         }
     }
     follows(shared)?;
-    std::fs::rename(&coming, backups.join(&backup.id)).map_err(|error| error.to_string())
+    take_in(&coming, backups, &backup.id).await.map_err(|error| error.to_string())
 }
 
 /// What another region names is written below the place of this app's backups, and nowhere else.

@@ -95,6 +95,70 @@ async fn a_damaged_backup_is_named_and_never_restored() {
     assert!(!home.path("restored").exists());
 }
 
+/// As the link does it: its files come, one by one, into a directory beside the others.
+async fn sent(home: &Home, id: &str, change: impl Fn(&str, &mut Vec<u8>)) -> Backups {
+    let (coming, there) = (home.path("coming"), home.path("there"));
+    std::fs::create_dir(&coming).unwrap();
+    for name in ["backup.json", "data"] {
+        let mut bytes = std::fs::read(home.path("backups").join(id).join(name)).unwrap();
+        change(name, &mut bytes);
+        std::fs::write(coming.join(name), bytes).unwrap();
+    }
+    let backups = Backups::open(&there).await.unwrap();
+    // What a removal that was broken off has left is no backup.
+    std::fs::create_dir(there.join(id)).unwrap();
+    std::fs::write(there.join(id).join("data"), "old").unwrap();
+    assert!(!has_one(&there, id));
+    take_in(&coming, &there, id).await.unwrap();
+    assert!(has_one(&there, id) && !coming.exists());
+    backups
+}
+
+#[tokio::test]
+async fn a_backup_that_was_sent_is_good_once_it_is_proved_here() {
+    let home = Home::new().await;
+    let taken = home.backups.take_of(&*home.live, "asked for", Some(3)).await.unwrap();
+    let there = sent(&home, &taken.id, |_, _| {}).await;
+    let all = there.list().await.unwrap();
+    assert_eq!((all[0].ok, all[0].verified_at), (false, None), "who proved it did not prove this copy");
+    assert_eq!(there.unproved(&all, now()), Some(taken.id.clone()));
+    let proved = there.verify(&taken.id).await.unwrap();
+    assert_eq!(Backup { verified_at: taken.verified_at, ..proved }, taken);
+    assert_eq!(there.unproved(&there.list().await.unwrap(), now()), None);
+}
+
+#[tokio::test]
+async fn a_backup_that_came_changed_is_bad_and_is_never_restored() {
+    for (changed, by) in [("data", 1), ("backup.json", b'\n' ^ b'}')] {
+        let home = Home::new().await;
+        let taken = home.backups.take(&*home.live, "").await.unwrap();
+        let flip = |name: &str, bytes: &mut Vec<u8>| {
+            if name == changed {
+                *bytes.last_mut().unwrap() ^= by;
+            }
+        };
+        let there = sent(&home, &taken.id, flip).await;
+        let told = there.list().await.unwrap().remove(0);
+        assert!(!told.ok && told.why != taken.why, "{told:?}");
+        there.restore(&taken.id, &home.path("restored")).await.unwrap_err();
+        assert!(!home.path("restored").exists());
+    }
+}
+
+#[tokio::test]
+async fn a_proof_without_a_verdict_is_tried_again_after_a_while_and_the_newest_first() {
+    let home = Home::new().await;
+    let all = [backup("1", false), backup("2", false), backup("3", true)];
+    assert_eq!(home.backups.unproved(&all, now()).as_deref(), Some("2"));
+    // They are not there, so nothing is found out.
+    home.backups.verify("2").await.unwrap_err();
+    assert_eq!(home.backups.unproved(&all, now()).as_deref(), Some("1"));
+    home.backups.verify("1").await.unwrap_err();
+    assert_eq!(home.backups.unproved(&all, now()), None);
+    let later = now().after(PROVE_AGAIN_AFTER);
+    assert_eq!(home.backups.unproved(&all, later).as_deref(), Some("2"));
+}
+
 #[tokio::test]
 async fn a_backup_that_leaves_data_out_is_no_good_backup() {
     let home = Home::new().await;

@@ -95,6 +95,11 @@ impl Rounds {
         if item.has_other_backups() {
             item.look_at_backups().await;
         }
+        if item.unproved_backup().is_some() {
+            // A proof takes long, too.
+            let item = Arc::clone(item);
+            tokio::spawn(async move { item.prove_a_backup().await });
+        }
         if item.role() == Role::Target {
             let stood = item.stand_by().await;
             item.note(Matter::Replica, stood.err().map(|error| error.to_string()));
@@ -137,6 +142,30 @@ impl Item {
             && let Err(error) = self.change(|card| card.source = seen)
         {
             tracing::warn!(app = %self.id, %error, "how far the source is cannot be noted");
+        }
+    }
+
+    /// The backup that is to be proved next. What the source has proved was proved there: its disk is not this one.
+    fn unproved_backup(&self) -> Option<String> {
+        let may = matches!(self.role(), Role::Target | Role::Active);
+        let backups = may.then(|| self.known_backups())?;
+        self.backups.unproved(&backups, super::super::now())
+    }
+
+    async fn prove_a_backup(&self) {
+        let Ok(_tidying) = self.tidying.try_lock() else { return };
+        let Some(id) = self.unproved_backup() else { return };
+        let proved = self.backups.verify(&id).await;
+        self.look_at_backups().await;
+        // One that was removed meanwhile concerns nobody.
+        let is_here = self.known_backups().iter().any(|backup| backup.id == id);
+        match proved {
+            Err(error) if is_here => {
+                self.note(Matter::Backup, Some(format!("backup {id} is not proved here: {error}")));
+            }
+            // What a region that takes backups itself has to say about those stays.
+            Ok(_) if self.role() == Role::Target => self.note(Matter::Backup, None),
+            _ => {}
         }
     }
 

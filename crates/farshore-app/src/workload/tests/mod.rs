@@ -2,9 +2,11 @@
 //! acknowledged is kept or counted, names and keys stay, and nobody serves who should not.
 //!
 //! Read in this order: this file (two regions and what is done to them), `life` (a whole life), `postgres` (the same with the other engine),
-//! `trouble` (what goes wrong), `asked` (what an operator asks), `domains` (names of their own).
+//! `trouble` (what goes wrong), `asked` (what an operator asks), `backups` (what the other region makes of them), `domains` (names of their
+//! own).
 
 mod asked;
+mod backups;
 mod domains;
 mod life;
 mod postgres;
