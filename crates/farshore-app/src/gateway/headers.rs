@@ -33,17 +33,21 @@ pub(super) struct Upgrade {
 impl Upgrade {
     /// What the request asks for, if it may. HTTP/2 is no protocol to become: it would pass the gateway by.
     pub(super) fn asked<B>(request: &mut http::Request<B>) -> Option<Self> {
-        let protocol = request.headers().get(UPGRADE)?.clone();
-        let text = protocol.to_str().ok()?;
-        let is_http = text.split(',').any(|one| one.trim().to_ascii_lowercase().starts_with("h2c"));
-        if is_http
-            || request.version() != Version::HTTP_11
-            || !has_token(request.headers(), CONNECTION, "upgrade")
-        {
-            return None;
-        }
+        let protocol = wanted(request.headers()).filter(|_| request.version() == Version::HTTP_11)?.clone();
         Some(Self { protocol, client: hyper::upgrade::on(request) })
     }
+}
+
+/// The request wants to speak something else on its connection, and not to be done with one answer.
+pub(super) fn wants_upgrade(headers: &HeaderMap) -> bool {
+    wanted(headers).is_some()
+}
+
+fn wanted(headers: &HeaderMap) -> Option<&HeaderValue> {
+    let protocol = headers.get(UPGRADE)?;
+    let text = protocol.to_str().ok()?;
+    let is_http = text.split(',').any(|one| one.trim().to_ascii_lowercase().starts_with("h2c"));
+    (!is_http && has_token(headers, CONNECTION, "upgrade")).then_some(protocol)
 }
 
 /// Makes the head of a client's request into the one that is sent on by HTTP/1.1.

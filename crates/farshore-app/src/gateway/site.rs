@@ -18,6 +18,7 @@ use subtle::ConstantTimeEq;
 use tokio::sync::{Notify, watch};
 
 use super::body::GatewayBody;
+use super::headers::wants_upgrade;
 use super::live::{Live, Who};
 
 /// What carries the application key.
@@ -26,7 +27,7 @@ pub const APPLICATION_KEY: &str = "x-zumo-application";
 /// What carries the master key.
 pub const MASTER_KEY: &str = "x-zumo-master";
 
-/// The availability probe: anonymous, always.
+/// The availability probe: anonymous, always, as long as it is one.
 pub const STATUS: &str = "/status";
 
 /// Asked after the instance answered and before the answer goes on: is what it did safe (synchronous replication), may this
@@ -100,11 +101,13 @@ impl KeyRule {
     /// This request may come in. What a browser asks before it sends a key has none and changes nothing.
     #[must_use]
     pub fn admits(&self, method: &Method, path: &str, headers: &HeaderMap) -> bool {
-        if !self.required || is_probe(method, path) {
+        if !self.required {
             return true;
         }
         let preflight = method == Method::OPTIONS && headers.contains_key("access-control-request-method");
-        preflight
+        let is_anonymous = is_probe(method, path) || preflight;
+        // Behind an upgrade anything can be said, wherever it was asked for.
+        (is_anonymous && !wants_upgrade(headers))
             || is_key(headers, APPLICATION_KEY, &self.application)
             || is_key(headers, MASTER_KEY, &self.master)
     }

@@ -177,6 +177,20 @@ async fn keys_are_asked_for_where_the_app_wants_them() {
     let preflight =
         format!("OPTIONS / HTTP/1.1\r\nhost: {HOST}\r\naccess-control-request-method: POST\r\n\r\n");
     assert_eq!(client.ask(&preflight).await.status, 200);
+    // Whoever asks for another protocol is no probe and no browser that asks first.
+    for anonymous in ["GET /status", "HEAD /status", "OPTIONS /"] {
+        let head = format!("{anonymous} HTTP/1.1\r\nhost: {HOST}\r\naccess-control-request-method: POST\r\n");
+        // The same without asking for it on the connection is nothing.
+        for (line, status) in [("connection: Upgrade", 401), ("connection: close", 200)] {
+            let mut client = rig.client().await;
+            client.send(&format!("{head}{line}\r\nupgrade: websocket\r\n\r\n")).await;
+            assert_eq!(client.head().await.status, status, "{anonymous}, {line}");
+        }
+    }
+    let keyed = format!(
+        "GET /upgrade HTTP/1.1\r\nhost: {HOST}\r\nx-zumo-application: A\r\nconnection: Upgrade\r\nupgrade: echo\r\n\r\n"
+    );
+    assert_eq!(rig.client().await.ask(&keyed).await.status, 101);
     rig.site.set_keys(KeyRule::default());
     assert_eq!(client.ask(&with("")).await.status, 200);
     // No key is no key, even where none was made.
