@@ -93,10 +93,13 @@ pub(super) async fn here(
 ) -> Result<Response<GatewayBody>, Nobody> {
     let name = way.site.name();
     Ok(match send(way, outgoing, instances).await {
-        Ok(response) => match allowed(pass).await {
-            Ok(()) => send_back(way, outgoing, response),
-            Err(why) => unsafe_answer(name, &why),
-        },
+        Ok(mut response) => {
+            part(outgoing, &mut response);
+            match allowed(pass).await {
+                Ok(()) => send_back(way, outgoing, response),
+                Err(why) => unsafe_answer(name, &why),
+            }
+        }
         Err(NoAnswer::Nobody(nobody)) => return Err(nobody),
         Err(NoAnswer::Broken(why)) => problem(
             StatusCode::BAD_GATEWAY,
@@ -133,7 +136,10 @@ pub(super) async fn there(
     let mut outgoing = Outgoing::new(way, request, Some(&hop));
     let gateways = Instances::new(Box::new([Arc::clone(gateway)]));
     match send(way, &mut outgoing, &gateways).await {
-        Ok(response) => send_back(way, &mut outgoing, response),
+        Ok(mut response) => {
+            part(&outgoing, &mut response);
+            send_back(way, &mut outgoing, response)
+        }
         Err(NoAnswer::Nobody(Nobody(why))) => unavailable(
             AGAIN_THERE,
             &format!(
@@ -208,6 +214,13 @@ async fn send(
     Err(NoAnswer::Nobody(Nobody(last.unwrap_or_else(|| "none has started yet".to_owned()))))
 }
 
+/// An answer that came before the end of its request: the rest of the request goes on beside it.
+fn part(outgoing: &Outgoing, response: &mut Response<FromUpstream>) {
+    if !outgoing.end.is_reached() {
+        response.body_mut().part();
+    }
+}
+
 fn send_back(
     way: Way<'_>,
     outgoing: &mut Outgoing,
@@ -223,10 +236,7 @@ fn send_back(
         };
         tunnel::open(way, upgrade.client, hyper::upgrade::on(&mut response));
     }
-    let (mut head, mut body) = response.into_parts();
+    let (mut head, body) = response.into_parts();
     headers::send_back(&mut head);
-    if !outgoing.end.is_reached() {
-        body.part();
-    }
     Response::from_parts(head, GatewayBody::upstream(body))
 }

@@ -3,9 +3,10 @@
 use std::sync::atomic::Ordering;
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpListener;
 
 use super::super::{KeyRule, SiteState};
-use super::doubles::{Client, GIT_HOST, HOST, Instance, PATIENCE, Rig, until};
+use super::doubles::{Client, GIT_HOST, HOST, Instance, PATIENCE, Rig, any_port, here, until};
 
 #[tokio::test]
 async fn a_request_goes_to_the_app_that_its_host_names() {
@@ -121,6 +122,39 @@ async fn an_upload_that_the_client_does_not_read_the_answer_of_goes_on() {
     read.read_to_end(&mut back).await.unwrap();
     drop(upload.await.unwrap());
     assert!(back.iter().filter(|byte| **byte == b'x').count() >= length, "{} of {length}", back.len());
+}
+
+#[tokio::test]
+async fn an_upload_goes_on_behind_an_answer_that_came_before_its_end() {
+    const LENGTH: usize = 1 << 20;
+    for answer in ["204 No Content\r\n\r\n", "202 Accepted\r\ncontent-length: 0\r\n\r\n"] {
+        let listener = TcpListener::bind(any_port()).await.unwrap();
+        let rig = Rig::new(here(&[listener.local_addr().unwrap()])).await;
+        let instance = tokio::spawn(async move {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let mut seen = Vec::new();
+            while !String::from_utf8_lossy(&seen).contains("\r\n\r\n") {
+                assert!(stream.read_buf(&mut seen).await.unwrap() > 0);
+            }
+            stream.write_all(format!("HTTP/1.1 {answer}").as_bytes()).await.unwrap();
+            let mut came = 0;
+            while came < LENGTH {
+                let mut piece = [0; 64 * 1024];
+                let read = stream.read(&mut piece).await.unwrap();
+                assert!(read > 0, "it ended after {came}");
+                came += read;
+            }
+            came
+        });
+        let mut client = rig.client().await;
+        client.send(&format!("POST / HTTP/1.1\r\nhost: {HOST}\r\ncontent-length: {LENGTH}\r\n\r\n")).await;
+        assert_eq!(client.head().await.status.to_string(), answer[..3]);
+        let upload = async {
+            client.send(&"x".repeat(LENGTH)).await;
+            instance.await.unwrap()
+        };
+        assert_eq!(tokio::time::timeout(PATIENCE, upload).await.unwrap(), LENGTH);
+    }
 }
 
 #[tokio::test]

@@ -27,14 +27,12 @@ impl FromUpstream {
             line.leave();
             return response.map(|body| Self { body, line: None, taken });
         }
-        response.map(|body| {
-            let mut body = Self { body, line: Some(line), taken };
-            body.give_back_at_end();
-            body
-        })
+        // Not given back yet, whatever there is of a body: the request may still be on its way.
+        response.map(|body| Self { body, line: Some(line), taken })
     }
 
-    /// The request's body has not gone to its end: both go on independently, so that neither waits for the other.
+    /// The request's body has not gone to its end: both go on independently, so that neither waits for the other. Before
+    /// anything else is done with this body, which would keep the connection at its end.
     pub(in super::super) fn part(&mut self) {
         if let Some(line) = self.line.take() {
             line.leave();
