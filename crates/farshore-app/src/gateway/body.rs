@@ -2,7 +2,7 @@
 
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -138,18 +138,31 @@ struct Upload {
     site: Arc<Site>,
     bytes: u64,
     stall_max: Duration,
-    ended: Arc<AtomicBool>,
+    course: Arc<Course>,
     /// From when nothing came.
     stall: Option<Pin<Box<Sleep>>>,
 }
 
+/// How far the body of a request has gone on.
+#[derive(Debug, Default)]
+struct Course {
+    /// Pieces of it, with its end.
+    pieces: AtomicU64,
+    ended: AtomicBool,
+}
+
 /// Whether the body of a request has gone on to its end, or never will.
 #[derive(Debug, Clone, Default)]
-pub(super) struct UploadEnd(Option<Arc<AtomicBool>>);
+pub(super) struct UploadEnd(Option<Arc<Course>>);
 
 impl UploadEnd {
     pub(super) fn is_reached(&self) -> bool {
-        self.0.as_ref().is_none_or(|ended| ended.load(Ordering::Acquire))
+        self.0.as_ref().is_none_or(|course| course.ended.load(Ordering::Acquire))
+    }
+
+    /// How much has gone on, in a count that grows as long as something does.
+    pub(super) fn pieces(&self) -> u64 {
+        self.0.as_ref().map_or(0, |course| course.pieces.load(Ordering::Relaxed))
     }
 
     /// There was no body at all: the request can be made again.
@@ -164,10 +177,10 @@ impl ToUpstream {
         if body.is_end_stream() {
             return (Self(None), UploadEnd(None));
         }
-        let ended = Arc::new(AtomicBool::new(false));
-        let end = UploadEnd(Some(Arc::clone(&ended)));
+        let course = Arc::new(Course::default());
+        let end = UploadEnd(Some(Arc::clone(&course)));
         let site = Arc::clone(site);
-        (Self(Some(Box::new(Upload { body, site, bytes: 0, stall_max, ended, stall: None }))), end)
+        (Self(Some(Box::new(Upload { body, site, bytes: 0, stall_max, course, stall: None }))), end)
     }
 }
 
@@ -182,9 +195,10 @@ impl Body for ToUpstream {
         let Some(upload) = &mut self.0 else { return Poll::Ready(None) };
         if let Poll::Ready(frame) = Pin::new(&mut upload.body).poll_frame(cx) {
             upload.stall = None;
+            upload.course.pieces.fetch_add(1, Ordering::Relaxed);
             match &frame {
                 Some(Ok(frame)) => upload.bytes += len(frame),
-                Some(Err(_)) | None => upload.ended.store(true, Ordering::Release),
+                Some(Err(_)) | None => upload.course.ended.store(true, Ordering::Release),
             }
             return Poll::Ready(frame.map(|frame| frame.map_err(Into::into)));
         }
@@ -205,7 +219,7 @@ impl Body for ToUpstream {
 
 impl Drop for Upload {
     fn drop(&mut self) {
-        self.ended.store(true, Ordering::Release);
+        self.course.ended.store(true, Ordering::Release);
         self.site.count_bytes(self.bytes);
     }
 }

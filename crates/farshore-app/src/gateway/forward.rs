@@ -188,7 +188,7 @@ async fn send(
 ) -> Result<Response<FromUpstream>, NoAnswer> {
     let trust = way.client.shared.trust.load();
     let limits = &way.client.shared.limits;
-    let mut call = Call { trust: trust.as_ref(), fresh: false, limits };
+    let mut call = Call { trust: trust.as_ref(), fresh: false, upload: outgoing.end.clone(), limits };
     let mut tried = Vec::new();
     let mut last = None;
     for _ in 0..ATTEMPTS_MAX {

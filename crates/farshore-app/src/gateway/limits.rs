@@ -15,7 +15,8 @@ pub struct GatewayLimits {
     pub leave: Duration,
     /// How long a client may send nothing in the middle of a request's body.
     pub upload_stall: Duration,
-    /// Until the head of an instance's answer is there. Longer work belongs behind an answer that says so.
+    /// Until the head of an instance's answer is there, from when nothing more of the request goes on; at most twice that.
+    /// Longer work belongs behind an answer that says so.
     pub answer: Duration,
     /// Requests at once for one instance: what it has not answered is memory there and here.
     pub under_way: usize,

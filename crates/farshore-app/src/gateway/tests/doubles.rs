@@ -123,6 +123,10 @@ async fn reply(name: &'static str, mut request: Request<Incoming>) -> Response<B
                 Response::builder().header("connection", "close, x-mine").header("keep-alive", "timeout=5");
             response.header("x-mine", "1").header("x-yours", "2").body(text(name)).unwrap()
         }
+        "/length" => {
+            let length = request.into_body().collect().await.unwrap().to_bytes().len();
+            Response::new(text(length.to_string()))
+        }
         "/silent" => std::future::pending().await,
         "/fails" => {
             Response::builder().status(StatusCode::INTERNAL_SERVER_ERROR).body(text("broken")).unwrap()

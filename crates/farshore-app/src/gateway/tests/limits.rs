@@ -83,6 +83,29 @@ async fn an_instance_that_does_not_answer_is_given_up() {
 }
 
 #[tokio::test]
+async fn an_upload_may_take_longer_than_an_answer() {
+    const ANSWER: Duration = Duration::from_secs(1);
+    let instance = Instance::start("one").await;
+    let rig = rig(instance.here(), GatewayLimits { answer: ANSWER, ..GatewayLimits::default() }).await;
+    let mut client = rig.client().await;
+    client
+        .send(&format!("POST /length HTTP/1.1\r\nhost: {HOST}\r\ntransfer-encoding: chunked\r\n\r\n"))
+        .await;
+    let (begun, mut sent) = (tokio::time::Instant::now(), 0);
+    while begun.elapsed() < 3 * ANSWER {
+        client.send("1\r\nx\r\n").await;
+        sent += 1;
+        tokio::time::sleep(ANSWER / 20).await;
+    }
+    client.send("0\r\n\r\n").await;
+    let answer = client.answer().await;
+    assert_eq!((answer.status, answer.body), (200, sent.to_string()));
+    // What does not go on is late as before.
+    client.send(&format!("POST /silent HTTP/1.1\r\nhost: {HOST}\r\ncontent-length: 4\r\n\r\nhalf")).await;
+    client.answer().await.check_problem(504, &["todo", "in time"]);
+}
+
+#[tokio::test]
 async fn an_instance_takes_so_many_requests_and_no_more() {
     let instance = Instance::start("one").await;
     let rig = rig(instance.here(), GatewayLimits { under_way: 2, ..GatewayLimits::default() }).await;

@@ -19,7 +19,7 @@ use tokio::time::{Instant, Sleep};
 use tokio_rustls::client::TlsStream;
 use tokio_util::either::Either;
 
-use super::super::body::ToUpstream;
+use super::super::body::{ToUpstream, UploadEnd};
 
 /// Without TLS, or with it.
 pub(super) type Wire = Either<TcpStream, Box<TlsStream<TcpStream>>>;
@@ -98,13 +98,16 @@ impl Line {
         }
     }
 
-    /// Sends what is there and returns the head of the answer; the rest of it comes on this connection.
+    /// Sends what is there and returns the head of the answer; the rest of it comes on this connection. It is waited for
+    /// `within` from the last that went on of the request, at most twice that.
     pub(super) async fn exchange(
         &mut self,
         request: &mut Option<Request<ToUpstream>>,
+        upload: &UploadEnd,
         within: Duration,
     ) -> Result<Response<Incoming>, NoReply> {
         self.deadline = Instant::now() + within;
+        let mut sent = upload.pieces();
         let whole = request.take().expect("whoever sends has a request, and an unsent one is put back");
         let mut reply = pin!(self.sender.try_send_request(whole));
         let answered = poll_fn(|cx| {
@@ -115,8 +118,13 @@ impl Line {
             };
             match replied {
                 Poll::Ready(answered) => Poll::Ready(Some(answered)),
-                Poll::Pending if self.is_late(cx) => Poll::Ready(None),
-                Poll::Pending => Poll::Pending,
+                Poll::Pending => {
+                    let late = self.is_late(cx, || {
+                        let before = std::mem::replace(&mut sent, upload.pieces());
+                        (sent > before).then(|| Instant::now() + within)
+                    });
+                    if late { Poll::Ready(None) } else { Poll::Pending }
+                }
             }
         });
         match answered.await {
@@ -130,11 +138,12 @@ impl Line {
         }
     }
 
-    /// The deadline is over; otherwise the task is woken at the deadline.
-    fn is_late(&mut self, cx: &mut Context<'_>) -> bool {
+    /// The deadline is over, and there is no `other`; otherwise the task is woken at the deadline.
+    fn is_late(&mut self, cx: &mut Context<'_>, mut other: impl FnMut() -> Option<Instant>) -> bool {
         while self.alarm.as_mut().poll(cx).is_ready() {
             if Instant::now() >= self.deadline {
-                return true;
+                let Some(other) = other() else { return true };
+                self.deadline = other;
             }
             self.alarm.as_mut().reset(self.deadline);
         }

@@ -22,7 +22,7 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_util::either::Either;
 
-use super::body::ToUpstream;
+use super::body::{ToUpstream, UploadEnd};
 use super::limits::GatewayLimits;
 use line::{Line, NoReply};
 
@@ -68,6 +68,8 @@ pub(super) struct Call<'a> {
     pub(super) trust: Option<&'a Arc<rustls::ClientConfig>>,
     /// Not on a kept connection: one has just ended under this request.
     pub(super) fresh: bool,
+    /// How far the request has gone: a long one is not late.
+    pub(super) upload: UploadEnd,
     pub(super) limits: &'a GatewayLimits,
 }
 
@@ -115,7 +117,7 @@ impl Upstream {
                 Some(line) => (line, true),
                 None => (Box::pin(self.connect(call)).await.map_err(Failure::Unsent)?, false),
             };
-            match line.exchange(request, call.limits.answer).await {
+            match line.exchange(request, &call.upload, call.limits.answer).await {
                 Ok(response) => return Ok(FromUpstream::respond(response, line, taken)),
                 // It ended while it was kept.
                 Err(NoReply::Unsent(_)) if is_kept => {}
