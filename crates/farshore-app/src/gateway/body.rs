@@ -13,6 +13,7 @@ use hyper::body::{Body, Frame, Incoming, SizeHint};
 use tokio::time::Sleep;
 
 use super::client::Busy;
+use super::held::Held;
 use super::site::{Site, UnderWay};
 use super::upstream::FromUpstream;
 
@@ -31,6 +32,7 @@ pub struct GatewayBody {
 enum Inner {
     Whole(Bytes),
     Upstream(FromUpstream),
+    Held(Box<Held>),
     Other(UnsyncBoxBody<Bytes, BodyError>),
 }
 
@@ -61,6 +63,10 @@ impl GatewayBody {
         Self::from(Inner::Upstream(body))
     }
 
+    pub(super) fn held(body: Held) -> Self {
+        Self::from(Inner::Held(Box::new(body)))
+    }
+
     fn from(inner: Inner) -> Self {
         Self { inner, bytes: 0, counted: None }
     }
@@ -86,6 +92,7 @@ impl Body for GatewayBody {
             Inner::Upstream(body) => {
                 ready!(Pin::new(body).poll_frame(cx)).map(|frame| frame.map_err(Into::into))
             }
+            Inner::Held(body) => ready!(body.poll_frame(cx)),
             Inner::Other(body) => ready!(Pin::new(body).poll_frame(cx)),
         };
         if let Some(Ok(frame)) = &frame {
@@ -98,6 +105,7 @@ impl Body for GatewayBody {
         match &self.inner {
             Inner::Whole(bytes) => bytes.is_empty(),
             Inner::Upstream(body) => body.is_end_stream(),
+            Inner::Held(body) => body.is_end_stream(),
             Inner::Other(body) => body.is_end_stream(),
         }
     }
@@ -106,6 +114,7 @@ impl Body for GatewayBody {
         match &self.inner {
             Inner::Whole(bytes) => SizeHint::with_exact(bytes.remaining() as u64),
             Inner::Upstream(body) => body.size_hint(),
+            Inner::Held(body) => body.size_hint(),
             Inner::Other(body) => body.size_hint(),
         }
     }
@@ -119,7 +128,7 @@ impl Drop for GatewayBody {
     }
 }
 
-fn len(frame: &Frame<Bytes>) -> u64 {
+pub(super) fn len(frame: &Frame<Bytes>) -> u64 {
     frame.data_ref().map_or(0, |data| data.len() as u64)
 }
 

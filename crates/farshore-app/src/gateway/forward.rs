@@ -1,6 +1,7 @@
 //! Sending a request on, and its answer back: to an instance here, or to the gateway of the region that serves.
 //!
-//! Must always hold: what may have changed something is sent once; an answer goes back only when [`Pass`] lets it.
+//! Must always hold: what may have changed something is sent once; an answer goes back only as far as [`Pass`] lets it.
+//! What is said in a tunnel is no answer: it is not asked about.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,6 +14,7 @@ use hyper::body::Incoming;
 use super::body::{GatewayBody, ToUpstream, UploadEnd};
 use super::client::Client;
 use super::headers::{self, HOP, Upgrade};
+use super::held::Held;
 use super::live::Instances;
 use super::problem::{problem, unavailable};
 use super::site::{Pass, Site};
@@ -89,15 +91,15 @@ pub(super) async fn here(
     way: Way<'_>,
     outgoing: &mut Outgoing,
     instances: &Instances,
-    pass: Option<&dyn Pass>,
+    pass: Option<&Arc<dyn Pass>>,
 ) -> Result<Response<GatewayBody>, Nobody> {
     let name = way.site.name();
     Ok(match send(way, outgoing, instances).await {
         Ok(mut response) => {
             part(outgoing, &mut response);
-            match allowed(pass).await {
-                Ok(()) => send_back(way, outgoing, response),
-                Err(why) => unsafe_answer(name, &why),
+            match pass {
+                None => send_back(way, outgoing, response.map(GatewayBody::upstream)),
+                Some(pass) => Box::pin(when_safe(way, outgoing, response, pass)).await,
             }
         }
         Err(NoAnswer::Nobody(nobody)) => return Err(nobody),
@@ -138,7 +140,7 @@ pub(super) async fn there(
     match send(way, &mut outgoing, &gateways).await {
         Ok(mut response) => {
             part(&outgoing, &mut response);
-            send_back(way, &mut outgoing, response)
+            send_back(way, &mut outgoing, response.map(GatewayBody::upstream))
         }
         Err(NoAnswer::Nobody(Nobody(why))) => unavailable(
             AGAIN_THERE,
@@ -174,10 +176,19 @@ fn unsafe_answer(name: &str, why: &str) -> Response<GatewayBody> {
     )
 }
 
-async fn allowed(pass: Option<&dyn Pass>) -> Result<(), String> {
-    match pass {
-        Some(pass) if !pass.free() => pass.wait().await,
-        _ => Ok(()),
+/// The answer, once its head may go out.
+async fn when_safe(
+    way: Way<'_>,
+    outgoing: &mut Outgoing,
+    response: Response<FromUpstream>,
+    pass: &Arc<dyn Pass>,
+) -> Response<GatewayBody> {
+    let (head, body) = response.into_parts();
+    let held = Held::new(body, Arc::clone(pass)).await;
+    let allowed = if pass.free() { Ok(()) } else { pass.wait().await };
+    match allowed {
+        Ok(()) => send_back(way, outgoing, Response::from_parts(head, GatewayBody::held(held))),
+        Err(why) => unsafe_answer(way.site.name(), &why),
     }
 }
 
@@ -224,7 +235,7 @@ fn part(outgoing: &Outgoing, response: &mut Response<FromUpstream>) {
 fn send_back(
     way: Way<'_>,
     outgoing: &mut Outgoing,
-    mut response: Response<FromUpstream>,
+    mut response: Response<GatewayBody>,
 ) -> Response<GatewayBody> {
     if response.status() == StatusCode::SWITCHING_PROTOCOLS {
         let Some(upgrade) = outgoing.upgrade.take() else {
@@ -238,5 +249,5 @@ fn send_back(
     }
     let (mut head, body) = response.into_parts();
     headers::send_back(&mut head);
-    Response::from_parts(head, GatewayBody::upstream(body))
+    Response::from_parts(head, body)
 }

@@ -5,7 +5,7 @@
 //!
 //! Read in this order: [`site`] (an app as the gateway knows it, and what may change), `live` (who serves it), `table` (who is called how),
 //! `serve` (from a request to its answer), `forward` (to an instance or to another gateway), `headers` (what goes on and
-//! what does not), `upstream` (kept connections), `tunnel` (after an upgrade), `body`, `problem` (own answers),
+//! what does not), `upstream` (kept connections), `tunnel` (after an upgrade), `body`, `held` (what waits until it is safe), `problem` (own answers),
 //! `certificates` (by the name that the client asks for), `listen` and `client` (accepting, end), `limits`.
 //!
 //! Must always hold: a request is forwarded between gateways at most once; nothing is sent to an instance twice that may
@@ -17,6 +17,7 @@ mod certificates;
 mod client;
 mod forward;
 mod headers;
+mod held;
 mod limits;
 mod listen;
 mod live;

@@ -59,7 +59,7 @@ async fn elsewhere(
     let live = Arc::clone(under_way.live());
     let answer = match &live.who {
         Who::Here { instances, pass } if is_other => {
-            forward::here(way, outgoing, instances, pass.as_deref()).await
+            forward::here(way, outgoing, instances, pass.as_ref()).await
         }
         _ => Err(nobody),
     };
@@ -100,7 +100,7 @@ fn unknown(client: &Client, host: &str) -> Response<GatewayBody> {
 enum Decision<'a> {
     Answer(Box<Response<GatewayBody>>),
     Scripts,
-    Here(&'a Instances, Option<&'a dyn Pass>),
+    Here(&'a Instances, Option<&'a Arc<dyn Pass>>),
     There(&'a Region, &'a Arc<Upstream>),
 }
 
@@ -117,7 +117,7 @@ fn decide<'a>(site: &Site, live: &'a Live, git: bool, request: &Request<Incoming
         Who::Empty => answer(empty(site, request)),
         Who::Here { instances, pass } => {
             if site.keys().admits(request.method(), request.uri().path(), request.headers()) {
-                Decision::Here(instances, pass.as_deref())
+                Decision::Here(instances, pass.as_ref())
             } else {
                 answer(no_key(site))
             }

@@ -30,8 +30,8 @@ pub const MASTER_KEY: &str = "x-zumo-master";
 /// The availability probe: anonymous, always, as long as it is one.
 pub const STATUS: &str = "/status";
 
-/// Asked after the instance answered and before the answer goes on: is what it did safe (synchronous replication), may this
-/// region still speak (lease)?
+/// Asked after the instance answered and before the answer goes on, and again about what comes later of it: is what it did
+/// safe (synchronous replication), may this region still speak (lease)?
 #[async_trait]
 pub trait Pass: Send + Sync + Debug {
     /// There is nothing to wait for.
