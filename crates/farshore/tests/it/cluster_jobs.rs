@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use crate::cluster_lan::REGIONS;
-use crate::cluster_net::{ITEM, Net, text, until};
+use crate::cluster_net::{ITEM, Net, text, until, when_writable};
 
 /// Long enough to be caught in the middle of its first copy.
 const DISK_MIB: usize = 128;
@@ -77,7 +77,8 @@ async fn a_job_ends_though_the_leader_of_etcd_is_killed_in_the_middle() {
     net.succeeds(&REGIONS, &job).await;
     until("another leader", async || net.etcd_leader().filter(|other| *other != leader)).await;
     net.start_region(leader).await;
-    net.api_of(&REGIONS).verb(ITEM, "failover", json!({"planned": true})).await.unwrap();
+    let api = net.api_of(&REGIONS);
+    when_writable(async || api.verb(ITEM, "failover", json!({"planned": true})).await).await.unwrap();
     assert_eq!(net.item(leader).await["source"], "oslo");
 }
 

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use tokio::task::JoinSet;
 
 use crate::cluster_lan::REGIONS;
-use crate::cluster_net::{ITEM, Net, until};
+use crate::cluster_net::{ITEM, Net, until, when_writable};
 use crate::cluster_partition::protected;
 
 const NAME: &str = "directory/web-1.machine";
@@ -73,7 +73,8 @@ async fn a_control_node_without_a_majority_answers_names_with_the_last_record() 
     protected(&net, "hold").await;
     let before = net.api("bergen").get(NAME).await.unwrap();
     net.lan().cut("bergen");
-    net.api_of(&["paris", "oslo"]).verb(ITEM, "failover", json!({"planned": true})).await.unwrap();
+    let others = net.api_of(&["paris", "oslo"]);
+    when_writable(async || others.verb(ITEM, "failover", json!({"planned": true})).await).await.unwrap();
     let alone = net.api("bergen");
     let read_only =
         async || alone.get("status").await.ok()?["control"]["read_only_since"].is_string().then_some(());

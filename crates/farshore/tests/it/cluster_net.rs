@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
-use farshore::demo::client::Client;
+use farshore::demo::client::{Broken, Client};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 
@@ -57,6 +57,19 @@ pub(crate) async fn until<T>(what: &str, mut look: impl AsyncFnMut() -> Option<T
             return found;
         }
         assert!(Instant::now() < end, "{what} was not seen in {PATIENCE:?}");
+        tokio::time::sleep(LOOK_EVERY).await;
+    }
+}
+
+/// Asks for a change until the control plane takes changes: for a while after a member of the store was lost or came back there is
+/// no leader, it is read-only and refuses.
+pub(crate) async fn when_writable<T>(mut ask: impl AsyncFnMut() -> Result<T, Broken>) -> Result<T, Broken> {
+    let end = Instant::now() + PATIENCE;
+    loop {
+        match ask().await {
+            Err(refused) if refused.to_string().contains("read-only") && Instant::now() < end => {}
+            answered => return answered,
+        }
         tokio::time::sleep(LOOK_EVERY).await;
     }
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use farshore::demo::workload::History;
 use serde_json::json;
 
-use crate::cluster_net::{ITEM, Net, text, until};
+use crate::cluster_net::{ITEM, Net, text, until, when_writable};
 use crate::cluster_writer::{Witness, assert_disjoint, written};
 
 /// Longer than a silent region is waited for: the timings of these clusters give W = 9.06 s.
@@ -29,7 +29,8 @@ pub(crate) async fn self_fencing() -> (Net, Witness, Witness) {
 
 /// Fails over without anybody's word; on return oslo is active and serves.
 async fn fail_over_without_a_word(net: &Net, new: &Witness) {
-    net.api_of(&["oslo", "bergen"]).verb(ITEM, "failover", json!({})).await.unwrap();
+    let others = net.api_of(&["oslo", "bergen"]);
+    when_writable(async || others.verb(ITEM, "failover", json!({})).await).await.unwrap();
     new.is_served().await;
     assert_eq!(net.item("oslo").await["source"], "oslo");
 }
@@ -115,7 +116,8 @@ async fn a_region_that_goes_on_without_the_control_plane_is_failed_over_only_wit
     written(&writer, 100).await;
     net.lan().cut("paris");
     let others = net.api_of(&["oslo", "bergen"]);
-    let refused = others.verb(ITEM, "failover", json!({})).await.unwrap_err().to_string();
+    let refused = when_writable(async || others.verb(ITEM, "failover", json!({})).await).await;
+    let refused = refused.unwrap_err().to_string();
     assert!(refused.contains("409") && refused.contains("--source-is-down"), "{refused}");
     written(&writer, 100).await;
     others.verb(ITEM, "failover", json!({"source_is_down": true})).await.unwrap();
@@ -160,18 +162,14 @@ async fn of_two_halves_the_larger_works_and_the_smaller_only_tells_what_it_knew(
     assert_eq!(name["region"], "paris", "{name}");
     let status = alone.get("status").await.unwrap();
     assert!(status["control"]["read_only_since"].is_string(), "{}", status["control"]);
-    most.carry_out(
-        "items",
-        &json!({"kind": "machine", "name": "web-2", "region": "bergen",
-        "spec": {"disks": [{"name": "root", "size_bytes": 65536}]}}),
-    )
-    .await
-    .unwrap();
+    let body = json!({"kind": "machine", "name": "web-2", "region": "bergen",
+        "spec": {"disks": [{"name": "root", "size_bytes": 65536}]}});
+    when_writable(async || most.carry_out("items", &body).await).await.unwrap();
     assert!(alone.get("items/machine/web-2").await.is_err(), "the smaller half cannot know of it");
     net.lan().heal();
     until("what happened meanwhile", async || alone.get("items/machine/web-2").await.ok()).await;
     // A planned failover across the healed cut loses nothing.
-    alone.verb(ITEM, "failover", json!({"planned": true})).await.unwrap();
+    when_writable(async || alone.verb(ITEM, "failover", json!({"planned": true})).await).await.unwrap();
     writer.be_mortal();
     let history = tokio::task::spawn_blocking(move || writer.wait()).await.unwrap();
     let verdict = net.check("oslo", &uris, &history);

@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use crate::cluster_net::{ITEM, Net, until};
+use crate::cluster_net::{ITEM, Net, until, when_writable};
 use crate::cluster_partition::{LONGER_THAN_W, self_fencing};
 use crate::cluster_writer::assert_disjoint;
 
@@ -10,9 +10,9 @@ use crate::cluster_writer::assert_disjoint;
 async fn a_control_node_that_dies_while_it_waits_for_a_silent_region_is_replaced_by_one_that_waits_too() {
     let (mut net, old, new) = self_fencing().await;
     net.lan().cut("paris");
-    let body = json!({});
-    let job = net.api("bergen").post(&format!("items/{ITEM}/failover"), &body).await.unwrap();
-    let (bergen, path) = (net.api("bergen"), format!("jobs/{}", job["id"].as_str().unwrap()));
+    let (bergen, verb) = (net.api("bergen"), format!("items/{ITEM}/failover"));
+    let job = when_writable(async || bergen.post(&verb, &json!({})).await).await.unwrap();
+    let path = format!("jobs/{}", job["id"].as_str().unwrap());
     let waits = async || {
         let job = bergen.get(&path).await.ok()?;
         assert_eq!(job["ended"], false, "{job}");
