@@ -97,8 +97,8 @@ impl Rig {
         all.as_array().unwrap().len()
     }
 
-    /// Waits until the reserve's region has everything.
-    async fn settled(&self, name: &str) {
+    /// Waits until the reserve's region has everything: the table, and so many rows. What was seen last may be older than they are.
+    async fn settled(&self, name: &str, rows: usize) {
         let seq = |item: &Value, region: &str| {
             let regions = item["regions"].as_array().cloned().unwrap_or_default();
             let seen = regions.into_iter().find(|seen| seen["region"] == region).unwrap_or_default();
@@ -106,7 +106,7 @@ impl Rig {
         };
         let settled = |item: &Value| {
             let heads = seq(item, "paris").zip(seq(item, "oslo"));
-            heads.is_some_and(|(near, far)| near == far && near > 0)
+            heads.is_some_and(|(near, far)| near == far && near > rows as u64)
         };
         self.api.wait_for(&format!("app/{name}"), "everything in oslo", settled).await.unwrap();
     }
@@ -145,7 +145,7 @@ async fn a_lost_app_keeps_its_url_keys_and_rows_on_its_reserves_capacity() {
     rig.write("todo", ROWS).await;
     let before = rig.shown("todo").await;
     let keys = rig.api.get("apps/todo/keys").await.unwrap();
-    rig.settled("todo").await;
+    rig.settled("todo", ROWS).await;
     rig.lose("paris").await;
     let out = rig.farshore("app migrate todo todo-dr --quiet").await;
     assert!(out.ends_with("info:    Migration complete.\ninfo:    app migrate command OK\n"), "{out}");
@@ -198,7 +198,7 @@ async fn a_coordinator_that_is_killed_on_the_way_goes_on_when_it_is_back() {
     for number in 0..deaths.len() {
         rig.app(&name(number), scripts.path()).await;
         rig.write(&name(number), 1).await;
-        rig.settled(&name(number)).await;
+        rig.settled(&name(number), 1).await;
     }
     rig.lose("paris").await;
     for (number, death) in deaths.into_iter().enumerate() {

@@ -4,6 +4,7 @@
 //! there afterwards must be what a prefix of it leaves behind, byte by byte over both disks, with everything that was
 //! acknowledged. `FARSHORE_SEED` repeats a run.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -104,17 +105,23 @@ impl World {
         (self, history)
     }
 
-    /// Waits until the target has everything.
+    /// Waits until the target has everything that is written by now. What was seen last may be from before that, and the next look
+    /// may have begun before it: the third is from afterwards.
     async fn settled(&self) {
-        let seq = |item: &Value, region: &str| {
+        let seen = |item: &Value, region: &Value| {
             let regions = item["regions"].as_array().cloned().unwrap_or_default();
-            let seen = regions.into_iter().find(|seen| seen["region"] == region).unwrap_or_default();
-            seen["observation"]["watermark"]["seq"].as_u64()
+            regions.into_iter().find(|seen| seen["region"] == *region).unwrap_or_default()
         };
+        let seq = |seen: &Value| seen["observation"]["watermark"]["seq"].as_u64();
+        let mut looks = BTreeSet::new();
         let settled = |item: &Value| {
-            let (source, target) = (item["source"].as_str(), item["target"].as_str());
-            let heads = source.zip(target).map(|(source, target)| (seq(item, source), seq(item, target)));
-            item["replication"]["state"] == "streaming"
+            let (source, target) = (seen(item, &item["source"]), seen(item, &item["target"]));
+            if let (Some(at), Value::Null) = (source["at"].as_str(), &source["error"]) {
+                looks.insert(at.to_owned());
+            }
+            let heads = seq(&source).zip(seq(&target));
+            looks.len() >= 3
+                && item["replication"]["state"] == "streaming"
                 && heads.is_some_and(|(source, target)| source == target)
         };
         self.api.wait_for(ITEM, "everything at the target", settled).await.unwrap();
