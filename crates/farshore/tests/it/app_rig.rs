@@ -110,11 +110,20 @@ impl Rig {
         held
     }
 
-    /// Keeps capacity in oslo and follows there.
+    /// Keeps capacity in oslo and follows there. What is answered from then on is there as well, if that is how it is protected.
     pub(crate) async fn protect(&self, replication: &str) {
         self.reserve("todo-dr", "oslo").await;
         let wish = json!({"target": "oslo", "replication": replication});
         self.api.verb(ITEM, "protect", wish).await.unwrap();
+        let is_waited_for = async || {
+            let app = self.api.get("apps/todo").await.ok()?;
+            let warnings = app["warnings"].as_array()?;
+            let is_not = |warning: &Value| warning.as_str().is_some_and(|text| text.contains("synchronous"));
+            (!warnings.iter().any(is_not)).then_some(())
+        };
+        if replication == "sync" {
+            until("answers that wait for oslo", is_waited_for).await;
+        }
     }
 
     pub(crate) async fn reserve(&self, name: &str, region: &str) {
