@@ -365,6 +365,10 @@ pub struct Observation {
     pub divergence: Option<Divergence>,
     /// What is wrong and what to do, for people.
     pub warnings: Vec<String>,
+    /// Target: why it could not become active now, as far as that is known without trying: a failover that would fail for it
+    /// is refused before the source is stopped.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cannot_promote: Option<String>,
     /// Which start of the region's agent answers; filled in by the agent. See [`OnlyIf::start`].
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub start: Option<String>,

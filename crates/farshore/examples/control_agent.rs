@@ -100,6 +100,7 @@ impl Cards {
             folding_bytes: 0,
             divergence: None,
             warnings: Vec::new(),
+            cannot_promote: None,
             start: None,
         }
     }

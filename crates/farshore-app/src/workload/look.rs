@@ -31,6 +31,7 @@ pub(super) fn look(item: &Item) -> Observation {
         folding_bytes: 0,
         divergence: divergence(item),
         warnings: warnings(item),
+        cannot_promote: if role == Role::Target { cannot_promote(item) } else { None },
         start: None,
     }
 }
@@ -44,6 +45,16 @@ pub(super) fn is_ready(item: &Item) -> bool {
         Role::Target => item.stock.engine().is_none() || item.stock.replica().is_some(),
         Role::Fenced => true,
     }
+}
+
+/// That there is no room for it here. What has not arrived yet cannot be judged.
+fn cannot_promote(item: &Item) -> Option<String> {
+    if !item.stock.charter().is_known() {
+        return None;
+    }
+    let (claims, spec) = (item.around.claims(), item.stock.charter().spec.clone());
+    let room = capacity::room_for(&claims, &item.id.name, &spec, item.around.options.capacity_mib);
+    room.err().map(|no_room| no_room.to_string())
 }
 
 /// A target that had everything of its source once; and whoever was promoted, until that is accepted.

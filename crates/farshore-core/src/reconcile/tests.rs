@@ -84,6 +84,7 @@ fn seen(role: Role, epoch: u64) -> Observation {
         folding_bytes: 0,
         divergence: None,
         warnings: Vec::new(),
+        cannot_promote: None,
         start: None,
     }
 }

@@ -64,6 +64,7 @@ pub(super) fn look(item: &Item) -> Observation {
         folding_bytes: 0,
         divergence: divergence(item),
         warnings,
+        cannot_promote: None,
         start: None,
     }
 }

@@ -38,6 +38,7 @@ impl Machine {
             folding_bytes: 0,
             divergence: self.divergence(),
             warnings: Vec::new(),
+            cannot_promote: None,
             start: None,
         };
         match &self.body {

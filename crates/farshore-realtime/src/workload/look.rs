@@ -37,6 +37,7 @@ pub(super) fn look(item: &Item) -> Observation {
         folding_bytes: 0,
         divergence: None,
         warnings,
+        cannot_promote: None,
         start: None,
     }
 }

@@ -348,6 +348,10 @@ impl Request<'_> {
         let (seen, source_error) = tokio::join!(self.look(target(item)?), look_at_source);
         let seen = seen?;
         choose(point, &seen.points)?;
+        // Whether its source is lost or not: to stop it first would gain nothing.
+        if let Some(why) = seen.cannot_promote.filter(|_| !stopped) {
+            return Err(no_room(item, &why));
+        }
         match source_error {
             // It fences itself: whoever does not answer is waited out.
             Some(_) if item.lease.is_some() && !planned => Ok(()),
@@ -521,6 +525,12 @@ fn unreachable(region: &Region, error: &StepError) -> SubmitError {
         why: format!("region {region} cannot be reached ({error}): start its node and try again"),
         possible: Vec::new(),
     }
+}
+
+fn no_room(item: &Item, why: &str) -> SubmitError {
+    let to = item.target.as_ref().map_or("its other region", Region::as_str);
+    let why = format!("{to} could not run {}, so nothing was changed: {why}", item.id);
+    SubmitError::Refused { code: "no-room", why, possible: Vec::new() }
 }
 
 fn source_unreachable(item: &Item, planned: bool, error: &StepError) -> SubmitError {

@@ -4,7 +4,7 @@
 use std::sync::{Arc, Mutex};
 
 use farshore::api::views::{AuditView, MigrationPreview, MigrationView};
-use farshore::engine::{Control, JobVerb};
+use farshore::engine::{Control, JobVerb, SubmitError};
 use farshore::migrate::record::{Migration, Phase};
 use farshore::migrate::{self, Asked};
 use farshore_core::command::Command;
@@ -228,6 +228,32 @@ async fn the_word_that_a_region_is_down_counts_only_where_it_did_not_answer() {
     let failover = |planned| Command::Failover { planned, point: PointChoice::Latest, source_is_down: false };
     let commands: Vec<Command> = jobs.into_iter().map(|job| job.command).skip(2).collect();
     assert_eq!(commands, [failover(true)], "{ended:?}");
+    control.shutdown().await;
+}
+
+#[tokio::test]
+async fn an_app_stays_where_it_is_if_the_other_region_has_no_room_for_it() {
+    let apps = apps().await;
+    let control = control(&apps, quick(None)).await;
+    let before = picture(&apps, &control).await;
+    apps.change("todo", |card| card.cannot_promote = Some("this region has 512 MiB for apps"));
+    let failover =
+        |planned, source_is_down| Command::Failover { planned, point: PointChoice::Latest, source_is_down };
+    for (command, is_down) in [(failover(true, false), false), (failover(false, true), true)] {
+        apps.bench.sim.set_down("paris", is_down);
+        let refused = control.submit(&app("todo"), command, "ann", None).await.unwrap_err();
+        assert!(matches!(refused, SubmitError::Refused { code: "no-room", .. }), "{refused}");
+        assert!(refused.to_string().contains("oslo") && refused.to_string().contains("512 MiB"), "{refused}");
+    }
+    apps.bench.sim.set_down("paris", false);
+    assert_eq!(picture(&apps, &control).await, before);
+    apps.change("todo", |card| card.cannot_promote = None);
+    run(&control, "todo", failover(true, false)).await;
+    run(&control, "todo", Command::Commit).await;
+    run(&control, "todo", Command::Reprotect).await;
+    apps.change("todo", |card| card.cannot_promote = Some("this region has 512 MiB for apps"));
+    let back = control.submit(&app("todo"), Command::Failback, "ann", None).await.unwrap_err();
+    assert!(matches!(back, SubmitError::Refused { code: "no-room", .. }), "{back}");
     control.shutdown().await;
 }
 

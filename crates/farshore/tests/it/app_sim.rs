@@ -37,6 +37,8 @@ pub(crate) struct Card {
     pub(crate) database_answers: bool,
     /// What scaling is refused with.
     pub(crate) no_room: Option<&'static str>,
+    /// Why the region that follows it could not run it.
+    pub(crate) cannot_promote: Option<&'static str>,
 }
 
 impl Default for Card {
@@ -50,6 +52,7 @@ impl Default for Card {
             same: true,
             database_answers: true,
             no_room: None,
+            cannot_promote: None,
         }
     }
 }
@@ -144,6 +147,7 @@ impl Agents for Apps {
             "spec": {}, "mode": card.mode, "instances": card.instances, "reserve_for": card.reserve_for,
             "lent_to": card.lent_to, "healthy": seen.role == Role::Active && card.state == "running", "release": 3, "tree": "t",
         });
+        seen.cannot_promote = card.cannot_promote.filter(|_| seen.role == Role::Target).map(str::to_owned);
         Ok(seen)
     }
     async fn act(&self, region: &Region, order: &Order) -> Result<(), StepError> {

@@ -258,6 +258,7 @@ impl World {
             folding_bytes: 0,
             divergence: copy.divergence.clone(),
             warnings: Vec::new(),
+            cannot_promote: None,
             start: None,
         })
     }

@@ -51,7 +51,10 @@ async fn a_region_without_room_refuses() {
     assert!(refused.to_string().contains("5 x basic needs 2560"), "{refused}");
     let oslo = follow(&paris, ReplicationMode::Async).await;
     let full = Action::Create { spec: json!({ "mode": "standard" }) };
+    assert_eq!(oslo.look().await.cannot_promote, None);
     oslo.act_on(&other, 1, full, None).await.unwrap();
+    let told = oslo.look().await.cannot_promote.unwrap();
+    assert!(told.contains("2048 of them are used"), "{told}");
     let refused = oslo.act(2, Action::Promote { point: PointChoice::Latest }).await.unwrap_err().to_string();
     assert!(refused.contains("2048 of them are used"), "{refused}");
     assert_eq!(oslo.look().await.role, Role::Target, "nothing was changed");
