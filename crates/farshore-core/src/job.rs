@@ -292,6 +292,10 @@ pub enum JobRefusal {
     },
 }
 
+fn cancel_note(who: &str) -> String {
+    format!("cancel asked by {who}")
+}
+
 impl Job {
     /// The verb it carries out.
     #[must_use]
@@ -377,7 +381,7 @@ impl Job {
             }
             Happened::CancelAsked { who } => {
                 self.check_cancel()?;
-                next.notes.push(format!("cancel asked by {who}"));
+                next.notes.push(cancel_note(who));
                 next.turn(format!("cancelled by {who}"), true)
             }
             Happened::Retry { who } => {
@@ -418,6 +422,12 @@ impl Job {
             }
         };
         Ok((next, milestone))
+    }
+
+    /// Whether it was this one who cancelled it: only one can.
+    #[must_use]
+    pub fn was_cancelled_by(&self, who: &str) -> bool {
+        self.notes.contains(&cancel_note(who))
     }
 
     fn step_name(&self) -> String {

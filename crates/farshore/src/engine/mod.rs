@@ -379,6 +379,12 @@ impl Control {
         Ok(job)
     }
 
+    /// Whether this process carries out the job.
+    #[must_use]
+    pub(crate) fn carries_out(&self, job: &JobId) -> bool {
+        self.inner.executors.has(job)
+    }
+
     /// Which cluster this is, and which life of it.
     #[must_use]
     pub fn meta(&self) -> &Meta {

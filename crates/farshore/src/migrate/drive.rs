@@ -17,7 +17,7 @@ use super::step::{Effect, Outcome, noted, step};
 use super::{app, sight, used};
 use crate::engine::book::{At, put};
 use crate::engine::records::{AuditLine, sha256_hex};
-use crate::engine::{Control, Idempotency, StoreState, SubmitError, now};
+use crate::engine::{Control, Idempotency, JobVerb, StoreState, SubmitError, now};
 
 /// Between two looks: what waits for a job sees its end soon.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
@@ -155,9 +155,20 @@ async fn perform(control: &Control, record: &Migration, effect: &Effect) -> Outc
             let size = json!({"ask": "scale", "mode": record.mode, "instances": record.instances});
             tell(control, record, &primary, size).await
         }
+        Effect::GiveWay => give_way(control, record).await,
         Effect::Ask(name, command) => submit(control, record, &primary, name, command.clone()).await,
         Effect::DeleteSecondary => submit(control, record, &secondary, "delete", Command::Delete).await,
     }
+}
+
+/// What has become of the job is seen at the next look: it may be too late to cancel it.
+async fn give_way(control: &Control, record: &Migration) -> Outcome {
+    if let Some(job) = record.phase.job()
+        && let Err(error) = control.steer(job, JobVerb::Cancel, &record.who()).await
+    {
+        tracing::debug!(%job, %error, "a job with a silent source is not cancelled");
+    }
+    Outcome::Done
 }
 
 async fn tell(control: &Control, record: &Migration, item: &ItemId, question: Value) -> Outcome {

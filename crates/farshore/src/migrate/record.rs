@@ -132,6 +132,9 @@ pub struct Migration {
     /// It waits for a person: its job is stuck.
     #[serde(default)]
     pub stuck: bool,
+    /// Since when the source does not answer that a planned move stops first; while it does, nothing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub silent_since: Option<Moment>,
     /// Why the recovered app did not get the secondary's mode, if it did not.
     #[serde(default)]
     pub unfit: Option<String>,
@@ -207,6 +210,11 @@ pub struct Database {
 }
 
 impl Migration {
+    /// Who is named where the migration itself cancels its job.
+    pub(super) fn who(&self) -> String {
+        format!("control-plane (migration {})", self.id)
+    }
+
     /// A new one, with everything still to do.
     pub(super) fn new(id: String, asked: &Asked, admitted: &Admitted, who: &str, now: Moment) -> Self {
         Self {
@@ -225,6 +233,7 @@ impl Migration {
             since: now,
             trouble: None,
             stuck: false,
+            silent_since: None,
             unfit: None,
             created_at: now,
             updated_at: now,
@@ -239,7 +248,7 @@ impl Migration {
             self.since = now;
             self.trouble = None;
         }
-        self.stuck = false;
+        (self.stuck, self.silent_since) = (false, None);
         self.phase = phase;
         self
     }
@@ -248,7 +257,7 @@ impl Migration {
     #[must_use]
     pub(super) fn waiting(mut self, trouble: impl Into<String>) -> Self {
         self.trouble = Some(trouble.into());
-        self.stuck = false;
+        (self.stuck, self.silent_since) = (false, None);
         self
     }
 
@@ -258,11 +267,11 @@ impl Migration {
         Self { stuck: true, ..self.waiting(trouble) }
     }
 
-    /// The same, with its job going on.
+    /// The same, with its job going on as it should.
     #[must_use]
     pub(super) fn at_work(mut self) -> Self {
-        if self.stuck {
-            (self.stuck, self.trouble) = (false, None);
+        if self.stuck || self.silent_since.is_some() {
+            (self.stuck, self.silent_since, self.trouble) = (false, None, None);
         }
         self
     }

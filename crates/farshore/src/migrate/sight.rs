@@ -72,7 +72,7 @@ async fn shape(control: &Control, item: &Item, observed: Option<Observation>) ->
 /// What [`super::step::step`] needs in the record's present phase. The job is read before the apps: what it has done shows.
 pub(super) async fn gather(control: &Control, record: &Migration) -> Result<Sight, ReadError> {
     let job = match record.phase.job() {
-        Some(id) => job_seen(control, id).await?,
+        Some(id) => job_seen(control, record, id).await?,
         None => None,
     };
     let primary = control.book().item(&app(&record.primary)).await?.map(|at| at.value);
@@ -89,10 +89,11 @@ pub(super) async fn gather(control: &Control, record: &Migration) -> Result<Sigh
         Phase::Lending | Phase::TakingBack { .. } if sight.secondary_exists => {
             sight.lent_to = lent_to(control, record).await;
         }
-        Phase::FailingOver { .. } if sight.job != Some(JobSeen::UnderWay) => {
-            sight.source = match &sight.primary {
-                Some(item) => source(control, item).await,
-                None => Heard::NotAsked,
+        Phase::FailingOver { .. } => {
+            sight.source = match (&sight.primary, &sight.job) {
+                (Some(item), Some(JobSeen::UnderWay)) => last_heard(control, record, item),
+                (Some(item), _) => source(control, item).await,
+                (None, _) => Heard::NotAsked,
             };
         }
         Phase::Verifying => sight.check = check(control, record).await?,
@@ -101,16 +102,19 @@ pub(super) async fn gather(control: &Control, record: &Migration) -> Result<Sigh
     Ok(sight)
 }
 
-async fn job_seen(control: &Control, id: &JobId) -> Result<Option<JobSeen>, ReadError> {
+async fn job_seen(control: &Control, record: &Migration, id: &JobId) -> Result<Option<JobSeen>, ReadError> {
     let Some(At { value: job, .. }) = control.book().job(id).await? else { return Ok(None) };
+    let gave_way = job.was_cancelled_by(&record.who());
     Ok(Some(match job.state {
-        JobState::Running | JobState::Unwinding { .. } => JobSeen::UnderWay,
+        JobState::Running => JobSeen::UnderWay,
+        JobState::Unwinding { .. } => JobSeen::TurningBack,
         JobState::Stuck { why, .. } => JobSeen::Stuck(why),
         JobState::Succeeded => JobSeen::Succeeded,
         JobState::Failed { why, .. } | JobState::Abandoned { why } => {
             JobSeen::Ended(format!("job {id} failed: {why}"))
         }
-        JobState::Cancelled { .. } => JobSeen::Ended(format!("job {id} was cancelled")),
+        JobState::Cancelled { .. } if gave_way => JobSeen::GaveWay,
+        JobState::Cancelled { .. } => JobSeen::Cancelled(format!("job {id} was cancelled")),
     }))
 }
 
@@ -118,6 +122,18 @@ async fn source(control: &Control, item: &Item) -> Heard<()> {
     match control.observe(&item.source, &item.id).await {
         Err(StepError::Retry { what }) => Heard::Silent(what),
         _ => Heard::Says(()),
+    }
+}
+
+/// What came of the last look, without another one. Only whoever carries out the job says so: it depends on its own way to the
+/// source whether the job can go on.
+fn last_heard(control: &Control, record: &Migration, item: &Item) -> Heard<()> {
+    if !record.phase.job().is_some_and(|job| control.carries_out(job)) {
+        return Heard::NotAsked;
+    }
+    match control.seen(&item.id).remove(&item.source).and_then(|seen| seen.error) {
+        Some(error) => Heard::Silent(error),
+        None => Heard::Says(()),
     }
 }
 

@@ -22,6 +22,10 @@ const VERIFY_WITHIN: Duration = Duration::from_secs(180);
 /// Attempts to move the primary: one with its source and one without, and one more for a source that came back meanwhile.
 const FAILOVER_ATTEMPTS_MAX: u32 = 3;
 
+/// A source that is being stopped and is silent for so long is gone without, where that is allowed: longer than its agent needs
+/// to start again.
+const SILENT_MAX: Duration = Duration::from_secs(5);
+
 /// What somebody was asked.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Heard<T> {
@@ -38,12 +42,18 @@ pub(super) enum Heard<T> {
 pub(super) enum JobSeen {
     /// It goes on.
     UnderWay,
+    /// It takes back what it has done.
+    TurningBack,
     /// Until a person speaks.
     Stuck(String),
     /// It is done.
     Succeeded,
     /// It is over and nothing came of it.
     Ended(String),
+    /// A person has cancelled it.
+    Cancelled(String),
+    /// The migration itself has cancelled it, to go on without the source.
+    GaveWay,
 }
 
 /// All that [`step`] looks at, as far as the phase needs it.
@@ -90,6 +100,8 @@ pub(super) enum Effect {
     TakeBack,
     /// Ask for this of the primary; the same name is the same request.
     Ask(String, Command),
+    /// Cancel the job, whose source is silent.
+    GiveWay,
     /// Ask for the secondary's removal.
     DeleteSecondary,
     /// Give the recovered app the secondary's mode.
@@ -177,11 +189,13 @@ fn lending(record: &Migration, seen: &Sight, now: Moment) -> Turn {
 fn protecting(record: &Migration, has_job: bool, seen: &Sight, now: Moment) -> Turn {
     let Some(item) = &seen.primary else { return give_up(record, &primary_gone(record), now) };
     match &seen.job {
-        Some(JobSeen::UnderWay) => return Turn::wait(record.clone().at_work()),
+        Some(JobSeen::UnderWay | JobSeen::TurningBack | JobSeen::GaveWay) => {
+            return Turn::wait(record.clone().at_work());
+        }
         Some(JobSeen::Stuck(why)) => {
             return Turn::wait(record.clone().waiting_for_a_person(stuck(record, why)));
         }
-        Some(JobSeen::Ended(why)) => return give_up(record, why, now),
+        Some(JobSeen::Ended(why) | JobSeen::Cancelled(why)) => return give_up(record, why, now),
         // Its record was not there: it is asked for again, under the same name.
         None if has_job => return Turn::to(record, Phase::Protecting { job: None }, now),
         Some(JobSeen::Succeeded) | None => {}
@@ -217,7 +231,9 @@ fn failing_over(record: &Migration, attempt: u32, has_job: bool, seen: &Sight, n
     }
     let again = |attempt| Turn::to(record, Phase::FailingOver { attempt, job: None }, now);
     match &seen.job {
-        Some(JobSeen::UnderWay) => return Turn::wait(record.clone().at_work()),
+        Some(JobSeen::UnderWay) => return moving(record, item, attempt, seen, now),
+        Some(JobSeen::TurningBack) => return Turn::wait(record.clone()),
+        Some(JobSeen::GaveWay) => return again(attempt + 1),
         // The job was read before the item: somebody moved it on since.
         Some(JobSeen::Succeeded) => return Turn::to(record, Phase::Verifying, now),
         Some(JobSeen::Stuck(why)) => {
@@ -229,7 +245,7 @@ fn failing_over(record: &Migration, attempt: u32, has_job: bool, seen: &Sight, n
         Some(JobSeen::Ended(_)) if may_go_without(record, item, seen) && attempt < FAILOVER_ATTEMPTS_MAX => {
             return again(attempt + 1);
         }
-        Some(JobSeen::Ended(why)) => {
+        Some(JobSeen::Ended(why) | JobSeen::Cancelled(why)) => {
             return give_up_moving(record, item, &with_way_out(why, item, seen), now);
         }
         None if has_job => return again(attempt),
@@ -248,6 +264,29 @@ fn failing_over(record: &Migration, attempt: u32, has_job: bool, seen: &Sight, n
     let source_is_down = !planned && record.source_is_down;
     let command = Command::Failover { planned, point: PointChoice::Latest, source_is_down };
     Turn::act(record, Effect::Ask(format!("failover-{attempt}"), command))
+}
+
+/// A planned move waits for its source as long as it takes: whoever waits for the move must hear when that may be for ever.
+fn moving(record: &Migration, item: &Item, attempt: u32, seen: &Sight, now: Moment) -> Turn {
+    let stops_source = matches!(item.phase, ItemPhase::FailingOver { planned: true, stage: Stage::Revoking });
+    let why = match &seen.source {
+        Heard::Silent(why) if stops_source => why,
+        Heard::NotAsked if !record.stuck => return Turn::wait(record.clone()),
+        _ => return Turn::wait(record.clone().at_work()),
+    };
+    let goes_without = may_go_without(record, item, seen) && attempt < FAILOVER_ATTEMPTS_MAX;
+    if let Some(since) = record.silent_since {
+        let is_over = goes_without && now.since(since) >= SILENT_MAX;
+        return if is_over { Turn::act(record, Effect::GiveWay) } else { Turn::wait(record.clone()) };
+    }
+    let way_out = if goes_without {
+        format!("if it stays silent for {SILENT_MAX:?}, it is gone without")
+    } else {
+        let job = record.phase.job().map(|job| job.0.as_str()).unwrap_or_default();
+        format!("farshore job cancel {job} ends this; {SAY_SO}")
+    };
+    let waiting = record.clone().waiting(format!("region {} does not answer: {why}; {way_out}", item.source));
+    Turn::wait(Migration { silent_since: Some(now), ..waiting })
 }
 
 /// What an operator does when a region falls silent that answered a moment ago.
@@ -404,9 +443,11 @@ fn deleting(record: &Migration, has_job: bool, seen: &Sight, now: Moment) -> Tur
         return turn;
     }
     match &seen.job {
-        Some(JobSeen::UnderWay | JobSeen::Succeeded) => Turn::wait(record.clone().at_work()),
+        Some(JobSeen::UnderWay | JobSeen::TurningBack | JobSeen::GaveWay | JobSeen::Succeeded) => {
+            Turn::wait(record.clone().at_work())
+        }
         Some(JobSeen::Stuck(why)) => Turn::wait(record.clone().waiting_for_a_person(stuck(record, why))),
-        Some(JobSeen::Ended(why)) => not_deleted(record, why, now),
+        Some(JobSeen::Ended(why) | JobSeen::Cancelled(why)) => not_deleted(record, why, now),
         None if has_job => Turn::to(record, Phase::DeletingSecondary { job: None }, now),
         None => Turn::act(record, Effect::DeleteSecondary),
     }

@@ -145,6 +145,7 @@ async fn verify_and_remove(control: &Control, secondary: &Item, primary: &Item) 
         since: now,
         trouble: None,
         stuck: false,
+        silent_since: None,
         unfit: None,
         created_at: failover.requested_at,
         updated_at: now,

@@ -4,7 +4,7 @@
 use std::sync::{Arc, Mutex};
 
 use farshore::api::views::{AuditView, MigrationPreview, MigrationView};
-use farshore::engine::{Control, JobVerb, SubmitError};
+use farshore::engine::{Control, CrashAt, JobVerb, SubmitError};
 use farshore::migrate::record::{Migration, Phase};
 use farshore::migrate::{self, Asked};
 use farshore_core::command::Command;
@@ -229,6 +229,60 @@ async fn the_word_that_a_region_is_down_counts_only_where_it_did_not_answer() {
     let commands: Vec<Command> = jobs.into_iter().map(|job| job.command).skip(2).collect();
     assert_eq!(commands, [failover(true)], "{ended:?}");
     control.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_source_that_dies_while_it_drains_is_told_and_whoever_cancels_ends_the_migration() {
+    let apps = apps().await;
+    let control = control(&apps, quick(Some(dies_at_drain(&apps)))).await;
+    let forced = Asked { force: true, source_is_down: false, ..asked() };
+    let begun = migrate::begin(&control, &forced, "ann", None).await.unwrap();
+    let look = || async { migrate::find(&control, &begun.id).await.unwrap().unwrap() };
+    let seen = until("a word of it", look, |seen| seen.trouble.is_some()).await;
+    let (job, trouble) = (seen.phase.job().unwrap().clone(), seen.trouble.unwrap());
+    assert!(trouble.contains("region paris does not answer"), "{trouble}");
+    assert!(trouble.contains(&format!("farshore job cancel {job}")), "{trouble}");
+    control.steer(&job, JobVerb::Cancel, "ann").await.unwrap();
+    let failed = ended(&control, &begun.id).await;
+    assert!(matches!(failed.phase, Phase::Failed { recovered: false, .. }), "{:?}", failed.phase);
+    assert_eq!(apps.card("todo-dr").lent_to, None);
+    let again = migrate::begin(&control, &asked(), "ann", None).await.unwrap();
+    assert_eq!(ended(&control, &again.id).await.phase, Phase::Completed);
+    control.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_source_that_dies_while_it_drains_is_gone_without_if_somebody_said_that_it_is_down() {
+    let apps = apps().await;
+    let dead = control(&apps, quick(Some(Arc::new(|node: &str| node.starts_with("migration/"))))).await;
+    apps.bench.sim.set_down("paris", true);
+    let begun = migrate::begin(&dead, &asked(), "ann", None).await.unwrap();
+    dead.vanish().await;
+    // It is back for a moment, so that it is asked to stop first.
+    apps.bench.sim.set_down("paris", false);
+    let control = control(&apps, quick(Some(dies_at_drain(&apps)))).await;
+    assert_eq!(ended(&control, &begun.id).await.phase, Phase::Completed);
+    let jobs = control.jobs(Some(&app("todo"))).await.unwrap();
+    let failovers: Vec<(bool, &str)> = jobs
+        .iter()
+        .filter_map(|job| match job.command {
+            Command::Failover { planned, .. } => Some((planned, job.state.as_str())),
+            _ => None,
+        })
+        .collect();
+    assert_eq!(failovers, [(true, "cancelled"), (false, "succeeded")]);
+    control.shutdown().await;
+}
+
+/// Paris does not answer any more when it has stopped and is to give what it has.
+fn dies_at_drain(apps: &Apps) -> CrashAt {
+    let sim = apps.bench.sim.clone();
+    Arc::new(move |node: &str| {
+        if node.starts_with("running/drain/after-started") {
+            sim.set_down("paris", true);
+        }
+        false
+    })
 }
 
 #[tokio::test]

@@ -28,6 +28,7 @@ fn record(phase: Phase) -> Migration {
         since: BEGUN,
         trouble: None,
         stuck: false,
+        silent_since: None,
         unfit: None,
         created_at: BEGUN,
         updated_at: BEGUN,
@@ -123,6 +124,7 @@ fn said(before: &Migration, turn: &Turn) -> String {
         Some(Effect::Lend) => parts.push("+lend".to_owned()),
         Some(Effect::TakeBack) => parts.push("+take-back".to_owned()),
         Some(Effect::Fit) => parts.push("+fit".to_owned()),
+        Some(Effect::GiveWay) => parts.push("+give-way".to_owned()),
         Some(Effect::DeleteSecondary) => parts.push("+delete".to_owned()),
         Some(Effect::Ask(name, Command::Failover { planned, source_is_down, .. })) => {
             let how = if *planned { "planned" } else { "unplanned" };
@@ -230,6 +232,43 @@ fn a_move_that_fails_is_tried_again_where_that_can_help_and_given_up_where_it_ca
     let begun = record(Phase::FailingOver { attempt: 2, job: None });
     check(&begun, &with(opening.clone(), None, Heard::Says(())), "+failover-2 unplanned");
     check(&at_work(3), &with(opening, ended(), Heard::Says(())), "failed");
+}
+
+#[test]
+fn a_source_that_falls_silent_while_it_is_stopped_is_told_and_gone_without_where_that_is_allowed() {
+    let at_work = |attempt| record(Phase::FailingOver { attempt, job: Some(JobId("1".to_owned())) });
+    let word = |attempt| Migration { source_is_down: true, ..at_work(attempt) };
+    let seeing = |planned, job, source| {
+        let phase = ItemPhase::FailingOver { planned, stage: Stage::Revoking };
+        Sight { job: Some(job), source, ..sight(item(phase)) }
+    };
+    let silent = || Heard::Silent("x".to_owned());
+    let under_way = |source| seeing(true, JobSeen::UnderWay, source);
+    let told = |before: &Migration| {
+        check(before, &under_way(silent()), "waits");
+        step(before, &under_way(silent()), BEGUN.after(Duration::from_secs(1))).next
+    };
+    check(&at_work(1), &under_way(Heard::Says(())), "");
+    // A person must say that it is down.
+    let without_word = told(&at_work(1));
+    let trouble = without_word.trouble.clone().unwrap();
+    assert!(trouble.contains("does not answer: x; farshore job cancel 1 ends this"), "{trouble}");
+    check_at(&without_word, &under_way(silent()), 100_000, "waits");
+    check_at(&without_word, &under_way(Heard::Says(())), 100_000, "");
+    // Another control node carries out the job.
+    check_at(&without_word, &under_way(Heard::NotAsked), 100_000, "waits");
+    let with_word = told(&word(1));
+    check_at(&with_word, &under_way(silent()), 5, "waits");
+    check_at(&with_word, &under_way(silent()), 6, "+give-way waits");
+    check_at(&with_word, &under_way(Heard::Says(())), 6, "");
+    check_at(&with_word, &seeing(true, JobSeen::TurningBack, silent()), 100_000, "waits");
+    check_at(&told(&word(3)), &under_way(silent()), 100_000, "waits");
+    check(&with_word, &seeing(true, JobSeen::GaveWay, silent()), "failing-over 2");
+    // Who cancels does not want it tried once more.
+    let cancelled = JobSeen::Cancelled("x".to_owned());
+    check(&with_word, &Sight { job: Some(cancelled), ..under_way(silent()) }, "taking-back");
+    // It asks nothing of its source.
+    check(&word(2), &seeing(false, JobSeen::UnderWay, silent()), "");
 }
 
 #[test]
