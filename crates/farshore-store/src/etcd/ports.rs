@@ -28,7 +28,7 @@ const TRIES: usize = 64;
 #[derive(Debug)]
 pub struct HeldPort {
     address: SocketAddr,
-    _socket: OwnedFd,
+    socket: OwnedFd,
 }
 
 impl HeldPort {
@@ -60,7 +60,16 @@ impl HeldPort {
         set_socket_reuseaddr(&socket, is_used)?;
         bind(&socket, &SocketAddr::V4(SocketAddrV4::new(Ipv4Addr::LOCALHOST, port)))?;
         let address = SocketAddr::try_from(getsockname(&socket)?)?;
-        Ok(Self { address, _socket: socket })
+        Ok(Self { address, socket })
+    }
+
+    /// Lets a server listen here that shares its address with others, as nearly all do. It stays nobody else's choice: before the
+    /// server is started, while it runs and after it has ended.
+    ///
+    /// # Errors
+    /// The system refuses.
+    pub fn share(&self) -> io::Result<()> {
+        Ok(set_socket_reuseaddr(&self.socket, true)?)
     }
 
     /// Where it is.
@@ -97,6 +106,24 @@ mod tests {
         assert_eq!(TcpStream::connect(address).unwrap_err().kind(), io::ErrorKind::ConnectionRefused);
         drop(held);
         TcpListener::bind(address).unwrap();
+    }
+
+    #[test]
+    fn a_shared_port_is_its_servers_again_and_again_and_nobody_elses_choice() {
+        let held = HeldPort::any().unwrap();
+        let address = held.address();
+        held.share().unwrap();
+        let choice = || HeldPort::new(address.port(), false).unwrap_err().kind();
+        for _ in 0..2 {
+            assert_eq!(choice(), io::ErrorKind::AddrInUse);
+            let server = TcpListener::bind(address).unwrap();
+            assert_eq!(choice(), io::ErrorKind::AddrInUse);
+            // The server's own connections may be remembered there.
+            let client = TcpStream::connect(address).unwrap();
+            drop(server.accept().unwrap());
+            drop(client);
+        }
+        assert_eq!(TcpStream::connect(address).unwrap_err().kind(), io::ErrorKind::ConnectionRefused);
     }
 
     #[test]

@@ -38,15 +38,16 @@ pub(super) struct Files {
     pub(super) devices: devices::Files,
 }
 
-/// Reads each region's configuration, or makes one with free ports.
+/// Reads each region's configuration, or makes one with free ports: nobody else chooses those as long as they are held, though
+/// the nodes may listen there.
 pub(super) fn configure(
     options: &ClusterOptions,
     data: &Path,
     files: &Files,
     members: Option<&Members>,
-) -> Result<Vec<NodeConfig>, UpError> {
+) -> Result<(Vec<NodeConfig>, Vec<HeldPort>), UpError> {
     let mut configs = Vec::new();
-    // Held until all are chosen, so that no two are the same.
+    // No two are the same.
     let mut held = Vec::new();
     let apps_port = apps_port(options, data, &mut held)?;
     for region in &options.regions {
@@ -59,7 +60,9 @@ pub(super) fn configure(
         };
         configs.push(config);
     }
-    drop(held);
+    for port in &held {
+        port.share().map_err(wrong)?;
+    }
     let all = all_regions(options, &configs)?;
     let mut from_near = Some(seen_from_near(options, &configs, &all)?);
     enroll(options, data, &configs)?;
@@ -76,7 +79,7 @@ pub(super) fn configure(
         let path = data.join(config.region.as_str()).join("region.toml");
         fs::write(&path, toml::to_string_pretty(config).map_err(wrong)?).map_err(at("write", &path))?;
     }
-    Ok(configs)
+    Ok((configs, held))
 }
 
 /// The address of a region that listens where everybody expects it; `None`: anywhere.

@@ -20,6 +20,7 @@ use std::time::{Duration, Instant};
 use configure::Files;
 use farshore_core::ids::Region;
 use farshore_store::etcd::local::Members;
+use farshore_store::etcd::ports::HeldPort;
 use serde::{Deserialize, Serialize};
 use tokio::process::{Child, Command};
 
@@ -135,6 +136,8 @@ pub struct Cluster {
     http: reqwest::Client,
     token: String,
     client: ClientFile,
+    /// Those that were chosen for the nodes: nobody else gets them while a node is down.
+    _ports: Vec<HeldPort>,
     _only_one: File,
 }
 
@@ -169,7 +172,7 @@ impl Cluster {
         let members = start_members(&options, &data).await?;
         let devices = devices::certificate(&data, &HubsConfig::default().domain)?;
         let files = Files { secret: secret_file, token: token_file, devices };
-        let configs = configure::configure(&options, &data, &files, members.as_ref())?;
+        let (configs, ports) = configure::configure(&options, &data, &files, members.as_ref())?;
         let client = configure::client_file(&configs, &data, &files, options.store);
         let apis: Vec<String> = std::iter::once(&client.api).chain(&client.others).cloned().collect();
         let http = client_for(client.ca_file.as_deref())?;
@@ -177,8 +180,18 @@ impl Cluster {
             .iter()
             .map(|config| Node { region: config.region.clone(), child: None, log_from: 0 })
             .collect();
-        let mut cluster =
-            Self { data, program, nodes, members, apis, http, token, client, _only_one: only_one };
+        let mut cluster = Self {
+            data,
+            program,
+            nodes,
+            members,
+            apis,
+            http,
+            token,
+            client,
+            _ports: ports,
+            _only_one: only_one,
+        };
         let regions: Vec<Region> = cluster.nodes.iter().map(|node| node.region.clone()).collect();
         for region in &regions {
             cluster.spawn(region)?;
