@@ -126,7 +126,8 @@ pub struct FailoverReport {
     pub promotion: Promotion,
     /// The exact loss, once the old source has been seen again.
     pub loss_final: Option<Loss>,
-    /// `loss_final` is exact (false after a power cut at the source, then it is a bound).
+    /// `loss_final` is exact. False after a power cut at the source, then it is a bound; and when the source cannot count it: then it
+    /// is the bound that was known at the failover.
     pub exact: bool,
 }
 
@@ -760,7 +761,13 @@ impl Item {
             && report.from == kept.region
             && report.promotion.point.watermark == kept.divergence.after
         {
-            report.loss_final = Some(kept.divergence.loss);
+            // What the old source cannot count is no smaller than what was known when it was lost.
+            let known = if kept.divergence.is_counted() {
+                kept.divergence.loss
+            } else {
+                report.promotion.at_failover
+            };
+            report.loss_final = Some(known);
             report.exact = kept.divergence.exact;
         }
     }

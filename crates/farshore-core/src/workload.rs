@@ -298,10 +298,19 @@ pub struct Divergence {
     pub after: Watermark,
     /// What the other side never had.
     pub loss: Loss,
-    /// False when it is a bound (after a power cut the write log's tail may be gone).
+    /// False when it is a bound (after a power cut the write log's tail may be gone), or, with no write counted, when nobody can say
+    /// how much it is.
     pub exact: bool,
     /// Where to look at it, read-only.
     pub endpoints: Vec<Endpoint>,
+}
+
+impl Divergence {
+    /// Whether it could be counted, at least as a bound.
+    #[must_use]
+    pub fn is_counted(&self) -> bool {
+        self.exact || self.loss.writes > 0
+    }
 }
 
 /// Where clients reach (a part of) the workload.

@@ -86,8 +86,16 @@ pub(super) struct Lost {
     /// Counted from here.
     pub(super) after: Watermark,
     pub(super) loss: Loss,
+    /// False when it cannot be counted: then nobody knows how much it is, and `loss` is empty.
+    #[serde(default = "is_counted")]
+    pub(super) exact: bool,
     /// Where it can be looked at.
     pub(super) dir: PathBuf,
+}
+
+/// A card without the word is of a time when only what was counted was written down.
+fn is_counted() -> bool {
+    true
 }
 
 /// What a target remembers of its source.

@@ -145,14 +145,14 @@ fn seconds_between(from: Moment, to: Moment) -> f64 {
 fn divergence(item: &Item) -> Option<Divergence> {
     let lost = item.card().lost.clone()?;
     let crate::data::Loss { commits, bytes, seconds } = lost.loss;
-    if commits == 0 {
+    if commits == 0 && lost.exact {
         return None;
     }
     let uri = format!("file://{}", lost.dir.display());
     Some(Divergence {
         after: lost.after,
         loss: Loss { writes: commits, bytes, seconds },
-        exact: true,
+        exact: lost.exact,
         endpoints: vec![Endpoint { name: "database".to_owned(), uri }],
     })
 }

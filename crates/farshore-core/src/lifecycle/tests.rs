@@ -5,7 +5,7 @@
 
 use super::*;
 use crate::command::Verb;
-use crate::workload::{Point, PointKind, Watermark};
+use crate::workload::{Endpoint, Point, PointKind, Watermark};
 
 mod properties;
 mod records;
@@ -421,6 +421,18 @@ fn a_bound_after_a_power_cut_is_called_a_bound() {
     bound.divergence.exact = false;
     let item = state("failed-over").step(&Event::DivergenceSeen(bound)).unwrap();
     assert_eq!(show(&item), "FailedOver e2 oslo>paris kept=paris:12 at=p90 bound=10 lost<=12");
+}
+
+#[test]
+fn a_loss_that_cannot_be_counted_stays_the_bound_that_was_known() {
+    let mut unknown = kept("paris", 90, 0);
+    unknown.divergence.exact = false;
+    unknown.divergence.endpoints =
+        vec![Endpoint { name: "database".to_owned(), uri: "file:///databases/web-1".to_owned() }];
+    let item = state("failed-over").step(&Event::DivergenceSeen(unknown)).unwrap();
+    let report = item.failover.clone().unwrap();
+    assert_eq!((report.loss_final, report.exact), (Some(report.promotion.at_failover), false));
+    assert!(item.divergence.is_some_and(|kept| !kept.divergence.is_counted()), "what is there is kept");
 }
 
 #[test]

@@ -41,8 +41,7 @@ fn timeline(wal: &Path, lsn: u64) -> Result<Option<u32>, DataError> {
     if segments.clone().any(|(_, segment)| segment > wanted) {
         return Err(DataError::Missing {
             what: format!(
-                "the write-ahead log from {} on: it was removed from {}, so what was committed after it cannot be \
-                 counted; the bound that was known at the failover stands",
+                "the write-ahead log from {} on in {}, without which nobody can count what was committed after it,",
                 lsn_text(lsn),
                 wal.display()
             ),

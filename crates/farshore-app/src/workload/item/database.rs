@@ -12,7 +12,7 @@ use super::super::card::Lost;
 use super::super::engines;
 use super::{Item, Matter, NOT_HERE, fatal, lock, retry};
 use crate::data::backup::{Backup, due};
-use crate::data::{Engine, Position};
+use crate::data::{Engine, Loss, Position};
 use crate::link::Kept;
 use crate::releases::remove;
 
@@ -189,24 +189,33 @@ impl Item {
         .map_err(|error| error.to_string())
     }
 
-    /// Counts what only this region has after `after`. Nothing uses the database.
+    /// Counts what only this region has after `after`, unless that was done. Nothing uses the database. What can never be counted is
+    /// noted as not known; an error is one that passes.
     pub(super) async fn count_lost(&self, after: Watermark) -> Result<(), StepError> {
         let (engine, name) = (self.stock.engine(), self.card().database.clone());
         let (Some(engine), Some(name)) = (engine, name) else { return Ok(()) };
         let dir = self.database_dir(&name);
+        let is_counted = |lost: &Lost| lost.after == after && lost.dir == dir;
+        if self.card().lost.as_ref().is_some_and(is_counted) {
+            return Ok(());
+        }
         let position = Position { commits: after.seq, bytes: after.bytes, at: after.at };
-        let loss = engines::commits_after(engine, &dir, position).await.map_err(retry)?;
-        self.change(|card| card.lost = Some(Lost { after, loss, dir }))
+        let (loss, exact) = match engines::commits_after(engine, &dir, position).await {
+            Ok(loss) => (loss, true),
+            Err(error) if error.is_passing() => return Err(retry(error)),
+            Err(error) => {
+                tracing::warn!(app = %self.id, %error, "what only this region has cannot be counted: all of it is kept");
+                (Loss::default(), false)
+            }
+        };
+        self.change(|card| card.lost = Some(Lost { after, loss, exact, dir }))
     }
 
     /// An old source is to follow: what only it has after `after` is kept where it can be looked at, the rest is not needed any more.
     pub(super) async fn set_aside(&self, after: Watermark) -> Result<(), StepError> {
         let _work = self.work.lock().await;
         self.close_database().await;
-        let counted = self.card().lost.as_ref().map(|lost| lost.after);
-        if counted != Some(after) {
-            self.count_lost(after).await?;
-        }
+        self.count_lost(after).await?;
         let (name, lost, epoch) = {
             let card = self.card();
             (card.database.clone(), card.lost.clone(), card.epoch)
@@ -221,8 +230,13 @@ impl Item {
         {
             tracing::warn!(app = %self.id, %error, "all of the database has to come from the other region");
         }
-        let Some(lost) = lost.filter(|lost| lost.loss.commits > 0 && lost.dir == dir) else {
-            self.remove_database(&name).await?;
+        let counted = lost.filter(|lost| lost.dir == dir);
+        let may_have_more = |lost: &Lost| lost.loss.commits > 0 || !lost.exact;
+        let Some(lost) = counted.clone().filter(may_have_more) else {
+            // Only what was found to have nothing more is removed. One that the app did not use any more was not looked at.
+            if counted.is_some() {
+                self.remove_database(&name).await?;
+            }
             return self.change(|card| (card.database, card.lost, card.is_new) = (None, None, false));
         };
         let kept = self.dir().join(DIVERGENT).join(format!("{name}-until-{epoch}"));
@@ -232,6 +246,7 @@ impl Item {
                 std::fs::create_dir_all(to.parent().unwrap_or(&to))?;
                 std::fs::rename(&dir, &to)?;
             }
+            std::fs::create_dir_all(&to)?;
             // Settings and releases that the other region may never have had.
             charter.save(&to).map_err(std::io::Error::other)
         });

@@ -168,12 +168,10 @@ impl Item {
             return Ok(());
         }
         if let Some(after) = lost_after {
-            let again = self.card().lost_after != Some(after);
             self.change(|card| card.lost_after = Some(after))?;
             self.close_database().await;
-            if again {
-                self.count_lost(after).await?;
-            }
+            // Whoever hears that it is done takes a loss that is not told for none.
+            self.count_lost(after).await?;
         } else if was != Role::Fenced {
             self.open_to_ship().await;
         }

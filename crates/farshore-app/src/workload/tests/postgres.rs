@@ -54,3 +54,46 @@ async fn nothing_that_was_answered_is_lost_with_synchronous_postgres() {
     oslo.act(2, Action::Promote { point: PointChoice::Latest }).await.unwrap();
     assert_eq!(oslo.get("/rows").await, json!(rows(1, 10)));
 }
+
+/// The log from where the other region stood is gone: how much was written after it, nobody can say.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_cannot_be_counted_is_kept_and_never_called_nothing() {
+    let paris = served_as(with_postgres()).await;
+    let oslo = follow(&paris, ReplicationMode::Async).await;
+    paris.add("row 1").await;
+    paris.arrived(&oslo).await;
+    let world = Arc::clone(&paris.world);
+    world.is_cut.store(true, Ordering::SeqCst);
+    paris.add("only here").await;
+    oslo.act(2, Action::Promote { point: PointChoice::Latest }).await.unwrap();
+    let after = oslo.look().await.promotion.unwrap().point.watermark;
+    oslo.act(2, Action::Commit).await.unwrap();
+    let database = paris.item().database_dir(&paris.item().databases()[0]);
+    let (name, _, dir, http) = paris.end().await;
+    let log = database.join("data/pg_wal");
+    for (number, segment) in segments(&log).into_iter().enumerate() {
+        std::fs::rename(segment, log.join(format!("0000000100000000{:08X}", 0x80 + number))).unwrap();
+    }
+    let paris = Place::open_in(name.as_str(), &world, dir, http).await;
+    for _ in 0..2 {
+        paris.act(2, Action::Fence { lost_after: Some(after) }).await.unwrap();
+        let lost = paris.look().await.divergence.unwrap();
+        assert_eq!((lost.after, lost.exact), (after, false));
+    }
+    world.is_cut.store(false, Ordering::SeqCst);
+    paris.act(2, Action::Follow { source: region("oslo"), diverged_after: after }).await.unwrap();
+    let seen = paris.look().await;
+    let lost = seen.divergence.unwrap();
+    assert_eq!((seen.role, lost.exact), (Role::Target, false));
+    let kept = std::path::PathBuf::from(lost.endpoints[0].uri.strip_prefix("file://").unwrap());
+    assert!(kept.join("data/pg_wal").exists() && kept.join("charter.json").exists(), "{kept:?}");
+    assert!(kept.parent().unwrap().ends_with("divergent") && !database.exists(), "{kept:?}");
+    replicate(&oslo, "paris", 2, ReplicationMode::Async).await;
+    paris.act(2, Action::DropDivergence).await.unwrap();
+    assert!(paris.look().await.divergence.is_none() && !kept.exists());
+}
+
+fn segments(log: &std::path::Path) -> Vec<std::path::PathBuf> {
+    let paths = std::fs::read_dir(log).unwrap().map(|entry| entry.unwrap().path());
+    paths.filter(|path| path.file_name().unwrap().len() == 24).collect()
+}
