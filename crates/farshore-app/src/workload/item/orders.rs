@@ -193,7 +193,18 @@ impl Item {
         after: Watermark,
     ) -> Result<(), StepError> {
         self.lease.end();
-        let was = self.card().role;
+        let (was, has_own) = {
+            let card = self.card();
+            (card.role, card.database.is_some())
+        };
+        if was != Role::Target || has_own {
+            // It follows only when what it alone has is kept: until then whoever looks sees that the order is to be given again, and
+            // nothing of the other region's takes the place of anything here.
+            self.stop_serving(token)?;
+            self.change(|card| card.lost_after = Some(after))?;
+            self.quiet().await;
+            self.set_aside(after).await?;
+        }
         self.change(|card| {
             (card.token, card.role) = (token, Role::Target);
             (card.promotion, card.lease, card.restore) = (None, None, None);
@@ -208,10 +219,6 @@ impl Item {
         }
         self.set_duty();
         self.publish();
-        if was != Role::Target {
-            self.quiet().await;
-            self.set_aside(after).await?;
-        }
         self.stand_by().await?;
         self.connect();
         self.publish();

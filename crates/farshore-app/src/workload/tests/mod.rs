@@ -2,13 +2,14 @@
 //! acknowledged is kept or counted, names and keys stay, and nobody serves who should not.
 //!
 //! Read in this order: this file (two regions and what is done to them), `life` (a whole life), `postgres` (the same with the other engine),
-//! `trouble` (what goes wrong), `asked` (what an operator asks), `backups` (what the other region makes of them), `domains` (names of their
-//! own).
+//! `trouble` (what goes wrong), `old_source` (a source that is stopped or comes back), `asked` (what an operator asks), `backups` (what
+//! the other region makes of them), `domains` (names of their own).
 
 mod asked;
 mod backups;
 mod domains;
 mod life;
+mod old_source;
 mod postgres;
 mod trouble;
 
@@ -20,7 +21,7 @@ use std::time::{Duration, Instant};
 
 use farshore_core::fencing::FenceTimings;
 use farshore_core::ids::Epoch;
-use farshore_core::workload::{PointChoice, ReplicationMode, ReplicationState};
+use farshore_core::workload::{PointChoice, ReplicationMode, ReplicationState, Watermark};
 use rustls_pki_types::PrivateKeyDer;
 use serde_json::json;
 
