@@ -189,9 +189,17 @@ impl Link {
     pub async fn drained(&self, within: Duration) -> Result<(), String> {
         let began = Instant::now();
         self.has_files(within).await?;
-        if let Some(live) = self.shared.options.stock.live() {
-            let left = within.saturating_sub(began.elapsed());
-            live.settle(left).await.map_err(|behind| behind.to_string())?;
+        let stock = &self.shared.options.stock;
+        match stock.live() {
+            Some(live) => {
+                let left = within.saturating_sub(began.elapsed());
+                live.settle(left).await.map_err(|behind| behind.to_string())?;
+            }
+            // What is in it is not known, so nobody can say that the other region has it.
+            None if stock.engine().is_some() => {
+                return Err("its database is not open, so what it has cannot be sent".to_owned());
+            }
+            None => {}
         }
         let left = within.saturating_sub(began.elapsed());
         self.until(left, Shared::is_told).await

@@ -22,7 +22,7 @@ pub(super) fn look(item: &Item) -> Observation {
         role,
         ready: is_ready(item),
         shape: shape(item),
-        watermark: item.watermark(),
+        watermark: told_watermark(item),
         endpoints: if role == Role::Active { item.around.endpoints() } else { Vec::new() },
         replication: if role == Role::Target { None } else { replication(item) },
         points: if offers(item) { points(item) } else { Vec::new() },
@@ -34,6 +34,15 @@ pub(super) fn look(item: &Item) -> Observation {
         cannot_promote: if role == Role::Target { cannot_promote(item) } else { None },
         start: None,
     }
+}
+
+/// How far it is. Where that is not known, farther than any other region can be: nobody may take it for drained.
+fn told_watermark(item: &Item) -> Watermark {
+    let watermark = item.watermark();
+    if item.is_in_the_dark() {
+        return Watermark { epoch: item.card().token.epoch, ..watermark };
+    }
+    watermark
 }
 
 /// Whether what the role asks for is really being done.

@@ -25,6 +25,8 @@ use crate::data::{BackupMeta, Behind, DataError, Engine, Live, Position, Rows, n
 const LOG_BYTES_MAX: u64 = RUN_BYTES_MAX as u64 / 2;
 /// Commits begin to wait for the other region when it is this near: less than a second of catching up.
 const HOLD_WITHIN: u64 = SEGMENT;
+/// A server that does not answer is being started again: it is asked this often.
+const ASK_AGAIN: Duration = Duration::from_millis(50);
 
 /// The tables that are not the server's own.
 const TABLES: &str = "SELECT format('%I.%I', schemaname, tablename) FROM pg_tables \
@@ -241,6 +243,17 @@ impl Served {
         told.map(|told| told.reach.position).map_err(|_| DataError::Stopped(self.dir().to_owned()))
     }
 
+    /// The same, however long the server takes to answer: what it committed before it ended may be more than is known.
+    async fn committed_at_last(&self) -> Position {
+        loop {
+            match self.committed().await {
+                Ok(all) => return all,
+                Err(_) if self.is_stopped() => return self.position(),
+                Err(_) => tokio::time::sleep(ASK_AGAIN).await,
+            }
+        }
+    }
+
     /// Writes a copy; returns its bytes, and where the log in it ends: it is cut off at the end of a segment.
     async fn copy_into(&self, into: &Path) -> Result<(u64, u64), DataError> {
         let shared = &self.shared;
@@ -336,8 +349,7 @@ impl Live for Served {
     async fn settle(&self, within: Duration) -> Result<(), Behind> {
         let mut confirmed = self.confirmed.subscribe();
         let settled = async {
-            // A server that does not answer commits nothing; what is known counts.
-            let all = self.committed().await.unwrap_or_else(|_| self.position());
+            let all = self.committed_at_last().await;
             let enough = |confirmed: &Option<Position>| {
                 confirmed.is_some_and(|confirmed| confirmed.bytes >= all.bytes)
             };

@@ -81,28 +81,44 @@ impl Item {
     }
 
     /// After a fence: the other region may still lack something.
-    pub(super) async fn open_to_ship(&self) {
-        let is_needed = self.card().partner.is_some() && self.card().database.is_some();
-        if !is_needed || self.stock.live().is_some() {
-            return;
+    ///
+    /// # Errors
+    /// The database does not open: what it has cannot be sent.
+    pub(super) async fn open_to_ship(&self) -> Result<(), String> {
+        if !self.needs_database() {
+            return Ok(());
         }
         let _work = self.work.lock().await;
-        if let Err(error) = self.open_database().await {
-            self.note(Matter::Database, Some(error));
-        }
+        let opened = self.open_database().await;
+        let opened =
+            opened.map_err(|why| format!("its database is not open, so what it has cannot be sent: {why}"));
+        self.note(Matter::Database, opened.clone().err());
+        opened
+    }
+
+    /// Whether there is a database here that would have to be open to know what the other region lacks of it.
+    fn needs_database(&self) -> bool {
+        let is_needed = self.card().partner.is_some() && self.card().database.is_some();
+        is_needed && self.stock.engine().is_some() && self.stock.live().is_none()
+    }
+
+    /// Whether it is not known how far its database is, though it may have what the other region lacks: its node was killed, and what
+    /// was noted is as old as its last clean end.
+    pub(in crate::workload) fn is_in_the_dark(&self) -> bool {
+        self.role() == Role::Fenced && self.card().lost_after.is_none() && self.needs_database()
     }
 
     /// After a start of the node, of an app that was fenced.
     pub(super) async fn wake_fenced(&self) {
         let lost_after = self.card().lost_after;
         match lost_after {
-            None => self.open_to_ship().await,
-            Some(after) if self.card().lost.is_none() => {
+            // It is told as a warning, and tried again when it is to be drained.
+            None => drop(self.open_to_ship().await),
+            Some(after) => {
                 if let Err(error) = self.count_lost(after).await {
                     self.note_error(Matter::Database, &error);
                 }
             }
-            Some(_) => {}
         }
     }
 

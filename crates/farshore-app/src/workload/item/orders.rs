@@ -173,13 +173,15 @@ impl Item {
             // Whoever hears that it is done takes a loss that is not told for none.
             self.count_lost(after).await?;
         } else if was != Role::Fenced {
-            self.open_to_ship().await;
+            // It is told as a warning, and tried again when it is to be drained.
+            drop(self.open_to_ship().await);
         }
         Ok(())
     }
 
     async fn drain(&self, token: Token) -> Result<(), StepError> {
         self.change(|card| card.token = token)?;
+        self.open_to_ship().await.map_err(retry)?;
         let Some(link) = self.link() else {
             return Err(fatal("it has no other region: protect it first"));
         };

@@ -1,6 +1,7 @@
 //! A source that is stopped or comes back: what only it has is sent, or kept and told; never passed over.
 
 use super::*;
+use crate::data::Position;
 
 /// Paris has a row that oslo lacks, and oslo serves. Returns from where on paris is alone.
 async fn diverged(paris: &Place, oslo: &Place) -> Watermark {
@@ -56,4 +57,37 @@ async fn a_region_that_follows_and_still_has_its_own_database_sets_it_aside() {
     let paris = paris.restart().await;
     paris.act(2, Action::Follow { source: region("oslo"), diverged_after: after }).await.unwrap();
     kept_row(&paris).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_source_whose_database_does_not_open_is_not_drained() {
+    let paris = served().await;
+    let oslo = follow(&paris, ReplicationMode::Async).await;
+    paris.world.is_cut.store(true, Ordering::SeqCst);
+    for row in rows(1, 3) {
+        paris.add(&row).await;
+    }
+    let database = paris.item().database_dir(&paris.item().databases()[0]);
+    let away = database.with_extension("away");
+    let (name, world, dir, http) = paris.end().await;
+    std::fs::rename(&database, &away).unwrap();
+    std::fs::write(&database, "not a directory").unwrap();
+    world.is_cut.store(false, Ordering::SeqCst);
+    let paris = Place::open_in(name.as_str(), &world, dir, http).await;
+    // As it is when its node was killed: what was noted when it was last closed is as old as that.
+    paris.item().change(|card| card.closed = Position::default()).unwrap();
+    paris.act(2, Action::Fence { lost_after: None }).await.unwrap();
+    for _ in 0..2 {
+        let refused = paris.act(2, Action::Drain).await.unwrap_err();
+        assert!(matches!(refused, StepError::Retry { .. }), "{refused}");
+        assert!(refused.to_string().contains("is not open"), "{refused}");
+        let (here, there) = (paris.look().await.watermark, oslo.look().await.watermark);
+        assert!((here.epoch, here.seq) > (there.epoch, there.seq), "nobody may believe that it is drained");
+    }
+    std::fs::remove_file(&database).unwrap();
+    std::fs::rename(&away, &database).unwrap();
+    paris.act(2, Action::Drain).await.unwrap();
+    assert_eq!(paris.look().await.warnings, Vec::<String>::new());
+    oslo.act(2, Action::Promote { point: PointChoice::Latest }).await.unwrap();
+    assert_eq!(oslo.get("/rows").await, json!(rows(1, 3)));
 }

@@ -224,3 +224,24 @@ async fn a_backup_is_restored_as_it_was_and_one_that_was_changed_is_not() {
     assert!(matches!(error, DataError::Corrupt { .. }), "{error}");
     assert!(!place.path().join("bad").exists());
 }
+
+#[tokio::test]
+async fn a_server_that_does_not_answer_is_not_settled() {
+    let place = tempfile::tempdir().unwrap();
+    let dir = place.path().join("todo");
+    let live = new_live(&dir, false).await;
+    let replica = open_replica(&place.path().join("replica")).await.unwrap();
+    psql(&*live, "CREATE TABLE todo (n bigint)").await;
+    follow(&*live, &*replica).await;
+    // It cannot be started again where it does not find its files.
+    let (data, away) = (dir.join("data"), dir.join("away"));
+    std::fs::rename(&data, &away).unwrap();
+    std::fs::write(&data, "").unwrap();
+    server::end_leftovers(&away).unwrap();
+    assert!(live.check().await.is_err());
+    live.settle(Duration::from_millis(500)).await.unwrap_err();
+    std::fs::remove_file(&data).unwrap();
+    std::fs::rename(&away, &data).unwrap();
+    follow(&*live, &*replica).await;
+    live.stop().await.unwrap();
+}
