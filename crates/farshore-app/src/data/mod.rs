@@ -88,6 +88,13 @@ impl Position {
         Loss { commits, bytes, seconds }
     }
 
+    /// No less than either.
+    #[must_use]
+    pub fn farthest(self, other: Self) -> Self {
+        let (commits, bytes) = (self.commits.max(other.commits), self.bytes.max(other.bytes));
+        Self { commits, bytes, at: self.at.max(other.at) }
+    }
+
     /// Whether everything of `other` is in here. The clocks of two regions play no part in it.
     #[must_use]
     pub fn covers(self, other: Self) -> bool {

@@ -6,6 +6,7 @@ use std::path::Path;
 use rusqlite::Connection;
 
 use super::part::sync_dir;
+use super::record::Record;
 use super::replica::{guess_file, partial_dir};
 use super::snapshot::{check_whole, copy_database, count_rows, reading};
 use super::source::{Source, sqlite};
@@ -16,14 +17,27 @@ use crate::data::{DataError, Loss, Position, Rows};
 /// stays as it is; no app may use it.
 ///
 /// # Errors
-/// When the database is not there or cannot be read.
+/// [`DataError::Missing`] when the database is not there, or when it cannot be known: its log is not the one that was being
+/// followed, because somebody used the file meanwhile or a power cut took something away. Or when it cannot be read.
 pub async fn commits_after(dir_of_old_source: &Path, kept: Position) -> Result<Loss, DataError> {
     let dir = dir_of_old_source.to_owned();
     blocking(move || {
-        let source = Source::open(&dir, Position::default(), LiveOptions::default())?;
-        Ok(source.position().beyond(kept))
+        // Opening would write one: a database that was never followed says nothing of where it stands.
+        let was_followed = Record::read(&dir).is_some();
+        let source = Source::open(&dir, kept, LiveOptions::default())?;
+        source.committed_after(kept).filter(|_| was_followed).ok_or_else(|| uncounted(&dir, kept))
     })
     .await
+}
+
+fn uncounted(dir: &Path, kept: Position) -> DataError {
+    let what = format!(
+        "the write-ahead log of {} from commit {} on (without it nobody can count what was committed after that: the bound \
+         that was known at the failover stands)",
+        database_file(dir).display(),
+        kept.commits
+    );
+    DataError::Missing { what }
 }
 
 /// Gives a replica the old source's database to compare pages with, so that only pages that differ travel. The old database

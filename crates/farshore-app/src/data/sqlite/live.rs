@@ -11,6 +11,7 @@ use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 use super::pins::{connect, pin, unpin};
+use super::record::Record;
 use super::snapshot::{Snapshot, copy_database, count_rows, reading};
 use super::source::{Mark, Source, sqlite};
 use super::watch::Watch;
@@ -132,7 +133,7 @@ async fn look(shared: Arc<Shared>, watch: Watch) {
         };
         let took = began.elapsed();
         let turning = Arc::clone(&shared);
-        if let Err(error) = blocking(move || turn(&turning)).await {
+        if let Err(error) = blocking(move || turn(&turning).and(sync_record(&turning))).await {
             tracing::warn!(database = %shared.dir.display(), %error, "the log does not start again");
         }
         // A transaction that grows for a long time is looked at for at most half of it.
@@ -163,6 +164,14 @@ fn turn(shared: &Shared) -> Result<(), DataError> {
         entered?;
     }
     copied
+}
+
+/// Waits for the disk where nobody else waits for it.
+fn sync_record(shared: &Shared) -> Result<(), DataError> {
+    match shared.with(|source, _| Ok(source.take_unsynced()))? {
+        true => Record::sync(&shared.dir),
+        false => Ok(()),
+    }
 }
 
 impl Shared {

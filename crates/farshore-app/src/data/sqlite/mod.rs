@@ -1,8 +1,8 @@
 //! SQLite: the app opens its file by itself, and every commit is read out of the write-ahead log and shipped.
 //!
 //! Read in this order: [`wal`] (the log as SQLite writes it), [`pins`] (why nothing in it is missed), [`frame_log`] (frames
-//! in files of our own), [`wire`] (what the regions say to each other), [`snapshot`] (how a replica begins), [`source`] (the
-//! side that is followed), [`watch`] and [`live`] (it as a [`Live`]), [`part`], [`fetch`] and [`replica`] (the side that
+//! in files of our own), [`wire`] (what the regions say to each other), [`snapshot`] (how a replica begins), [`record`] and
+//! [`source`] (the side that is followed), [`watch`] and [`live`] (it as a [`Live`]), [`part`], [`fetch`] and [`replica`] (the side that
 //! follows), [`home`] (the way back).
 //!
 //! On disk, in a database's directory: `app.db` and the files that SQLite puts beside it, and `ship/` with what the source
@@ -17,6 +17,7 @@ mod home;
 mod live;
 mod part;
 mod pins;
+mod record;
 mod replica;
 mod snapshot;
 mod source;
@@ -58,12 +59,16 @@ pub async fn create(dir: &Path) -> Result<(), DataError> {
         if file.exists() {
             return Err(DataError::Exists(file));
         }
-        std::fs::create_dir_all(&dir).map_err(DataError::io("create", &dir))?;
-        let make = || -> rusqlite::Result<()> {
+        let ship = ship_dir(&dir);
+        std::fs::create_dir_all(&ship).map_err(DataError::io("create", &ship))?;
+        let make = || -> rusqlite::Result<u32> {
             let db = rusqlite::Connection::open(&file)?;
-            db.execute_batch("PRAGMA journal_mode=WAL; BEGIN IMMEDIATE; PRAGMA user_version=0; COMMIT")
+            db.execute_batch("PRAGMA journal_mode=WAL; BEGIN IMMEDIATE; PRAGMA user_version=0; COMMIT")?;
+            db.query_row("PRAGMA page_size", [], |row| row.get(0))
         };
-        make().map_err(source::sqlite("create the database", &file))
+        let page_size = make().map_err(source::sqlite("create the database", &file))?;
+        let none = Position::default();
+        record::Record::first(none, page_size, None).write_durably(&dir, none)
     })
     .await
 }

@@ -11,17 +11,18 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use serde::{Deserialize, Serialize};
-
 use super::frame_log::FrameLog;
 use super::pins::{Lent, Pins, connect};
+use super::record::Record;
 use super::wal::{Cursor, FrameHead, Header, Salts, Sum, read_some};
 use super::wire::{PIECE_MAX, Place};
 use super::{LiveOptions, database_file, index_file, log_file, ship_dir};
-use crate::data::{DataError, Engine, Position, now};
+use crate::data::{DataError, Engine, Loss, Position, now};
 
 /// Labels of commits that are kept for replicas that lag; older ones are told with the time of the next newer one.
 const LABELS_MAX: usize = 4096;
+/// Where reading stands while there is no log.
+const NO_LOG: Cursor = Cursor { frames: 0, sum: Sum(0, 0) };
 /// How often the log's header and index are asked until they speak of the same log. It starts again once in some MiB.
 const HEADER_ATTEMPTS: u32 = 100;
 /// A log so many times larger than where turns begin is turned with writers waiting.
@@ -52,51 +53,46 @@ pub(super) struct Source {
     turned_at: u64,
     /// Nothing is pinned: a turn failed where it must not.
     loose: bool,
+    /// The record on disk may not outlast a power cut.
+    unsynced: bool,
 }
 
-/// What survives a restart of the node. Losing it, or finding an old one, costs a new snapshot and never data.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-struct Record {
-    version: u32,
-    chain: u64,
+/// A database's files, opened to be watched.
+#[derive(Debug)]
+struct Files {
     page_size: u32,
-    /// The log that it speaks of; nothing when that was empty.
-    salts: Option<(u32, u32)>,
-    /// The number of that log's first frame.
-    first: u64,
-    /// The position before it.
-    base: Position,
-    /// The checksum of the frame before it.
-    sum: (u32, u32),
-    /// A replica follows.
-    followed: bool,
-    /// The position when this was written.
-    last: Position,
+    pins: Pins,
+    log: File,
+    header: Option<Header>,
+    /// Where the index has started again and the file has not, how far the file went nobody can say any more.
+    is_clear: bool,
 }
-
-const RECORD_VERSION: u32 = 1;
 
 impl Source {
-    /// Watches the database in `dir`, whose processes are not running yet. `from`: where it stands when there is no record.
+    /// Watches the database in `dir`, whose processes are not running yet. `from`: where it stands when it was never open here.
     pub(super) fn open(dir: &Path, from: Position, options: LiveOptions) -> Result<Self, DataError> {
-        let file = database_file(dir);
-        if !file.exists() {
-            return Err(DataError::Missing { what: format!("the database {}", file.display()) });
+        let was_here = ship_dir(dir).exists();
+        let files = Files::open(dir)?;
+        let known = Record::read(dir).filter(|record| record.page_size == files.page_size);
+        let goes_on = known.filter(|_| files.is_clear).and_then(|record| record.goes_on(dir, files.header));
+        let record = match goes_on {
+            Some(record) => record,
+            None if was_here => {
+                let last = known.map_or(from, |known| known.last.farthest(from));
+                Record::begin(last, files.page_size, files.header)
+            }
+            None => Record::first(from, files.page_size, files.header),
+        };
+        let mut source = Self::on(dir, options, files, record)?;
+        if source.carried > source.end() || !source.position.covers(record.last) {
+            // Only a power cut can take away what was in the log: the numbers of what it took must not be used again.
+            source.begin_again()?;
         }
-        std::fs::create_dir_all(ship_dir(dir)).map_err(DataError::io("create", &ship_dir(dir)))?;
-        let page_size = into_wal_mode(&file)?;
-        let pins = Pins::hold(&file).map_err(sqlite("begin to read", &file))?;
-        let path = log_file(dir);
-        let log = File::open(&path).map_err(DataError::io("open the write-ahead log", &path))?;
-        let header = Header::read(&log).map_err(DataError::io("read the write-ahead log", &path))?;
-        let known = Record::read(dir).filter(|record| record.page_size == page_size);
-        // Where the index has started again and the file has not, how far the file went nobody can say any more.
-        let committed = pins.committed().map_err(sqlite("read the log's index of", &file))?;
-        let is_clear = |header: Header| committed > 0 || !header.shows_commit(&log, 0).unwrap_or(true);
-        let is_of = |header: Header, record: &Record| record.salts == Some(salts(header.salts));
-        let goes_on =
-            known.filter(|record| header.is_some_and(|header| is_of(header, record) && is_clear(header)));
-        let record = goes_on.unwrap_or_else(|| Record::begin(known, from, page_size, header));
+        Ok(source)
+    }
+
+    fn on(dir: &Path, options: LiveOptions, files: Files, record: Record) -> Result<Self, DataError> {
+        let Files { pins, log, header, .. } = files;
         let mut source = Self {
             dir: dir.to_owned(),
             options,
@@ -105,7 +101,7 @@ impl Source {
             inodes: inodes(dir)?,
             record,
             header,
-            cursor: header.map_or(Cursor { frames: 0, sum: Sum::default() }, |header| header.start()),
+            cursor: header.map_or(NO_LOG, |header| header.start()),
             position: record.base,
             labels: VecDeque::new(),
             floor: None,
@@ -113,18 +109,11 @@ impl Source {
             carried: record.first,
             turned_at: 0,
             loose: false,
+            unsynced: false,
         };
         source.load_kept();
         source.read_commits()?;
         source.label_by_file();
-        if source.carried > source.end() {
-            // Only a power cut can take away what was in the log: the numbers of what it took must not be used again.
-            source.forget_kept();
-            remove_record(dir)?;
-            let position = source.position;
-            drop(source);
-            return Self::open(dir, position, options);
-        }
         source.write_record()?;
         source.gather()?;
         Ok(source)
@@ -170,7 +159,13 @@ impl Source {
     }
 
     fn read_commits(&mut self) -> Result<(), DataError> {
-        let Some((header, committed)) = self.log_now()? else { return Ok(()) };
+        let Some((header, committed)) = self.log_now()? else {
+            return if self.header.is_some() { self.log_emptied() } else { Ok(()) };
+        };
+        if header.page_size != self.record.page_size {
+            // Only a database that was out of WAL mode can change this.
+            return self.begin_again();
+        }
         if self.header != Some(header) {
             self.start_again(header)?;
         }
@@ -235,33 +230,31 @@ impl Source {
 
     /// The log has started from its beginning. The pins have seen to it that all before was read.
     fn start_again(&mut self, header: Header) -> Result<(), DataError> {
-        if header.page_size != self.record.page_size {
-            // Only a database that was out of WAL mode can change this.
-            return self.begin_again();
-        }
-        let (first, sum) = (self.end(), self.cursor.sum);
-        self.record = Record {
-            salts: Some(salts(header.salts)),
-            first,
-            base: self.position,
-            sum: sum.into(),
-            ..self.record
-        };
-        self.header = Some(header);
-        self.cursor = header.start();
-        self.turned_at = 0;
-        self.write_record()
+        self.record.salts = Some((header.salts.0, header.salts.1));
+        self.starts(Some(header), header.start())
     }
 
-    /// A new chain: what is committed is looked at afresh, and a replica needs a new snapshot.
+    /// The app has copied all of the log into the file, and cut the log off.
+    fn log_emptied(&mut self) -> Result<(), DataError> {
+        self.record.salts = None;
+        self.starts(None, NO_LOG)
+    }
+
+    fn starts(&mut self, header: Option<Header>, cursor: Cursor) -> Result<(), DataError> {
+        let Place { frames, sum, .. } = self.place();
+        (self.record.first, self.record.sum, self.record.base) = (frames, sum, self.position);
+        (self.header, self.cursor, self.turned_at) = (header, cursor, 0);
+        self.note_record()
+    }
+
+    /// A new chain: what is committed is looked at afresh, and a replica needs a new snapshot. The record of the old one
+    /// stays until the new one is written.
     pub(super) fn begin_again(&mut self) -> Result<(), DataError> {
         tracing::warn!(database = %self.dir.display(), "its log could not be followed without a gap: a new snapshot is due");
-        self.forget_kept();
-        let position = self.position;
-        let options = self.options;
-        let dir = self.dir.clone();
-        remove_record(&dir)?;
-        *self = Self::open(&dir, Position { commits: position.commits + 1, ..position }, options)?;
+        let files = Files::open(&self.dir)?;
+        let last = self.position.farthest(self.record.last);
+        let record = Record::begin(last, files.page_size, files.header);
+        *self = Self::on(&self.dir, self.options, files, record)?;
         Ok(())
     }
 
@@ -298,7 +291,7 @@ impl Source {
         self.pins.take_back(lent).map_err(sqlite("begin to read", &database_file(&self.dir)))?;
         self.gather()?;
         self.turned_at = self.cursor.frames;
-        self.write_record()?;
+        self.note_record()?;
         let log_bytes = self.header.map_or(0, |log| log.offset(self.cursor.frames));
         if log_bytes >= QUIET_TIMES * self.options.turn_bytes {
             return Ok(self.pins.lend());
@@ -494,6 +487,7 @@ impl Source {
             position.commits += commits;
             position.bytes += bytes;
         }
+        self.record.skip_to(self.position);
         self.labels.clear();
         self.write_record()
     }
@@ -516,14 +510,27 @@ impl Source {
         self.kept = logs;
     }
 
-    pub(super) fn write_record(&self) -> Result<(), DataError> {
-        let (path, new) = (record_file(&self.dir), record_file(&self.dir).with_extension("new"));
-        let record = Record { last: self.position, ..self.record };
-        let bytes = serde_json::to_vec(&record).expect("plain fields have no fallible encoding");
-        // Not synced: after a power cut an old or empty record is found out, and costs a snapshot.
-        std::fs::write(&new, bytes)
-            .and_then(|()| std::fs::rename(&new, &path))
-            .map_err(DataError::io("write the shipping record", &path))
+    /// What the next process must find, also after a power cut.
+    pub(super) fn write_record(&mut self) -> Result<(), DataError> {
+        self.unsynced = false;
+        self.record.write_durably(&self.dir, self.position)
+    }
+
+    /// The same where nobody may wait for the disk: whoever takes [`Self::take_unsynced`] makes it durable.
+    fn note_record(&mut self) -> Result<(), DataError> {
+        self.unsynced = true;
+        self.record.write(&self.dir, self.position)
+    }
+
+    /// Whether the record was written since and is not durable. The caller sees to it.
+    pub(super) fn take_unsynced(&mut self) -> bool {
+        std::mem::take(&mut self.unsynced)
+    }
+
+    /// What was committed here after `kept`, which the replica had. Nothing when that cannot be known.
+    pub(super) fn committed_after(&self, kept: Position) -> Option<Loss> {
+        let is_counted = self.record.counts_from(kept) && self.position.covers(kept);
+        is_counted.then(|| self.position.beyond(kept))
     }
 
     /// Asks the database something.
@@ -555,34 +562,22 @@ impl Mark {
     }
 }
 
-impl Record {
-    fn read(dir: &Path) -> Option<Self> {
-        let bytes = std::fs::read(record_file(dir)).ok()?;
-        serde_json::from_slice(&bytes).ok().filter(|record: &Self| record.version == RECORD_VERSION)
-    }
-
-    /// For a chain that begins now. Commits that nobody saw count as one.
-    fn begin(known: Option<Self>, from: Position, page_size: u32, header: Option<Header>) -> Self {
-        let known = known.map_or(Position::default(), |known| known.last);
-        let unseen = u64::from(known != Position::default());
-        let base = Position {
-            commits: known.commits.max(from.commits) + unseen,
-            bytes: known.bytes.max(from.bytes),
-            at: known.at.max(from.at),
-        };
-        let salts = header.map(|header| salts(header.salts));
-        let chain = super::chance();
-        Self {
-            version: RECORD_VERSION,
-            chain,
-            page_size,
-            salts,
-            first: 0,
-            base,
-            sum: (0, 0),
-            followed: false,
-            last: base,
+impl Files {
+    fn open(dir: &Path) -> Result<Self, DataError> {
+        let file = database_file(dir);
+        if !file.exists() {
+            return Err(DataError::Missing { what: format!("the database {}", file.display()) });
         }
+        std::fs::create_dir_all(ship_dir(dir)).map_err(DataError::io("create", &ship_dir(dir)))?;
+        let page_size = into_wal_mode(&file)?;
+        let pins = Pins::hold(&file).map_err(sqlite("begin to read", &file))?;
+        let path = log_file(dir);
+        let log = File::open(&path).map_err(DataError::io("open the write-ahead log", &path))?;
+        let header = Header::read(&log).map_err(DataError::io("read the write-ahead log", &path))?;
+        let committed = pins.committed().map_err(sqlite("read the log's index of", &file))?;
+        let shows_commit = |header: Header| header.shows_commit(&log, 0).unwrap_or(true);
+        let is_clear = committed > 0 || !header.is_some_and(shows_commit);
+        Ok(Self { page_size, pins, log, header, is_clear })
     }
 }
 
@@ -594,24 +589,6 @@ fn inodes(dir: &Path) -> Result<[u64; 3], DataError> {
         Err(error) => Err(DataError::io("look at", &path)(error)),
     };
     Ok([inode(database_file(dir))?, inode(log_file(dir))?, inode(index_file(dir))?])
-}
-
-fn record_file(dir: &Path) -> PathBuf {
-    ship_dir(dir).join("record.json")
-}
-
-fn remove_record(dir: &Path) -> Result<(), DataError> {
-    let path = record_file(dir);
-    match std::fs::remove_file(&path) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-            Err(DataError::io("remove the shipping record", &path)(error))
-        }
-        _ => Ok(()),
-    }
-}
-
-fn salts(salts: Salts) -> (u32, u32) {
-    (salts.0, salts.1)
 }
 
 fn lost(path: &Path) -> DataError {

@@ -63,3 +63,148 @@ async fn there_is_nothing_to_count_or_adopt_where_no_database_is() {
     let refused = adopt_old(home.path(), &home.path().join("replica")).await.unwrap_err();
     assert!(matches!(refused, DataError::Missing { .. }), "{refused}");
 }
+
+/// The database of a source that has ended, and what its replica had.
+async fn ended(rows: u32) -> (Pair, PathBuf, Position) {
+    let (pair, kept) = failed_over(rows, 500).await;
+    pair.live.stop().await.unwrap();
+    let dir = pair.path("source");
+    (pair, dir, kept)
+}
+
+async fn cannot_be_counted(dir: &Path, kept: Position) {
+    let before = std::fs::read(database_file(dir)).unwrap();
+    for _ in 0..2 {
+        let refused = commits_after(dir, kept).await.unwrap_err();
+        assert!(matches!(refused, DataError::Missing { .. }), "{refused}");
+    }
+    assert!(std::fs::read(database_file(dir)).unwrap() == before, "it was only read");
+}
+
+#[tokio::test]
+async fn what_was_written_while_nobody_looked_is_unknown_and_not_nothing() {
+    for checkpoint in
+        ["PRAGMA wal_checkpoint(TRUNCATE)", "PRAGMA wal_checkpoint(RESTART); INSERT INTO t(v) VALUES (1)"]
+    {
+        let (_pair, dir, kept) = ended(0).await;
+        let db = app(&dir);
+        fill(&db, 50, 100);
+        db.execute_batch(checkpoint).unwrap_or_default();
+        drop(db);
+        cannot_be_counted(&dir, kept).await;
+        // Nor does a node that serves it for a while know better.
+        let live = open_live(&dir, Position::default(), SMALL).await.unwrap();
+        fill(&app(&dir), 1, 100);
+        live.stop().await.unwrap();
+        cannot_be_counted(&dir, kept).await;
+    }
+}
+
+#[tokio::test]
+async fn what_a_power_cut_took_is_unknown() {
+    let (_pair, dir, kept) = ended(3).await;
+    let log = std::fs::File::options().read(true).write(true).open(log_file(&dir)).unwrap();
+    let header = wal::Header::read(&log).unwrap().unwrap();
+    let all = header.scan(&log, header.start(), u64::MAX).unwrap().cursor.frames;
+    log.set_len(header.offset(all - 1)).unwrap();
+    std::fs::remove_file(dir.join("app.db-shm")).unwrap();
+    cannot_be_counted(&dir, kept).await;
+}
+
+#[tokio::test]
+async fn without_a_record_it_is_unknown_what_only_the_old_source_has() {
+    for record in [None, Some("{}"), Some("")] {
+        let (_pair, dir, kept) = ended(2).await;
+        let path = ship_dir(&dir).join("record.json");
+        match record {
+            None => std::fs::remove_file(path).unwrap(),
+            Some(text) => std::fs::write(path, text).unwrap(),
+        }
+        cannot_be_counted(&dir, kept).await;
+    }
+}
+
+#[tokio::test]
+async fn a_record_that_was_written_long_ago_does_not_make_a_later_number_known() {
+    // More was confirmed than the record knows of, and than the database has now: the numbers begin anew below it.
+    let (pair, dir, kept) = ended(0).await;
+    drop(pair.live);
+    app(&dir)
+        .execute_batch("INSERT INTO t(v) VALUES (1); PRAGMA wal_checkpoint(TRUNCATE)")
+        .unwrap_or_default();
+    let live = open_live(&dir, Position::default(), SMALL).await.unwrap();
+    fill(&app(&dir), 30, 100);
+    live.stop().await.unwrap();
+    for ahead in [0, 2, 10, 100] {
+        let kept = Position { commits: kept.commits + ahead, bytes: kept.bytes + ahead * 5000, at: kept.at };
+        cannot_be_counted(&dir, kept).await;
+    }
+}
+
+#[tokio::test]
+async fn a_new_snapshot_makes_it_known_again() {
+    let (pair, dir, _) = ended(0).await;
+    app(&dir)
+        .execute_batch("INSERT INTO t(v) VALUES (1); PRAGMA wal_checkpoint(TRUNCATE)")
+        .unwrap_or_default();
+    let pair = pair.restart_source().await;
+    pair.follow().await;
+    let kept = pair.replica.position();
+    assert_eq!(pair.live.stop().await.unwrap().beyond(kept).commits, 0);
+    assert_eq!(commits_after(&dir, kept).await.unwrap(), crate::data::Loss::default());
+    let pair = pair.restart_source().await;
+    fill(&pair.app(), 7, 100);
+    pair.live.stop().await.unwrap();
+    assert_eq!(commits_after(&dir, kept).await.unwrap().commits, 7);
+}
+
+#[tokio::test]
+async fn a_log_that_was_emptied_while_it_was_followed_can_be_counted() {
+    let (pair, kept) = failed_over(3, 500).await;
+    let dir = pair.path("source");
+    let emptied = async {
+        loop {
+            let _ = pair.live.settle(Duration::ZERO).await;
+            // The pins may still need the log.
+            let db = pair.app();
+            db.busy_timeout(Duration::from_millis(20)).unwrap();
+            let _ = db.execute_batch("PRAGMA wal_checkpoint(TRUNCATE)");
+            if std::fs::metadata(log_file(&dir)).unwrap().len() == 0 {
+                return;
+            }
+            fill(&db, 5, 4000);
+            pair.follow().await;
+        }
+    };
+    tokio::time::timeout(LONG, emptied).await.expect("the app empties the log");
+    let last = pair.live.stop().await.unwrap();
+    for _ in 0..2 {
+        assert_eq!(commits_after(&dir, kept).await.unwrap(), last.beyond(kept));
+    }
+    // Somebody writes one row, and all of it is in the file again.
+    app(&dir)
+        .execute_batch("INSERT INTO t(v) VALUES (1); PRAGMA wal_checkpoint(TRUNCATE)")
+        .unwrap_or_default();
+    cannot_be_counted(&dir, kept).await;
+}
+
+#[tokio::test]
+async fn a_database_that_was_never_written_has_lost_nothing() {
+    let home = tempfile::tempdir().unwrap();
+    create(home.path()).await.unwrap();
+    let none = crate::data::Loss::default();
+    assert_eq!(commits_after(home.path(), Position::default()).await.unwrap(), none);
+    let live = open_live(home.path(), Position::default(), SMALL).await.unwrap();
+    live.stop().await.unwrap();
+    assert_eq!(commits_after(home.path(), Position::default()).await.unwrap(), none);
+    // Nor has one that was brought here, followed, and never written.
+    let pair = Pair::new().await;
+    fill(&pair.app(), 4, 100);
+    pair.follow().await;
+    let there = pair.path("there");
+    let position = pair.replica.restore(&there).await.unwrap();
+    for _ in 0..2 {
+        open_live(&there, position, SMALL).await.unwrap().stop().await.unwrap();
+    }
+    assert_eq!(commits_after(&there, position).await.unwrap(), none);
+}
