@@ -127,6 +127,9 @@ pub struct Charter {
     pub fenced: BTreeMap<String, String>,
     /// Its capacity is for this app now.
     pub lent_to: Option<Name>,
+    /// The migration that it was lent for; nothing: by a failover.
+    #[serde(default)]
+    pub lent_by: Option<String>,
 }
 
 impl fmt::Debug for Charter {
@@ -156,6 +159,7 @@ impl Charter {
             external: None,
             fenced: BTreeMap::new(),
             lent_to: None,
+            lent_by: None,
         }
     }
 

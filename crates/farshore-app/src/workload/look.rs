@@ -209,6 +209,7 @@ fn shape(item: &Item) -> Value {
         "instances": charter.spec.instances,
         "reserve_for": charter.spec.reserve_for,
         "lent_to": charter.lent_to,
+        "lent_by": charter.lent_by,
         "healthy": healthy,
         "release": charter.live,
         "tree": charter.live_release().map(|release| release.tree.clone()),

@@ -149,8 +149,14 @@ fn told(phase: &Phase) -> String {
 async fn perform(control: &Control, record: &Migration, effect: &Effect) -> Outcome {
     let (primary, secondary) = (app(&record.primary), app(&record.secondary));
     match effect {
-        Effect::Lend => tell(control, record, &secondary, json!({"ask": "lend", "to": record.primary})).await,
-        Effect::TakeBack => tell(control, record, &secondary, json!({"ask": "take-back"})).await,
+        Effect::Lend => {
+            let lend = json!({"ask": "lend", "to": record.primary, "migration": record.id});
+            tell(control, record, &secondary, lend).await
+        }
+        Effect::TakeBack => {
+            let take_back = json!({"ask": "take-back", "of": record.primary, "migration": record.id});
+            tell(control, record, &secondary, take_back).await
+        }
         Effect::Fit => {
             let size = json!({"ask": "scale", "mode": record.mode, "instances": record.instances});
             tell(control, record, &primary, size).await

@@ -20,6 +20,8 @@ pub(super) struct Shape {
     #[serde(default)]
     pub(super) lent_to: Option<Name>,
     #[serde(default)]
+    pub(super) lent_by: Option<String>,
+    #[serde(default)]
     pub(super) healthy: bool,
     #[serde(default)]
     pub(super) release: Option<u64>,

@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 
 use super::record::{Database, Difference, Migration, Phase, Release};
 use super::rules::{self, Admitted, Seen, Shape};
-use super::step::{Check, Heard, JobSeen, Sight};
+use super::step::{Check, Heard, JobSeen, Loan, Sight};
 use super::{Asked, app, is_migrating};
 use crate::engine::book::At;
 use crate::engine::{Control, SubmitError, directory_name};
@@ -81,13 +81,13 @@ pub(super) async fn gather(control: &Control, record: &Migration) -> Result<Sigh
         secondary_exists: secondary.is_some(),
         job,
         source: Heard::NotAsked,
-        lent_to: Heard::NotAsked,
+        loan: Heard::NotAsked,
         check: Heard::NotAsked,
         primary,
     };
     match &record.phase {
         Phase::Lending | Phase::TakingBack { .. } if sight.secondary_exists => {
-            sight.lent_to = lent_to(control, record).await;
+            sight.loan = loan(control, record).await;
         }
         Phase::FailingOver { .. } => {
             sight.source = match (&sight.primary, &sight.job) {
@@ -137,14 +137,16 @@ fn last_heard(control: &Control, record: &Migration, item: &Item) -> Heard<()> {
     }
 }
 
-async fn lent_to(control: &Control, record: &Migration) -> Heard<Option<Name>> {
+async fn loan(control: &Control, record: &Migration) -> Heard<Option<Loan>> {
     #[derive(Deserialize)]
     struct Summary {
         lent_to: Option<Name>,
+        #[serde(default)]
+        lent_by: Option<String>,
     }
     let id = app(&record.secondary);
     match ask::<Summary>(control, &record.to, &id, json!({"ask": "summary"})).await {
-        Ok(summary) => Heard::Says(summary.lent_to),
+        Ok(Summary { lent_to, lent_by }) => Heard::Says(lent_to.map(|to| Loan { to, by: lent_by })),
         Err(error) => Heard::Silent(error.to_string()),
     }
 }

@@ -56,6 +56,21 @@ pub(super) enum JobSeen {
     GaveWay,
 }
 
+/// Whose capacity a secondary has lent its own to.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Loan {
+    /// Which app's it is.
+    pub(super) to: Name,
+    /// For which migration; `None`: that is not known, or a failover took it.
+    pub(super) by: Option<String>,
+}
+
+impl Loan {
+    fn is_for(&self, record: &Migration) -> bool {
+        self.to == record.primary && self.by.as_ref().is_none_or(|by| *by == record.id)
+    }
+}
+
 /// All that [`step`] looks at, as far as the phase needs it.
 #[derive(Debug, Clone)]
 pub(super) struct Sight {
@@ -68,7 +83,7 @@ pub(super) struct Sight {
     /// Whether the primary's region answers.
     pub(super) source: Heard<()>,
     /// For whom the secondary's capacity is.
-    pub(super) lent_to: Heard<Option<Name>>,
+    pub(super) loan: Heard<Option<Loan>>,
     /// What the recovered app looks like.
     pub(super) check: Heard<Check>,
 }
@@ -173,9 +188,9 @@ pub(super) fn noted(record: &Migration, outcome: Outcome, now: Moment) -> Migrat
 }
 
 fn lending(record: &Migration, seen: &Sight, now: Moment) -> Turn {
-    match &seen.lent_to {
+    match &seen.loan {
         _ if !seen.secondary_exists => give_up(record, &gone(record), now),
-        Heard::Says(Some(name)) if *name == record.primary => {
+        Heard::Says(Some(loan)) if loan.is_for(record) => {
             Turn::to(record, Phase::Protecting { job: None }, now)
         }
         Heard::Silent(why) => tolerate(record, why.clone(), now),
@@ -463,9 +478,9 @@ fn not_deleted(record: &Migration, why: &str, now: Moment) -> Turn {
 
 fn taking_back(record: &Migration, why: &str, seen: &Sight, now: Moment) -> Turn {
     let failed = |why: String| Turn::to(record, Phase::Failed { why, recovered: false }, now);
-    match &seen.lent_to {
+    match &seen.loan {
         _ if !seen.secondary_exists => failed(why.to_owned()),
-        Heard::Says(lent) if lent.as_ref() != Some(&record.primary) => failed(why.to_owned()),
+        Heard::Says(loan) if !loan.as_ref().is_some_and(|loan| loan.is_for(record)) => failed(why.to_owned()),
         Heard::Silent(_) if now.since(record.since) >= PATIENCE => failed(format!(
             "{why}; and app/{} does not answer, so that its capacity is given back when it does",
             record.secondary

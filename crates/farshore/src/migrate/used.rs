@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 
 use super::record::{Migration, Open, Phase, key, open_key};
 use super::rules::Shape;
+use super::step::Loan;
 use super::{app, is_migrating, list, new_id, sight};
 use crate::engine::book::{At, put};
 use crate::engine::records::{AuditLine, own_key};
@@ -25,7 +26,7 @@ const SEARCHES_MIN: u32 = 3;
 /// What one control node remembers between searches.
 #[derive(Debug, Default)]
 pub(super) struct Memory {
-    seen: BTreeMap<(Name, Name), u32>,
+    seen: BTreeMap<(Name, Loan), u32>,
 }
 
 /// What is to be done about a reserve whose capacity is lent.
@@ -58,8 +59,8 @@ pub(super) async fn search(control: &Control, memory: &mut Memory) -> Result<(),
         items.iter().filter(|item| item.id.kind == Kind::App).map(|item| (&item.id, item)).collect();
     let mut seen = BTreeMap::new();
     for (id, secondary) in apps.iter().filter(|(_, item)| item.phase == ItemPhase::Unprotected) {
-        let Some(to) = lent_to(control, secondary) else { continue };
-        let primary_id = app(&to);
+        let Some(loan) = loan(control, secondary) else { continue };
+        let primary_id = app(&loan.to);
         let primary = apps.get(&primary_id).copied();
         if busy.contains(*id) || busy.contains(&primary_id) {
             continue;
@@ -67,11 +68,11 @@ pub(super) async fn search(control: &Control, memory: &mut Memory) -> Result<(),
         let judged = judge(secondary, primary);
         if judged == Lent::Leave
             || is_migrating(control, &id.name).await?
-            || is_migrating(control, &to).await?
+            || is_migrating(control, &loan.to).await?
         {
             continue;
         }
-        let pair = (id.name.clone(), to);
+        let pair = (id.name.clone(), loan);
         let times = memory.seen.get(&pair).copied().unwrap_or_default() + 1;
         if times >= SEARCHES_MIN {
             act(control, judged, secondary, primary, &pair.1).await?;
@@ -83,8 +84,9 @@ pub(super) async fn search(control: &Control, memory: &mut Memory) -> Result<(),
 }
 
 /// As its region told last; a silent region's reserve is left alone.
-fn lent_to(control: &Control, secondary: &Item) -> Option<Name> {
-    shape_of_active(control, secondary, secondary)?.lent_to
+fn loan(control: &Control, secondary: &Item) -> Option<Loan> {
+    let Shape { lent_to, lent_by, .. } = shape_of_active(control, secondary, secondary)?;
+    lent_to.map(|to| Loan { to, by: lent_by })
 }
 
 /// What the reserve's region told last of an app that is active there; `None`: nothing, or it does not answer any more.
@@ -100,12 +102,12 @@ async fn act(
     judged: Lent,
     secondary: &Item,
     primary: Option<&Item>,
-    to: &Name,
+    loan: &Loan,
 ) -> Result<(), ReadError> {
     match (judged, primary) {
         (Lent::Used, Some(primary)) => verify_and_remove(control, secondary, primary).await,
         (Lent::Idle, _) => {
-            give_back(control, secondary, to).await;
+            give_back(control, secondary, loan).await;
             Ok(())
         }
         _ => Ok(()),
@@ -182,13 +184,15 @@ async fn store(control: &Control, migration: &Migration) -> Result<(), CommitErr
     control.book().commit(Transaction { compares, writes }, Some(line)).await.map(drop)
 }
 
-async fn give_back(control: &Control, secondary: &Item, to: &Name) {
-    let id = &secondary.id;
+/// What was lent anew meanwhile stays lent: it is said which loan is meant.
+async fn give_back(control: &Control, secondary: &Item, loan: &Loan) {
+    let (id, Loan { to, by }) = (&secondary.id, loan);
     let what = format!("the capacity of {id} is its own again: app/{to} does not use it");
     if control.note_in_audit(WHO, &what, id).await.is_err() {
         return;
     }
-    let asked = sight::ask::<Value>(control, &secondary.source, id, json!({"ask": "take-back"})).await;
+    let take_back = json!({"ask": "take-back", "of": to, "migration": by});
+    let asked = sight::ask::<Value>(control, &secondary.source, id, take_back).await;
     if let Err(error) = asked {
         tracing::warn!(app = %id, %error, "its capacity is not given back yet");
     }

@@ -32,6 +32,8 @@ pub(crate) struct Card {
     pub(crate) instances: u32,
     pub(crate) state: &'static str,
     pub(crate) lent_to: Option<String>,
+    /// For which migration.
+    pub(crate) lent_by: Option<String>,
     pub(crate) reserve_for: Option<&'static str>,
     pub(crate) same: bool,
     pub(crate) database_answers: bool,
@@ -48,6 +50,7 @@ impl Default for Card {
             instances: 2,
             state: "running",
             lent_to: None,
+            lent_by: None,
             reserve_for: None,
             same: true,
             database_answers: true,
@@ -91,8 +94,16 @@ impl Apps {
             self.asked.lock().unwrap().push(format!("{sort} {item}"));
         }
         match sort {
-            "lend" => card.lent_to = question["to"].as_str().map(str::to_owned),
-            "take-back" => card.lent_to = None,
+            "lend" => {
+                let said = |what: &str| question[what].as_str().map(str::to_owned);
+                (card.lent_to, card.lent_by) = (said("to"), said("migration"));
+            }
+            "take-back" => {
+                let by = question["migration"] == json!(card.lent_by) || card.lent_by.is_none();
+                if by && question["of"] == json!(card.lent_to) {
+                    (card.lent_to, card.lent_by) = (None, None);
+                }
+            }
             "scale" => {
                 if let Some(why) = card.no_room {
                     return Err(StepError::Fatal { what: why.to_owned() });
@@ -128,8 +139,8 @@ impl Apps {
         Ok(json!({
             "name": name, "urls": [format!("http://{name}.app.farshore.internal:8080")],
             "git_url": format!("http://{name}.scm.farshore.internal:8080/{name}.git"), "state": card.state,
-            "mode": card.mode, "instances": card.instances, "lent_to": card.lent_to, "reserve_for": card.reserve_for,
-            "release": {"number": 3, "commit": "c", "tree": "t", "by": "ann", "at": "x"},
+            "mode": card.mode, "instances": card.instances, "lent_to": card.lent_to, "lent_by": card.lent_by,
+            "reserve_for": card.reserve_for, "release": {"number": 3, "commit": "c", "tree": "t", "by": "ann", "at": "x"},
             "database": {"engine": "sqlite", "name": "main", "reachable": card.database_answers, "external": false},
         }))
     }
@@ -145,7 +156,7 @@ impl Agents for Apps {
         let card = self.cards().get(item).cloned().unwrap_or_default();
         seen.shape = json!({
             "spec": {}, "mode": card.mode, "instances": card.instances, "reserve_for": card.reserve_for,
-            "lent_to": card.lent_to, "healthy": seen.role == Role::Active && card.state == "running", "release": 3, "tree": "t",
+            "lent_to": card.lent_to, "lent_by": card.lent_by, "healthy": seen.role == Role::Active && card.state == "running", "release": 3, "tree": "t",
         });
         seen.cannot_promote = card.cannot_promote.filter(|_| seen.role == Role::Target).map(str::to_owned);
         Ok(seen)

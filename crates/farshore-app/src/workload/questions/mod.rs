@@ -30,7 +30,7 @@ pub(super) async fn ask(item: &Arc<Item>, question: &Value) -> Result<Value, Ste
         "scale" => standing::scale(item, parsed(question)?).await,
         "set-hosts" => standing::set_hosts(item, parsed(question)?).await,
         "lend" => standing::lend(item, parsed(question)?),
-        "take-back" => standing::take_back(item),
+        "take-back" => standing::take_back(item, &parsed(question)?),
         "log" => Ok(standing::log(item, &parsed(question)?).await),
         "keys" => Ok(secrets::keys(item)),
         "regenerate" => secrets::regenerate(item, &parsed(question)?).await,

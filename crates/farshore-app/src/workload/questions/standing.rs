@@ -48,6 +48,7 @@ pub(super) async fn summary(item: &Arc<Item>) -> Value {
         "require_key": charter.spec.require_key,
         "reserve_for": charter.spec.reserve_for,
         "lent_to": charter.lent_to,
+        "lent_by": charter.lent_by,
         "release": release,
         "database": database,
         "replication": seen.replication,
@@ -174,6 +175,8 @@ pub(super) async fn log(item: &Arc<Item>, asked: &Log) -> Value {
 #[derive(Debug, Deserialize)]
 pub(super) struct Lend {
     to: Name,
+    /// Which migration asks.
+    migration: Option<String>,
 }
 
 /// Its capacity is for another app from now on.
@@ -184,20 +187,36 @@ pub(super) fn lend(item: &Arc<Item>, asked: Lend) -> Result<Value, StepError> {
         Some(other) if other != asked.to => {
             Err(fatal(format!("the capacity of {} is lent to app/{other} already: end that first", item.id)))
         }
-        Some(_) => Ok(json!({})),
         None if asked.to == item.id.name => Err(fatal("an app has its own capacity: lend it to another one")),
-        None => {
-            item.charter_changes(|charter| charter.lent_to = Some(asked.to))?;
+        // Whoever asked last has it.
+        lent_to if lent_to.is_none() || item.stock.charter().lent_by != asked.migration => {
+            item.charter_changes(|charter| {
+                (charter.lent_to, charter.lent_by) = (Some(asked.to), asked.migration);
+            })?;
             Ok(json!({}))
         }
+        _ => Ok(json!({})),
     }
 }
 
-/// Its capacity is its own again.
-pub(super) fn take_back(item: &Arc<Item>) -> Result<Value, StepError> {
-    if item.stock.charter().lent_to.is_some() {
+#[derive(Debug, Deserialize)]
+pub(super) struct TakeBack {
+    /// To whom it was lent.
+    of: Name,
+    /// For which migration.
+    migration: Option<String>,
+}
+
+/// Its capacity is its own again, if it is lent as it is said to be: whoever was paused meanwhile takes nothing from the next one.
+pub(super) fn take_back(item: &Arc<Item>, asked: &TakeBack) -> Result<Value, StepError> {
+    let (lent_to, lent_by) = {
+        let charter = item.stock.charter();
+        (charter.lent_to.clone(), charter.lent_by.clone())
+    };
+    let meant = lent_to.as_ref() == Some(&asked.of) && (lent_by.is_none() || lent_by == asked.migration);
+    if meant {
         active(item)?;
-        item.charter_changes(|charter| charter.lent_to = None)?;
+        item.charter_changes(|charter| (charter.lent_to, charter.lent_by) = (None, None))?;
     }
     Ok(json!({}))
 }

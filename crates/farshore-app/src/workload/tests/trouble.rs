@@ -214,9 +214,22 @@ async fn a_lent_reserve_rests_while_its_room_is_used_and_comes_back_when_it_is_n
     assert_eq!(oslo.look().await.shape["capacity"]["used_mib"], 512);
     oslo.act(3, Action::Fence { lost_after: None }).await.unwrap();
     assert_eq!(state().await, "empty");
-    oslo.apps.ask(&reserve, &json!({ "ask": "take-back" })).await.unwrap();
-    let seen = oslo.apps.observe(&reserve).await.unwrap();
-    assert_eq!(seen.shape["lent_to"], Value::Null);
+    let lent_to = async || oslo.apps.observe(&reserve).await.unwrap().shape["lent_to"].clone();
+    let take_back = async |of: &str, migration: Value| {
+        let asked = json!({ "ask": "take-back", "of": of, "migration": migration });
+        oslo.apps.ask(&reserve, &asked).await.unwrap();
+        lent_to().await
+    };
+    assert_eq!(take_back("blog", Value::Null).await, "todo", "it was lent to another one");
+    // Lent by a migration, and asked for by one that was given up before.
+    let again = json!({ "ask": "lend", "to": "todo", "migration": "2" });
+    oslo.apps.ask(&reserve, &again).await.unwrap();
+    assert_eq!(take_back("todo", json!("1")).await, "todo");
+    assert_eq!(take_back("todo", Value::Null).await, "todo");
+    assert_eq!(take_back("todo", json!("2")).await, Value::Null);
+    // Nobody knows for which: its name is enough.
+    oslo.apps.ask(&reserve, &lend).await.unwrap();
+    assert_eq!(take_back("todo", json!("3")).await, Value::Null);
 }
 
 /// The branch has moved, so git would not push it again.

@@ -20,6 +20,7 @@ fn app(text: &str, at: &str, phase: Phase, mode: Mode) -> Seen {
         instances: 2,
         reserve_for: None,
         lent_to: None,
+        lent_by: None,
         healthy: true,
         release: Some(1),
         tree: Some("t".to_owned()),

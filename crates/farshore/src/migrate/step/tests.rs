@@ -84,7 +84,7 @@ fn sight(primary: Item) -> Sight {
         secondary_exists: true,
         job: None,
         source: Heard::NotAsked,
-        lent_to: Heard::NotAsked,
+        loan: Heard::NotAsked,
         check: Heard::NotAsked,
     }
 }
@@ -158,11 +158,16 @@ fn check(before: &Migration, seen: &Sight, expected: &str) {
 #[test]
 fn the_secondary_lends_its_capacity_before_anything_else() {
     let lending = record(Phase::Lending);
-    let with = |lent_to| Sight { lent_to, ..sight(item(ItemPhase::Protected { drill: None })) };
-    let to = |text: &str| Heard::Says(Some(Name::parse(text).unwrap()));
+    let with = |loan| Sight { loan, ..sight(item(ItemPhase::Protected { drill: None })) };
+    let lent =
+        |text: &str, by: Option<String>| Heard::Says(Some(Loan { to: Name::parse(text).unwrap(), by }));
+    let to = |text: &str| lent(text, None);
     check(&lending, &with(Heard::Says(None)), "+lend");
     check(&lending, &with(to("other")), "+lend");
     check(&lending, &with(to("todo")), "protecting");
+    check(&lending, &with(lent("todo", Some(lending.id.clone()))), "protecting");
+    // One that is over still has it in its name.
+    check(&lending, &with(lent("todo", Some("b".repeat(32)))), "+lend");
     check(&lending, &with(Heard::Silent("x".to_owned())), "waits");
     check_at(&lending, &with(Heard::Silent("x".to_owned())), 61, "taking-back");
     check_at(&lending, &with(Heard::Says(None)), 61, "taking-back");
@@ -345,9 +350,13 @@ fn the_secondary_is_removed_once_and_only_the_one_that_was_meant() {
 #[test]
 fn what_is_given_up_gives_the_capacity_back() {
     let taking = record(Phase::TakingBack { why: "the failover failed".to_owned() });
-    let with = |lent_to| Sight { lent_to, ..sight(item(ItemPhase::Protected { drill: None })) };
-    let to = |text: &str| Heard::Says(Some(Name::parse(text).unwrap()));
+    let with = |loan| Sight { loan, ..sight(item(ItemPhase::Protected { drill: None })) };
+    let lent =
+        |text: &str, by: Option<String>| Heard::Says(Some(Loan { to: Name::parse(text).unwrap(), by }));
+    let to = |text: &str| lent(text, None);
     check(&taking, &with(to("todo")), "+take-back");
+    check(&taking, &with(lent("todo", Some(taking.id.clone()))), "+take-back");
+    check(&taking, &with(lent("todo", Some("b".repeat(32)))), "failed");
     check(&taking, &with(Heard::Says(None)), "failed");
     check(&taking, &with(to("other")), "failed");
     check(&taking, &Sight { secondary_exists: false, ..with(Heard::NotAsked) }, "failed");
