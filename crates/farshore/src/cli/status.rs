@@ -218,8 +218,12 @@ fn item_page(item: &ItemView) -> String {
     }
     rows.extend(item.operators_words.iter().map(|word| ("source was down by", word.clone())));
     if let Some(kept) = &item.divergence {
-        let exact = if kept.exact { "" } else { "at most " };
-        rows.push(("kept writes", format!("{exact}{} in {}", loss(&kept.loss), kept.region)));
+        let many = match (kept.exact, kept.loss.writes) {
+            (true, _) => loss(&kept.loss),
+            (false, 0) => "more than can be counted".to_owned(),
+            (false, _) => format!("at most {}", loss(&kept.loss)),
+        };
+        rows.push(("kept writes", format!("{many} in {}", kept.region)));
         rows.extend(kept.endpoints.iter().map(|endpoint| ("", endpoint.uri.clone())));
     }
     let endpoints: Vec<Vec<String>> =

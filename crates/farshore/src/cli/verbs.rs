@@ -280,11 +280,14 @@ fn endpoints(endpoints: &[crate::api::views::EndpointView]) -> String {
 pub(super) fn cost(report: &FailoverView) -> String {
     let lost = match (&report.rpo.final_, report.rpo.exact) {
         (Some(loss), true) => format!("lost {}", show::loss(loss)),
-        (Some(loss), false) => format!("lost at most {}", show::loss(loss)),
-        (None, _) => {
+        (Some(loss), false) if *loss != report.rpo.at_failover => {
+            format!("lost at most {}", show::loss(loss))
+        }
+        (last, _) => {
             let bound = &report.rpo.at_failover;
+            let exact = if last.is_some() { "it could not be counted" } else { "exact when it is back" };
             format!(
-                "lost at least {} writes ({}), at most what {} wrote in {} (exact when it is back)",
+                "lost at least {} writes ({}), at most what {} wrote in {} ({exact})",
                 bound.writes,
                 show::bytes(bound.bytes),
                 report.from,

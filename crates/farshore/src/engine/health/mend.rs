@@ -155,6 +155,12 @@ async fn store_event(inner: &Inner, own: &At<Item>, event: &Event) -> Result<(),
 
 fn told_event(event: &Event) -> String {
     match event {
+        Event::DivergenceSeen(kept) if !kept.divergence.is_counted() => {
+            format!(
+                "region {} was seen to keep writes that were never replicated, and cannot count them",
+                kept.region
+            )
+        }
         Event::DivergenceSeen(kept) => {
             let loss = &kept.divergence.loss;
             format!(
