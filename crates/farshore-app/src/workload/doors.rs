@@ -1,20 +1,25 @@
 //! What other rooms ask an app: may this answer go out, who may push, what happens after a push, how far is it.
 
+use std::net::IpAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use async_trait::async_trait;
 use farshore_core::lease::Lease;
 use farshore_core::workload::{Role, Watermark};
+use tokio::time::Instant;
 
 use super::item::Item;
+use crate::data::Position;
 use crate::gateway::Pass;
 use crate::link::{Progress, Stock};
 use crate::scripts::{Believes, Commit, OnPush, Says};
 
 /// The other region is waited for so long with an answer; then it is not waited for until it keeps up again.
 const SETTLE_MAX: Duration = Duration::from_secs(5);
+/// And it keeps up when it has within so long what was there.
+const KEEPS_UP_WITHIN: Duration = Duration::from_secs(2);
 /// Whether it is still waited for is looked at this often.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 
@@ -29,6 +34,18 @@ pub(super) struct Gate {
     is_there: AtomicBool,
     /// And keeps up.
     is_waited_for: AtomicBool,
+    progress: Mutex<Progressing>,
+}
+
+/// On the way to synchronous mode.
+#[derive(Debug, Default)]
+struct Progressing {
+    /// How far the database was at an earlier look, and when, while the other region is there and not waited for.
+    before: Option<(Position, Instant)>,
+    /// The count of times that the other region began to be waited for.
+    turn: u64,
+    /// What was answered before that has arrived, too.
+    is_in_force: bool,
 }
 
 impl Gate {
@@ -39,18 +56,43 @@ impl Gate {
             is_sync: AtomicBool::new(false),
             is_there: AtomicBool::new(false),
             is_waited_for: AtomicBool::new(false),
+            progress: Mutex::default(),
         }
     }
 
     /// Looked at once a while: whether protection is synchronous, and the other region is there and could be recovered.
-    pub(super) fn look(&self, is_sync: bool, is_there: bool) {
+    pub(super) fn look(self: &Arc<Self>, is_sync: bool, is_there: bool) {
         self.is_sync.store(is_sync, Ordering::Relaxed);
         self.is_there.store(is_there, Ordering::Relaxed);
         if !is_there {
             self.is_waited_for.store(false, Ordering::Relaxed);
-        } else if !self.is_waited_for.load(Ordering::Relaxed) && self.is_settled() {
-            self.is_waited_for.store(true, Ordering::Relaxed);
+            self.progress().before = None;
+        } else if !self.is_waited_for.load(Ordering::Relaxed) && self.keeps_up() {
+            self.begin();
         }
+    }
+
+    /// From now on answers wait. Those that went out before may still be on their way.
+    fn begin(self: &Arc<Self>) {
+        let live = self.stock.live();
+        let turn = {
+            let mut progress = self.progress();
+            *progress = Progressing { before: None, turn: progress.turn + 1, is_in_force: live.is_none() };
+            progress.turn
+        };
+        self.is_waited_for.store(true, Ordering::Relaxed);
+        let Some(live) = live else { return };
+        let gate = Arc::clone(self);
+        tokio::spawn(async move {
+            let settled = live.settle(SETTLE_MAX).await.is_ok();
+            let mut progress = gate.progress();
+            if progress.turn == turn {
+                progress.is_in_force = settled;
+                if !settled {
+                    gate.is_waited_for.store(false, Ordering::Relaxed);
+                }
+            }
+        });
     }
 
     /// It should be waited for, and can be.
@@ -58,9 +100,9 @@ impl Gate {
         self.is_sync.load(Ordering::Relaxed) && self.is_there.load(Ordering::Relaxed)
     }
 
-    /// It should be waited for, and is not.
-    pub(super) fn is_suspended(&self) -> bool {
-        self.is_sync.load(Ordering::Relaxed) && !self.is_waited_for.load(Ordering::Relaxed)
+    /// Whatever was answered is in the other region, and so it stays.
+    pub(super) fn is_in_force(&self) -> bool {
+        self.waits() && self.progress().is_in_force
     }
 
     fn waits(&self) -> bool {
@@ -69,6 +111,25 @@ impl Gate {
 
     fn is_settled(&self) -> bool {
         self.stock.live().is_none_or(|live| live.is_settled())
+    }
+
+    /// What was there a moment ago has arrived. Of an app that never pauses, something is always on its way: to wait for a moment
+    /// without would be to wait for ever.
+    fn keeps_up(&self) -> bool {
+        let Some(live) = self.stock.live() else { return true };
+        let before = &mut self.progress().before;
+        let arrived = before.is_some_and(|(position, since)| {
+            since.elapsed() < KEEPS_UP_WITHIN
+                && live.confirmed().is_some_and(|confirmed| confirmed.covers(position))
+        });
+        before.take_if(|(_, since)| since.elapsed() >= KEEPS_UP_WITHIN);
+        before.get_or_insert_with(|| (live.position(), Instant::now()));
+        arrived || live.is_settled()
+    }
+
+    fn progress(&self) -> MutexGuard<'_, Progressing> {
+        // Whole after any panic in between: each change is one step.
+        self.progress.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -117,11 +178,11 @@ impl Believer {
 
 #[async_trait]
 impl Believes for Believer {
-    async fn believes(&self, user: &str, password: &str) -> bool {
+    async fn believes(&self, user: &str, password: &str, from: IpAddr) -> bool {
         let is_key = self.stock.charter().keys.is_deployment(password);
         match &self.tokens {
             _ if is_key => true,
-            Some(tokens) => tokens.believes(user, password).await,
+            Some(tokens) => tokens.believes(user, password, from).await,
             None => false,
         }
     }

@@ -250,7 +250,8 @@ fn warnings(item: &Item) -> Vec<String> {
 /// That the other region is not waited for, though it should be.
 fn suspended(item: &Item) -> Option<String> {
     let partner = item.card().partner.clone()?;
-    item.gate.is_suspended().then(|| {
+    let is_suspended = item.is_synchronous() && !item.gate.is_in_force();
+    is_suspended.then(|| {
         format!(
             "answers go out when what they did is durable here, though protection is synchronous: until {partner} is heard and keeps up again"
         )

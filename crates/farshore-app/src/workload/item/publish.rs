@@ -5,7 +5,6 @@ use std::time::Duration;
 
 use farshore_core::workload::{ReplicationMode, Role};
 
-use super::super::card::Card;
 use super::{Item, Matter, lock};
 use crate::charter::Charter;
 use crate::gateway::{KeyRule, Pass, Site, SiteState};
@@ -87,10 +86,15 @@ impl Item {
         self.site().set(recovering(why));
     }
 
+    /// Whether answers should wait for the other region.
+    pub(in crate::workload) fn is_synchronous(&self) -> bool {
+        let card = self.card();
+        card.mode == ReplicationMode::Sync && card.partner.is_some() && card.role == Role::Active
+    }
+
     /// Whether answers wait for the other region.
     pub(super) fn look_at_gate(&self) {
-        let Card { mode, partner, role, .. } = self.card().clone();
-        let is_sync = mode == ReplicationMode::Sync && partner.is_some() && role == Role::Active;
+        let is_sync = self.is_synchronous();
         let status = self.link().map(|link| link.status()).unwrap_or_default();
         let is_there = status.is_up && status.has.is_some_and(|has| has.is_whole);
         self.gate.look(is_sync, is_there);

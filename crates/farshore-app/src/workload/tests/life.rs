@@ -124,6 +124,38 @@ async fn nothing_that_was_answered_is_lost_in_synchronous_mode() {
     paris.add("alone").await;
 }
 
+/// Of an app that never pauses, something is always on its way to the other region.
+#[tokio::test(flavor = "multi_thread")]
+async fn synchronous_mode_comes_into_force_while_an_app_is_written_to_without_pause() {
+    let paris = served().await;
+    let oslo = follow(&paris, ReplicationMode::Async).await;
+    paris.world.far_ms.store(400, Ordering::SeqCst);
+    let acknowledged = AtomicU64::new(0);
+    let write = async || {
+        loop {
+            paris.add("row").await;
+            acknowledged.fetch_add(1, Ordering::SeqCst);
+        }
+    };
+    let warned = |seen: &Observation| seen.warnings.iter().any(|warning| warning.contains("synchronous"));
+    let begins = async {
+        let (target, address) = (region("oslo"), "unused".to_owned());
+        let sync = Action::Replicate { target, address, mode: ReplicationMode::Sync };
+        paris.act(1, sync).await.unwrap();
+        paris.until("it waits for oslo", |seen| !warned(seen)).await;
+        let owed = acknowledged.load(Ordering::SeqCst);
+        paris.world.is_cut.store(true, Ordering::SeqCst);
+        owed
+    };
+    let owed = tokio::select! {
+        owed = begins => owed,
+        _ = async { tokio::join!(write(), write(), write(), write()) } => unreachable!("they write for ever"),
+    };
+    oslo.act(2, Action::Promote { point: PointChoice::Latest }).await.unwrap();
+    let kept = oslo.get("/rows").await.as_array().unwrap().len() as u64;
+    assert!(kept >= owed && owed > 0, "{kept} of {owed}");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_region_that_was_restarted_serves_nobody_until_it_is_told_to() {
     let paris = served().await;

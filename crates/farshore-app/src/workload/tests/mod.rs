@@ -37,6 +37,8 @@ const GIVE_UP: Duration = Duration::from_secs(40);
 struct World {
     regions: Mutex<BTreeMap<Region, Arc<Apps>>>,
     is_cut: AtomicBool,
+    /// How long an answer is on its way.
+    far_ms: AtomicU64,
 }
 
 /// The way from one region.
@@ -50,6 +52,7 @@ impl Pull for From {
         if self.1.is_cut.load(Ordering::SeqCst) {
             return Err(cut());
         }
+        tokio::time::sleep(Duration::from_millis(self.1.far_ms.load(Ordering::SeqCst))).await;
         let other = self.1.regions.lock().unwrap().get(region).cloned().ok_or_else(cut)?;
         let answer = other.pulled(item, &self.0, &request).await?;
         // What was under way when the line was cut does not arrive.

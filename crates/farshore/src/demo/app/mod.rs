@@ -125,12 +125,28 @@ impl Story<'_, '_> {
         self.act.begin("capacity is reserved in oslo, and app/todo is protected there, synchronously");
         self.reserve(SECONDARY, "oslo").await?;
         self.act.api.verb(ITEM, "protect", json!({"target": "oslo", "replication": "sync"})).await?;
+        self.synchronous().await?;
         self.written(clients, Instant::now()).await?;
         let app = self.act.api.get("apps/todo").await?;
         self.act.check(app["reserve"] == SECONDARY, "the reserve is known to be for app/todo");
         let note = format!("{SECONDARY} holds the capacity; every row is in oslo before it is acknowledged");
         self.act.end("reserve and protect to oslo", None, None, &note);
         Ok(())
+    }
+
+    /// Waits until answers wait for the other region: until then the app's region warns that they do not.
+    async fn synchronous(&self) -> Result<(), Broken> {
+        let until = Instant::now() + PATIENCE;
+        loop {
+            let app = self.act.api.get("apps/todo").await?;
+            if !app["warnings"].to_string().contains("synchronous") {
+                return Ok(());
+            }
+            if Instant::now() > until {
+                return Err(broken(format!("answers do not wait for oslo: {}", app["warnings"])));
+            }
+            tokio::time::sleep(LOOK_EVERY).await;
+        }
     }
 
     async fn lose_paris(&mut self, clients: &Clients) -> Result<(), Broken> {
