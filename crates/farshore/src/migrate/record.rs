@@ -121,6 +121,9 @@ pub struct Migration {
     /// The scripts that the primary's region was last known to run.
     #[serde(default)]
     pub pushed_last: Option<String>,
+    /// The number of that release.
+    #[serde(default)]
+    pub release_last: Option<u64>,
     /// Where it stands.
     #[serde(flatten)]
     pub phase: Phase,
@@ -156,7 +159,7 @@ pub struct Report {
     pub scripts_same: bool,
     /// Where they are not.
     pub differences: Vec<Difference>,
-    /// They are what the primary's region was last known to run; `None`: that is not known.
+    /// They are what the primary's region was last known to run, or newer; `None`: that is not known.
     pub pushed_last_is_here: Option<bool>,
     /// The database, if the app has one.
     pub database: Option<Database>,
@@ -229,6 +232,7 @@ impl Migration {
             mode: admitted.capacity.mode,
             instances: admitted.capacity.instances,
             pushed_last: admitted.pushed_last.clone(),
+            release_last: admitted.release_last,
             phase: Phase::Lending,
             since: now,
             trouble: None,

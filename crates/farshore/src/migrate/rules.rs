@@ -55,6 +55,7 @@ pub(super) struct Admitted {
     pub(super) capacity: Capacity,
     pub(super) silent: Option<String>,
     pub(super) pushed_last: Option<String>,
+    pub(super) release_last: Option<u64>,
 }
 
 /// Whether `primary` may be recovered onto `secondary` now.
@@ -89,6 +90,7 @@ pub(super) fn admit(asked: &Asked, primary: &Seen, secondary: &Seen) -> Result<A
         capacity,
         silent: primary.silent.clone(),
         pushed_last: primary.shape.as_ref().and_then(|shape| shape.tree.clone()),
+        release_last: primary.shape.as_ref().and_then(|shape| shape.release),
     })
 }
 

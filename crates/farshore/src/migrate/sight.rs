@@ -54,19 +54,23 @@ fn no_app(name: &Name) -> SubmitError {
     SubmitError::NotFound { what: format!("there is no app/{name}: farshore app list shows what there is") }
 }
 
-/// From its region, else as it was last seen there, else from the region that follows it.
+/// From its region; else as it was last seen there, or from the region that follows it, whichever knows the later release.
 async fn shape(control: &Control, item: &Item, observed: Option<Observation>) -> Option<Shape> {
     let read = |seen: Observation| serde_json::from_value::<Shape>(seen.shape).ok();
     if let Some(shape) = observed.and_then(read) {
         return Some(shape);
     }
-    let mut seen = control.seen(&item.id);
-    let last = seen.remove(&item.source).and_then(|seen| seen.observation);
-    if let Some(shape) = last.and_then(read) {
-        return Some(shape);
+    let last = control.seen(&item.id).remove(&item.source).and_then(|seen| seen.observation).and_then(read);
+    let follows = match &item.target {
+        Some(target) => control.observe(target, &item.id).await.ok().and_then(read),
+        None => None,
+    };
+    match (last, follows) {
+        (Some(last), Some(follows)) if follows.release > last.release => {
+            Some(Shape { release: follows.release, tree: follows.tree, ..last })
+        }
+        (last, follows) => last.or(follows),
     }
-    let target = item.target.as_ref()?;
-    control.observe(target, &item.id).await.ok().and_then(read)
 }
 
 /// What [`super::step::step`] needs in the record's present phase. The job is read before the apps: what it has done shows.

@@ -389,11 +389,18 @@ fn holds(check: &Check) -> Result<(), String> {
 /// As many paths as fit into a line; all of them are asked for with `farshore app`.
 const PATHS_NAMED_MAX: usize = 10;
 
+/// What the lost region was last seen to run may be older than what had reached this one.
+fn pushed_last_is_here(record: &Migration, check: &Check) -> Option<bool> {
+    let pushed = record.pushed_last.as_ref()?;
+    let here = check.release.as_ref();
+    let is_newer = here.zip(record.release_last).is_some_and(|(here, seen)| here.number > seen);
+    Some(is_newer || here.is_some_and(|here| here.tree == *pushed))
+}
+
 fn report(record: &Migration, item: &Item, check: &Check, now: Moment) -> Report {
     let failover = item.failover.as_ref();
     let loss = failover.map(|failover| failover.loss_final.unwrap_or(failover.promotion.at_failover));
-    let tree = check.release.as_ref().map(|release| &release.tree);
-    let pushed_last_is_here = record.pushed_last.as_ref().map(|pushed| tree == Some(pushed));
+    let pushed_last_is_here = pushed_last_is_here(record, check);
     let mut advice = Vec::new();
     if let Some(database) = check.database.as_ref().filter(|database| !database.reachable) {
         advice.push(format!(
@@ -403,9 +410,10 @@ fn report(record: &Migration, item: &Item, check: &Check, now: Moment) -> Report
         ));
     }
     if pushed_last_is_here == Some(false) {
-        advice.push(
-            "the last push had not reached this region: it runs the one before it. Push again".to_owned(),
-        );
+        advice.push(format!(
+            "{} was last known to run another release than this region does: its last push had not reached here. Push again",
+            record.from
+        ));
     }
     if let Some(why) = &record.unfit {
         advice.push(format!(

@@ -143,6 +143,7 @@ async fn verify_and_remove(control: &Control, secondary: &Item, primary: &Item) 
         // How many it has is its own: the failover has given it as many as there is room for.
         instances: has.instances.clamp(1, mode.instances_max()),
         pushed_last: None,
+        release_last: None,
         phase: Phase::Verifying,
         since: now,
         trouble: None,

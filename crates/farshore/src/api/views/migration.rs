@@ -117,7 +117,7 @@ pub struct MigrationReport {
     pub scripts_same: bool,
     /// Where they are not.
     pub differences: Vec<MigratedDifference>,
-    /// They are what the lost region was last known to run; `null`: that is not known.
+    /// They are what the lost region was last known to run, or newer; `null`: that is not known.
     pub pushed_last_is_here: Option<bool>,
     /// The database; `null`: the app has none.
     pub database: Option<MigratedDatabase>,

@@ -24,6 +24,7 @@ fn record(phase: Phase) -> Migration {
         mode: Mode::Standard,
         instances: 2,
         pushed_last: Some("tree".to_owned()),
+        release_last: Some(4),
         phase,
         since: BEGUN,
         trouble: None,
@@ -325,6 +326,13 @@ fn the_report_says_what_was_found_in_numbers_and_what_to_do() {
     gone.release.as_mut().unwrap().tree = "older".to_owned();
     gone.mode = "basic".to_owned();
     let unfit = Migration { unfit: Some("oslo has no room".to_owned()), ..verifying };
+    let outrun = Migration { release_last: Some(3), ..unfit.clone() };
+    let report = at(gone.clone(), &outrun);
+    assert_eq!(
+        report.pushed_last_is_here,
+        Some(true),
+        "paris was looked at before the last push, which had reached oslo"
+    );
     let report = at(gone, &unfit);
     assert_eq!(report.pushed_last_is_here, Some(false));
     assert!(report.advice[0].contains("farshore app change-database todo"), "{:?}", report.advice);
