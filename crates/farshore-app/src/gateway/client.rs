@@ -15,6 +15,7 @@ use super::site;
 #[derive(Debug)]
 pub(super) struct Client {
     pub(super) shared: Arc<Shared>,
+    pub(super) from: IpAddr,
     /// Its address, as a header says it.
     pub(super) address: HeaderValue,
     pub(super) tls: bool,
@@ -30,15 +31,16 @@ pub(super) struct Client {
 impl Client {
     pub(super) fn new(
         shared: Arc<Shared>,
-        address: IpAddr,
+        from: IpAddr,
         tls: bool,
         place: OwnedSemaphorePermit,
     ) -> Arc<Self> {
-        let text = address.to_canonical().to_string();
+        let text = from.to_canonical().to_string();
         // An address has no characters that a header may not have.
         let address = HeaderValue::try_from(text).unwrap_or(HeaderValue::from_static("unknown"));
         Arc::new(Self {
             shared,
+            from,
             address,
             tls,
             opened: site::turns(),

@@ -47,7 +47,7 @@ pub use body::{BodyError, GatewayBody};
 pub use certificates::CertificateError;
 pub use limits::GatewayLimits;
 pub use problem::problem;
-pub use site::{Figures, KeyRule, Pass, Scripts, Site, SiteState};
+pub use site::{CameFrom, Figures, KeyRule, Pass, Scripts, Site, SiteState};
 
 use certificates::Certificates;
 use listen::Listening;

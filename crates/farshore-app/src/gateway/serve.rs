@@ -12,12 +12,12 @@ use super::client::{Busy, Client};
 use super::forward::{self, Nobody, Outgoing, Way};
 use super::live::{Instances, Live, Who};
 use super::problem::{page, problem, unavailable};
-use super::site::{Pass, Site, UnderWay, is_probe};
+use super::site::{CameFrom, Pass, Site, UnderWay, is_probe};
 use super::table::{Route, host};
 use super::upstream::Upstream;
 
 /// Answers one request of this client. The future is moved for each request: what is rare is in a box.
-pub(super) async fn serve(client: Arc<Client>, request: Request<Incoming>) -> Response<GatewayBody> {
+pub(super) async fn serve(client: Arc<Client>, mut request: Request<Incoming>) -> Response<GatewayBody> {
     let busy = Busy::start(&client);
     let Route { site, git } = match route(&client, &request) {
         Ok(route) => route,
@@ -29,7 +29,10 @@ pub(super) async fn serve(client: Arc<Client>, request: Request<Incoming>) -> Re
     let way = Way { client: &client, site: &site };
     let mut response = match decide(&site, &live, git, &request) {
         Decision::Answer(response) => *response,
-        Decision::Scripts => site.git().call(request).await,
+        Decision::Scripts => {
+            request.extensions_mut().insert(CameFrom(client.from));
+            site.git().call(request).await
+        }
         Decision::Here(instances, pass) => {
             let mut outgoing = Outgoing::new(way, request, None);
             match forward::here(way, &mut outgoing, instances, pass).await {

@@ -4,7 +4,7 @@
 //! [`Site::drained`] waits for everybody who still saw the state before.
 
 use std::fmt::Debug;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicU64, Ordering, fence};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -43,10 +43,14 @@ pub trait Pass: Send + Sync + Debug {
     async fn wait(&self) -> Result<(), String>;
 }
 
+/// Where a request comes from, among its extensions: the client, or the gateway that sent it on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CameFrom(pub IpAddr);
+
 /// Serves the hosts under which an app's scripts are fetched and pushed.
 #[async_trait]
 pub trait Scripts: Send + Sync + Debug {
-    /// Answers one request.
+    /// Answers one request, which has a [`CameFrom`].
     async fn call(&self, request: Request<Incoming>) -> Response<GatewayBody>;
 }
 

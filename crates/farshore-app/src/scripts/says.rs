@@ -1,5 +1,6 @@
 //! What the node says to a pusher while a release is made.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -16,8 +17,9 @@ const LINE_CHARS_MAX: usize = 1_000;
 /// Whom a repository lets in.
 #[async_trait]
 pub trait Believes: Send + Sync + std::fmt::Debug {
-    /// Whether `password` is good for this repository. `user` is only told to people.
-    async fn believes(&self, user: &str, password: &str) -> bool;
+    /// Whether `password` is good for this repository. `user` is only told to people. `from` is where it came from: who sends many
+    /// wrong ones from there need not be listened to.
+    async fn believes(&self, user: &str, password: &str, from: IpAddr) -> bool;
 }
 
 /// What happens after a push to a branch that deploys.

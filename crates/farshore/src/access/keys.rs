@@ -14,6 +14,7 @@ use farshore_core::access::Role;
 use farshore_core::moment::Moment;
 use farshore_core::store::ReadError;
 
+use super::throttle::Failures;
 use super::{Token, TokenHash};
 use crate::engine::tokens::TokenRecord;
 use crate::engine::{Control, now};
@@ -62,6 +63,12 @@ pub enum Refused {
         /// When.
         at: Moment,
     },
+    /// No token goes with this certificate.
+    #[error(
+        "no token goes with the certificate that you showed: send a token, or ask an admin to make one for the certificate \
+         (farshore token create NAME --certificate FILE)"
+    )]
+    NoToken,
     /// Its time is over.
     #[error("the token {name} expired at {at}: ask an admin for another")]
     Expired {
@@ -80,6 +87,15 @@ pub enum Refused {
     },
 }
 
+/// What somebody shows to be taken for a token's holder.
+#[derive(Debug, Clone, Copy)]
+enum Proof<'a> {
+    /// The token itself.
+    Token(&'a Token),
+    /// The fingerprint of a certificate whose key the client has: the handshake made sure of that.
+    Certificate(&'a str),
+}
+
 #[derive(Debug, Clone)]
 struct Known {
     record: TokenRecord,
@@ -96,7 +112,10 @@ pub struct Keys {
 struct Inner {
     control: Control,
     bootstrap: Option<TokenHash>,
+    failures: Failures,
     known: Mutex<HashMap<String, Known>>,
+    /// When all records were read last.
+    swept: Mutex<Option<Instant>>,
     /// Held while the store is read. Since when it did not answer, and why.
     silent: tokio::sync::Mutex<Option<(Instant, String)>>,
 }
@@ -107,18 +126,29 @@ impl Keys {
     pub fn new(control: Control, bootstrap: &str) -> Self {
         let bootstrap = bootstrap.trim();
         let bootstrap = (bootstrap.len() >= BOOTSTRAP_LEN_MIN).then(|| TokenHash::of(bootstrap));
-        let inner =
-            Inner { control, bootstrap, known: Mutex::default(), silent: tokio::sync::Mutex::default() };
-        Self { inner: Arc::new(inner) }
+        let (known, swept, silent) = (Mutex::default(), Mutex::default(), tokio::sync::Mutex::default());
+        Self {
+            inner: Arc::new(Inner {
+                control,
+                bootstrap,
+                failures: Failures::default(),
+                known,
+                swept,
+                silent,
+            }),
+        }
+    }
+
+    /// Wrong tokens, by address.
+    pub(super) fn failures(&self) -> &Failures {
+        &self.inner.failures
     }
 
     /// Reads all records, for ever.
     pub async fn sweep_for_ever(self) {
         loop {
-            let read_at = Instant::now();
-            match self.inner.control.tokens().await {
-                Ok(records) => self.replace(records, read_at),
-                Err(error) => tracing::debug!(%error, "the tokens cannot be read"),
+            if let Err(error) = self.sweep().await {
+                tracing::debug!(%error, "the tokens cannot be read");
             }
             tokio::time::sleep(SWEEP_EVERY).await;
         }
@@ -135,8 +165,12 @@ impl Keys {
     /// What is known without asking the store.
     #[must_use]
     pub fn at_hand(&self, token: &Token) -> Option<Result<Holder, Refused>> {
-        let known = self.known().get(token.id()).cloned()?;
-        (known.read_at.elapsed() < FRESH).then(|| judge(&known.record, token, now(), false))
+        self.at_hand_for(token.id(), Proof::Token(token))
+    }
+
+    fn at_hand_for(&self, id: &str, proof: Proof<'_>) -> Option<Result<Holder, Refused>> {
+        let known = self.known().get(id).cloned()?;
+        (known.read_at.elapsed() < FRESH).then(|| judge(&known.record, proof, now(), false))
     }
 
     /// Who has the token.
@@ -144,34 +178,90 @@ impl Keys {
     /// # Errors
     /// When it is not taken; says why.
     pub async fn look(&self, token: &Token) -> Result<Holder, Refused> {
-        if let Some(verdict) = self.at_hand(token) {
+        self.look_for(token.id(), Proof::Token(token)).await
+    }
+
+    /// Who has the token that goes with the client's certificate of this fingerprint. One that this node has not heard of is looked
+    /// for in the store at most once in [`FRESH`].
+    ///
+    /// # Errors
+    /// When there is none that is taken; says why.
+    pub async fn look_by_certificate(&self, fingerprint: &str) -> Result<Holder, Refused> {
+        let mut id = self.id_of(fingerprint);
+        if id.is_none() {
+            self.sweep_if_old().await?;
+            id = self.id_of(fingerprint);
+        }
+        let id = id.ok_or(Refused::NoToken)?;
+        self.look_for(&id, Proof::Certificate(fingerprint)).await
+    }
+
+    /// The token that goes with the certificate: the good one, if there is one.
+    fn id_of(&self, fingerprint: &str) -> Option<String> {
+        let (known, now) = (self.known(), now());
+        let records = known.values().map(|known| &known.record);
+        let ours = records.filter(|record| record.certificate.as_deref() == Some(fingerprint));
+        ours.min_by_key(|record| record.ended(now).is_some()).map(|record| record.id.clone())
+    }
+
+    async fn sweep_if_old(&self) -> Result<(), Refused> {
+        let mut silent = self.inner.silent.lock().await;
+        let is_new = |at: &Option<Instant>| at.is_some_and(|at| at.elapsed() < FRESH);
+        if is_new(&self.swept()) {
+            return Ok(());
+        }
+        if let Some((since, why)) = silent.as_ref()
+            && since.elapsed() < READ_DEADLINE
+        {
+            return Err(Refused::Unreachable { why: why.clone() });
+        }
+        let read = tokio::time::timeout(READ_DEADLINE, self.sweep()).await;
+        let Err(error) = read.unwrap_or_else(|_| Err(late())) else {
+            *silent = None;
+            return Ok(());
+        };
+        let why = error.to_string();
+        *silent = Some((Instant::now(), why.clone()));
+        Err(Refused::Unreachable { why })
+    }
+
+    /// Reads all records.
+    async fn sweep(&self) -> Result<(), ReadError> {
+        let read_at = Instant::now();
+        self.replace(self.inner.control.tokens().await?, read_at);
+        *self.swept() = Some(read_at);
+        Ok(())
+    }
+
+    async fn look_for(&self, id: &str, proof: Proof<'_>) -> Result<Holder, Refused> {
+        if let Some(verdict) = self.at_hand_for(id, proof) {
             return verdict;
         }
         let mut silent = self.inner.silent.lock().await;
         // Somebody may have read it while this one waited.
-        if let Some(verdict) = self.at_hand(token) {
+        if let Some(verdict) = self.at_hand_for(id, proof) {
             return verdict;
         }
         if let Some((since, why)) = silent.as_ref()
             && since.elapsed() < READ_DEADLINE
         {
-            return self.without_store(token, why);
+            return self.without_store(id, proof, why);
         }
         // As old as the moment before it was read: it may have changed while it was on its way.
         let read_at = Instant::now();
-        match self.read(token.id()).await {
+        match self.read(id).await {
             Ok(record) => {
                 *silent = None;
                 let verdict = match &record {
-                    Some(record) => judge(record, token, now(), false),
+                    Some(record) => judge(record, proof, now(), false),
                     None => Err(Refused::Unknown),
                 };
-                self.note(token.id(), record, read_at);
+                self.note(id, record, read_at);
                 verdict
             }
             Err(error) => {
                 let why = error.to_string();
-                let verdict = self.without_store(token, &why);
+                let verdict = self.without_store(id, proof, &why);
                 *silent = Some((Instant::now(), why));
                 verdict
             }
@@ -185,15 +275,13 @@ impl Keys {
 
     async fn read(&self, id: &str) -> Result<Option<TokenRecord>, ReadError> {
         let read = tokio::time::timeout(READ_DEADLINE, self.inner.control.token(id));
-        read.await.unwrap_or_else(|_| {
-            Err(ReadError::Unavailable(format!("it did not answer within {READ_DEADLINE:?}")))
-        })
+        read.await.unwrap_or_else(|_| Err(late()))
     }
 
-    fn without_store(&self, token: &Token, why: &str) -> Result<Holder, Refused> {
-        let known = self.known().get(token.id()).cloned();
+    fn without_store(&self, id: &str, proof: Proof<'_>, why: &str) -> Result<Holder, Refused> {
+        let known = self.known().get(id).cloned();
         match known.filter(|known| known.read_at.elapsed() < STALE_MAX) {
-            Some(known) => judge(&known.record, token, now(), true),
+            Some(known) => judge(&known.record, proof, now(), true),
             None => Err(Refused::Unreachable { why: why.to_owned() }),
         }
     }
@@ -219,16 +307,28 @@ impl Keys {
         *known = all;
     }
 
+    fn swept(&self) -> MutexGuard<'_, Option<Instant>> {
+        self.inner.swept.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn known(&self) -> MutexGuard<'_, HashMap<String, Known>> {
         // Whole after any panic in between: each change is one call.
         self.inner.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// The secret first: who does not have it learns nothing of the record.
-fn judge(record: &TokenRecord, token: &Token, now: Moment, stale: bool) -> Result<Holder, Refused> {
-    if token.hash() != record.hash {
-        return Err(Refused::Unknown);
+fn late() -> ReadError {
+    ReadError::Unavailable(format!("it did not answer within {READ_DEADLINE:?}"))
+}
+
+/// The proof first: who does not have it learns nothing of the record.
+fn judge(record: &TokenRecord, proof: Proof<'_>, now: Moment, stale: bool) -> Result<Holder, Refused> {
+    match proof {
+        Proof::Token(token) if token.hash() != record.hash => return Err(Refused::Unknown),
+        Proof::Certificate(fingerprint) if record.certificate.as_deref() != Some(fingerprint) => {
+            return Err(Refused::NoToken);
+        }
+        Proof::Token(_) | Proof::Certificate(_) => {}
     }
     if let Some(at) = record.revoked_at {
         return Err(Refused::Revoked { name: record.name.clone(), at });
@@ -256,21 +356,24 @@ mod tests {
             name: "ci".to_owned(),
             role: Role::Operator,
             hash: token.hash(),
+            certificate: Some("sha256:1".to_owned()),
             created_at: Moment(1),
             created_by: "ada".to_owned(),
             expires_at: Moment(100),
             revoked_at: None,
             revoked_by: None,
         };
-        let holder = judge(&record, &token, Moment(99), true).unwrap();
+        let holder = judge(&record, Proof::Token(&token), Moment(99), true).unwrap();
         assert_eq!((holder.name.as_str(), holder.role, holder.stale), ("ci", Role::Operator, true));
-        let expired = judge(&record, &token, Moment(100), false);
+        let expired = judge(&record, Proof::Certificate("sha256:1"), Moment(100), false);
         assert_eq!(expired, Err(Refused::Expired { name: "ci".to_owned(), at: Moment(100) }));
         let revoked = TokenRecord { revoked_at: Some(Moment(7)), ..record };
-        let verdict = judge(&revoked, &token, Moment(500), false);
+        let verdict = judge(&revoked, Proof::Token(&token), Moment(500), false);
         assert_eq!(verdict, Err(Refused::Revoked { name: "ci".to_owned(), at: Moment(7) }));
         let other = Token::generate().unwrap();
-        assert_eq!(judge(&revoked, &other, Moment(8), false), Err(Refused::Unknown));
+        assert_eq!(judge(&revoked, Proof::Token(&other), Moment(8), false), Err(Refused::Unknown));
+        let other = judge(&revoked, Proof::Certificate("sha256:2"), Moment(8), false);
+        assert_eq!(other, Err(Refused::NoToken));
     }
 
     #[test]

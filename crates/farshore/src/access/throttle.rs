@@ -3,10 +3,43 @@
 use std::collections::HashMap;
 use std::hash::Hash;
 use std::net::IpAddr;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 /// Clients told apart. When there are more, those that are at rest are forgotten; if none is, all are.
 const CLIENTS_MAX: usize = 10_000;
+
+/// Wrong tokens of one address. Somebody who mistypes needs a few; a script with an old token is told for two minutes.
+const FAILURES: Rate = Rate { per_second: 1.0, burst: 120.0 };
+
+/// Wrong tokens, by where they came from, whatever they were shown to.
+#[derive(Debug)]
+pub struct Failures(Mutex<Buckets<IpAddr>>);
+
+impl Default for Failures {
+    fn default() -> Self {
+        Self(Mutex::new(Buckets::new(FAILURES)))
+    }
+}
+
+impl Failures {
+    /// How long no wrong token is looked at from the address; `None`: it is.
+    #[must_use]
+    pub fn wait(&self, address: IpAddr) -> Option<Duration> {
+        self.buckets().wait(&client_of(address), Instant::now())
+    }
+
+    /// A wrong token from the address.
+    pub fn count(&self, address: IpAddr) {
+        // Whoever has none left is told so before the token is looked at.
+        let _ = self.buckets().take(client_of(address), Instant::now());
+    }
+
+    fn buckets(&self) -> MutexGuard<'_, Buckets<IpAddr>> {
+        // A bucket that a panic left behind is off by one at most.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
 
 /// How much may be taken.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -127,6 +160,17 @@ mod tests {
             buckets.take(client, later).unwrap();
             assert!(buckets.by_client.len() <= CLIENTS_MAX);
         }
+    }
+
+    #[test]
+    fn a_wrong_token_costs_the_address_that_sent_it() {
+        let failures = Failures::default();
+        let [one, other] = [[192, 0, 2, 1], [192, 0, 2, 2]].map(IpAddr::from);
+        while failures.wait(one).is_none() {
+            failures.count(one);
+        }
+        assert!(failures.wait(one) < Some(Duration::from_secs(2)));
+        assert_eq!(failures.wait(other), None);
     }
 
     #[test]

@@ -12,9 +12,10 @@ use farshore_core::access::Right;
 use super::access::Caller;
 use super::problem::Problem;
 use super::{ApiState, limits};
-use crate::access::Token;
-use crate::access::keys::{Holder, Refused};
-use crate::access::token::NoToken;
+use crate::access::NotAdmitted;
+use crate::access::keys::Holder;
+use crate::serve::PeerTls;
+use crate::trust::fingerprint;
 
 /// Lets through what carries a token whose role is enough for the route, and not too often.
 pub(super) async fn require_right(State(state): State<ApiState>, request: Request, next: Next) -> Response {
@@ -32,7 +33,7 @@ async fn admit(state: &ApiState, head: &Parts) -> Result<Caller, Response> {
     let address = limits::address(&head.extensions);
     let busy = |wait| limits::too_often("too many requests", wait);
     state.limits.request(address).map_err(busy)?;
-    let holder = holder(state, &head.headers, address).await?;
+    let holder = holder(state, head, address).await?;
     state.limits.holder(&holder.name).map_err(busy)?;
     // Where nothing matched there is nothing to protect: whoever is known may learn that.
     let path = head.extensions.get::<MatchedPath>();
@@ -57,50 +58,31 @@ fn read_only() -> Problem {
     Problem::new(StatusCode::SERVICE_UNAVAILABLE, "store", detail)
 }
 
-/// Who has the token. From an address that sent too many wrong ones, only tokens at hand are taken: nothing is
-/// compared with the bootstrap token, and the store is not asked.
-async fn holder(state: &ApiState, headers: &HeaderMap, address: IpAddr) -> Result<Holder, Response> {
-    let Some(text) = bearer(headers) else {
-        return Err(unauthorised("send a token: Authorization: Bearer TOKEN").into_response());
+/// Who has the token, or the certificate that goes with one.
+async fn holder(state: &ApiState, head: &Parts, address: IpAddr) -> Result<Holder, Response> {
+    let admitted = match (bearer(&head.headers), certificate(head)) {
+        (Some(text), _) => state.keys.admit(text, address).await,
+        (None, Some(shown)) => state.keys.admit_by_certificate(&shown, address).await,
+        (None, None) => return Err(unauthorised("send a token: Authorization: Bearer TOKEN").into_response()),
     };
-    let wait = state.limits.too_many_failures(address);
-    if wait.is_none()
-        && let Some(holder) = state.keys.bootstrap(text)
-    {
-        return Ok(holder);
-    }
-    let found = match (Token::parse(text), wait) {
-        (Ok(token), None) => state.keys.look(&token).await,
-        (Ok(token), Some(_)) => state.keys.at_hand(&token).unwrap_or(Err(Refused::Unknown)),
-        (Err(NoToken::Mistyped), _) => {
-            return Err(wrong(state, address, wait, &NoToken::Mistyped.to_string()));
-        }
-        (Err(NoToken::Foreign), _) => {
-            let detail = "this token is not the one of this cluster: use one that an admin made, or the token file \
-                          that `farshore up` printed";
-            return Err(wrong(state, address, wait, detail));
-        }
-    };
-    found.map_err(|refused| match refused {
-        Refused::Unreachable { .. } => {
+    admitted.map_err(|refused| match refused {
+        NotAdmitted::TooMany { wait } => limits::too_often(&refused.to_string(), wait),
+        NotAdmitted::Unreachable(_) => {
             Problem::new(StatusCode::SERVICE_UNAVAILABLE, "store", refused.to_string()).into_response()
         }
-        refused => wrong(state, address, wait, &refused.to_string()),
+        NotAdmitted::Wrong(why) => unauthorised(&why).into_response(),
     })
-}
-
-/// Counts it, and says so; to an address that has sent too many, only that.
-fn wrong(state: &ApiState, address: IpAddr, wait: Option<std::time::Duration>, detail: &str) -> Response {
-    if let Some(wait) = wait {
-        return limits::too_often("too many wrong tokens came from this address", wait);
-    }
-    tracing::info!(%address, "refused a token");
-    state.limits.failed(address);
-    unauthorised(detail).into_response()
 }
 
 fn unauthorised(detail: &str) -> Problem {
     Problem::new(StatusCode::UNAUTHORIZED, "unauthorised", detail)
+}
+
+/// The fingerprint of the certificate that the client showed in the handshake, which made sure that the cluster's authority
+/// signed it and that the client has its key. Only the listener can put it there.
+fn certificate(head: &Parts) -> Option<String> {
+    let PeerTls(shown) = head.extensions.get()?;
+    shown.as_deref().map(fingerprint)
 }
 
 fn bearer(headers: &HeaderMap) -> Option<&str> {

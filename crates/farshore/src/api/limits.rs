@@ -27,24 +27,17 @@ const URI_LEN_MAX: usize = 4 * 1024;
 /// Requests of one token, and of one address. A program that asks all day, or makes ten thousand items one by one, stays
 /// below; one that ran wild does not take the node's processor for ever from those who recover something.
 const REQUESTS: Rate = Rate { per_second: 2_000.0, burst: 20_000.0 };
-/// Wrong tokens of one address. Somebody who mistypes needs a few; a script with an old token is told for two minutes.
-const FAILURES: Rate = Rate { per_second: 1.0, burst: 120.0 };
 
 /// Who has asked how often.
 #[derive(Debug)]
 pub(super) struct Limits {
     by_address: Mutex<Buckets<IpAddr>>,
     by_token: Mutex<Buckets<String>>,
-    failures: Mutex<Buckets<IpAddr>>,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Self {
-            by_address: Mutex::new(Buckets::new(REQUESTS)),
-            by_token: Mutex::new(Buckets::new(REQUESTS)),
-            failures: Mutex::new(Buckets::new(FAILURES)),
-        }
+        Self { by_address: Mutex::new(Buckets::new(REQUESTS)), by_token: Mutex::new(Buckets::new(REQUESTS)) }
     }
 }
 
@@ -57,17 +50,6 @@ impl Limits {
     /// A request of a token's holder.
     pub(super) fn holder(&self, name: &str) -> Result<(), Duration> {
         locked(&self.by_token).take(name.to_owned(), Instant::now())
-    }
-
-    /// How long no wrong token is looked at from the address; `None`: it is.
-    pub(super) fn too_many_failures(&self, address: IpAddr) -> Option<Duration> {
-        locked(&self.failures).wait(&address, Instant::now())
-    }
-
-    /// A wrong token from the address.
-    pub(super) fn failed(&self, address: IpAddr) {
-        // Whoever has none left is told so before the token is looked at.
-        let _ = locked(&self.failures).take(address, Instant::now());
     }
 }
 
@@ -207,17 +189,5 @@ mod tests {
         let asked = (0..200_000).take_while(|_| limits.holder("ada").is_ok()).count();
         assert!((10_000..200_000).contains(&asked), "{asked}");
         assert_eq!(limits.holder("ben"), Ok(()));
-    }
-
-    #[test]
-    fn a_wrong_token_costs_the_address_that_sent_it() {
-        let limits = Limits::default();
-        let [one, other] = [[192, 0, 2, 1], [192, 0, 2, 2]].map(IpAddr::from);
-        while limits.too_many_failures(one).is_none() {
-            limits.failed(one);
-        }
-        assert!(limits.too_many_failures(one) < Some(Duration::from_secs(2)));
-        assert_eq!(limits.too_many_failures(other), None);
-        assert_eq!(limits.request(one), Ok(()));
     }
 }

@@ -11,7 +11,7 @@ use super::access::Caller;
 use super::body::Asked;
 use super::problem::{Problem, Refusals};
 use super::views::{NewTokenView, NoParameters, TokenRequest, TokenView, WhoamiView};
-use crate::access::Token;
+use crate::access::{Token, certificate};
 use crate::engine::now;
 use crate::engine::tokens::{NewToken, VALID_DEFAULT};
 
@@ -54,11 +54,16 @@ pub(super) async fn create(
         // A repeat of the same request is told by the name, which is taken then.
         state.steered.earlier(repeated)?;
     }
-    let TokenRequest { name, role, expires_in_seconds } = asked.body;
+    let TokenRequest { name, role, expires_in_seconds, certificate } = asked.body;
+    let certificate = certificate
+        .as_deref()
+        .map(certificate::of_client)
+        .transpose()
+        .map_err(|why| Problem::invalid(format!("certificate: {why}")))?;
     let valid_for = expires_in_seconds.map_or(VALID_DEFAULT, Duration::from_secs);
     let token = Token::generate()
         .map_err(|error| Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "no-random", error.to_string()))?;
-    let new = NewToken { name, role: role.into(), valid_for };
+    let new = NewToken { name, role: role.into(), valid_for, certificate };
     let record = state.control.create_token(&token, &new, &asked.by.who).await?;
     state.keys.note_written(&record);
     if let Some(done) = asked.by.idempotency {

@@ -1,15 +1,19 @@
 //! `farshore token …` and `farshore whoami`.
 
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::{Args, Subcommand};
 use farshore_core::access::Role;
+use rustls_pki_types::CertificateDer;
+use rustls_pki_types::pem::PemObject;
 
 use super::client::Client;
 use super::exit::Failure;
 use super::show::{self, sheet, table, time};
 use super::{Global, Output};
 use crate::api::views::{NewTokenView, RoleWord, TokenRequest, TokenView, WhoamiView};
+use crate::trust::pem_text;
 
 #[derive(Debug, Subcommand)]
 pub(super) enum TokenCommand {
@@ -34,6 +38,9 @@ pub(super) struct CreateArgs {
     /// For how long, like 12h or 30d; 366d at most
     #[arg(long, default_value = "90d", value_name = "TIME", value_parser = duration)]
     expires: Duration,
+    /// A client's certificate that farshore trust issue made: showing it is as good as sending the token
+    #[arg(long, value_name = "FILE")]
+    certificate: Option<PathBuf>,
 }
 
 pub(super) async fn run(global: &Global, command: TokenCommand) -> Result<(), Failure> {
@@ -63,6 +70,7 @@ async fn create(global: &Global, client: &Client, args: CreateArgs) -> Result<()
         name: args.name,
         role: args.role.into(),
         expires_in_seconds: Some(args.expires.as_secs()),
+        certificate: args.certificate.as_deref().map(certificate).transpose()?,
     };
     let made: NewTokenView = client.post("/tokens", &asked).await?;
     if global.output == Output::Table {
@@ -75,6 +83,19 @@ async fn create(global: &Global, client: &Client, args: CreateArgs) -> Result<()
         );
     }
     show::print(global, &made, |made| made.secret.clone())
+}
+
+/// The certificates of the file, and nothing else of it: what lies beside them may be a key.
+fn certificate(path: &Path) -> Result<String, Failure> {
+    let text = std::fs::read_to_string(path)
+        .map_err(|error| Failure::usage(format!("{} cannot be read: {error}", path.display())))?;
+    match CertificateDer::from_pem_slice(text.as_bytes()) {
+        Ok(der) => Ok(pem_text("CERTIFICATE", &der)),
+        Err(_) => Err(Failure::usage(format!(
+            "{} holds no certificate: give the file client-cert.pem that farshore trust issue writes",
+            path.display()
+        ))),
+    }
 }
 
 pub(super) async fn whoami(global: &Global) -> Result<(), Failure> {

@@ -49,6 +49,9 @@ pub struct TokenRecord {
     pub role: Role,
     /// Of the whole token.
     pub hash: TokenHash,
+    /// The fingerprint of a client's certificate that is as good as the token.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub certificate: Option<String>,
     /// When it was made.
     pub created_at: Moment,
     /// By whom.
@@ -80,6 +83,8 @@ pub struct NewToken {
     pub role: Role,
     /// For how long.
     pub valid_for: Duration,
+    /// The fingerprint of a client's certificate that shall be as good as the token.
+    pub certificate: Option<String>,
 }
 
 impl Control {
@@ -176,12 +181,13 @@ async fn create_once(
     let now = now();
     let turn = inner.book.read::<String>(TURN).await?;
     let all: Vec<TokenRecord> = inner.book.values(TOKENS).await?;
-    check_room(&all, &new.name, now)?;
+    check_room(&all, new, now)?;
     let record = TokenRecord {
         id: token.id().to_owned(),
         name: new.name.clone(),
         role: new.role,
         hash: token.hash(),
+        certificate: new.certificate.clone(),
         created_at: now,
         created_by: who.to_owned(),
         expires_at: now.after(new.valid_for),
@@ -195,8 +201,12 @@ async fn create_once(
     };
     let forgotten = all.iter().filter(|old| long_ended(old, now)).take(FORGOTTEN_AT_ONCE_MAX);
     transaction.writes.extend(forgotten.map(|old| Write::Delete(format!("{TOKENS}{}", old.id))));
-    let what =
-        format!("made the token {} ({}, {}, until {})", new.name, record.id, new.role, record.expires_at);
+    let with =
+        new.certificate.as_ref().map_or_else(String::new, |shown| format!(", or the certificate {shown}"));
+    let what = format!(
+        "made the token {} ({}, {}, until {}{with})",
+        new.name, record.id, new.role, record.expires_at
+    );
     commit(inner, transaction, who, what).await.map(|done| done.then_some(record))
 }
 
@@ -211,15 +221,24 @@ fn long_ended(record: &TokenRecord, now: Moment) -> bool {
     record.ended(now).is_some_and(|at| at.after(ENDED_KEPT) <= now)
 }
 
-fn check_room(all: &[TokenRecord], name: &str, now: Moment) -> Result<(), SubmitError> {
+fn check_room(all: &[TokenRecord], new: &NewToken, now: Moment) -> Result<(), SubmitError> {
     let refused = |code, why| Err(SubmitError::Refused { code, why, possible: Vec::new() });
     let mut good = all.iter().filter(|record| record.ended(now).is_none());
-    if let Some(taken) = good.clone().find(|record| record.name == name) {
+    if let Some(taken) = good.clone().find(|record| record.name == new.name) {
         let why = format!(
-            "there is a token named {name} already: revoke it first (farshore token revoke {}) or choose another name",
-            taken.id
+            "there is a token named {} already: revoke it first (farshore token revoke {}) or choose another name",
+            new.name, taken.id
         );
         return refused("name-taken", why);
+    }
+    let is_taken = |record: &&TokenRecord| new.certificate.is_some() && record.certificate == new.certificate;
+    if let Some(taken) = good.clone().find(is_taken) {
+        let why = format!(
+            "this certificate belongs to the token {} already: revoke that first (farshore token revoke {}) or issue another \
+             certificate",
+            taken.name, taken.id
+        );
+        return refused("certificate-taken", why);
     }
     if good.nth(TOKENS_MAX - 1).is_some() {
         let why = format!("there are {TOKENS_MAX} tokens, and no room for more: revoke what is not used");

@@ -1,5 +1,6 @@
 //! Puts the room of app services into a node.
 
+use std::net::IpAddr;
 use std::path::Path;
 use std::sync::{Arc, OnceLock};
 
@@ -11,7 +12,6 @@ use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 
 use super::{AppsReady, NodeError, wrong};
-use crate::access::Token;
 use crate::access::keys::Keys;
 use crate::agent::{Credentials, Peers, RegionPulls};
 use crate::config::{AppsConfig, NodeConfig, NodeRole};
@@ -99,14 +99,10 @@ struct Tokens(Arc<OnceLock<Keys>>);
 
 #[async_trait]
 impl Believes for Tokens {
-    async fn believes(&self, _user: &str, password: &str) -> bool {
+    async fn believes(&self, _user: &str, password: &str, from: IpAddr) -> bool {
         // Nobody is known before the control plane is up.
         let Some(keys) = self.0.get() else { return false };
-        let found = match (keys.bootstrap(password), Token::parse(password)) {
-            (Some(holder), _) => Some(holder),
-            (None, Ok(token)) => keys.look(&token).await.ok(),
-            (None, Err(_)) => None,
-        };
-        found.is_some_and(|holder| !holder.stale && holder.role.may(Right::Contribute))
+        let found = keys.admit(password, from).await;
+        found.is_ok_and(|holder| !holder.stale && holder.role.may(Right::Contribute))
     }
 }

@@ -70,7 +70,7 @@ impl CaCertificate {
     /// `sha256:` and the hash of its DER in hex: what a person compares.
     #[must_use]
     pub fn hash(&self) -> String {
-        ca_hash(&self.der)
+        fingerprint(&self.der)
     }
 
     /// As the only root.
@@ -81,8 +81,9 @@ impl CaCertificate {
     }
 }
 
-/// The hash by which people know an authority.
-pub(super) fn ca_hash(der: &CertificateDer<'_>) -> String {
+/// `sha256:` and the hash of a certificate in hex: by it people know an authority, and records a client.
+#[must_use]
+pub fn fingerprint(der: &CertificateDer<'_>) -> String {
     format!("sha256:{}", sha256_hex(der))
 }
 
@@ -232,7 +233,8 @@ fn moment(seconds: i64) -> SystemTime {
 }
 
 /// DER in PEM's clothes.
-pub(super) fn pem_text(label: &str, der: &[u8]) -> String {
+#[must_use]
+pub fn pem_text(label: &str, der: &[u8]) -> String {
     use base64::Engine;
     /// Characters in a line of PEM.
     const LINE: usize = 64;

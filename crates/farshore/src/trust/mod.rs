@@ -30,7 +30,7 @@ use rustls::crypto::CryptoProvider;
 
 pub use address::{Address, InvalidAddress};
 pub use authority::{Authority, LEAF_LIFE, LeafOrder, Signed, Validity};
-pub use certificate::{CaCertificate, Leaf, peer_expiry};
+pub use certificate::{CaCertificate, Leaf, fingerprint, peer_expiry, pem_text};
 pub use error::TrustError;
 pub use files::{CA_CERTIFICATE, CA_KEY, NODE};
 pub use identity::{CertRole, Identity, InvalidIdentity, peer_identity};

@@ -15,7 +15,7 @@ use rustls::{
 };
 use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 
-use super::certificate::{CaCertificate, ca_hash};
+use super::certificate::{CaCertificate, fingerprint};
 use super::error::TrustError;
 use super::identity::{CertRole, Identity, peer_identity};
 use super::ring;
@@ -157,9 +157,9 @@ pub(super) struct PinnedAuthority {
 impl PinnedAuthority {
     /// The authority in the chain that has the hash.
     pub(super) fn find(&self, chain: &[CertificateDer<'_>]) -> Result<CaCertificate, Error> {
-        let pinned = chain.iter().find(|der| ca_hash(der) == self.hash);
+        let pinned = chain.iter().find(|der| fingerprint(der) == self.hash);
         let Some(pinned) = pinned else {
-            let found = chain.last().map_or_else(|| "none".to_owned(), ca_hash);
+            let found = chain.last().map_or_else(|| "none".to_owned(), fingerprint);
             return Err(WrongPeer::Authority { found }.into());
         };
         CaCertificate::from_der(pinned)

@@ -1,5 +1,9 @@
 //! What is refused whoever asks, and what every answer says to browsers.
 
+use std::net::IpAddr;
+
+use farshore::access::keys::Keys;
+use farshore::access::{NotAdmitted, Token};
 use farshore::api::views::NewTokenView;
 use reqwest::Method;
 use serde_json::json;
@@ -38,6 +42,27 @@ async fn an_address_that_guesses_is_told_to_wait_and_known_tokens_go_on() {
         assert!(tokio::time::Instant::now() < deadline, "the address is never let in again");
         tokio::time::sleep(std::time::Duration::from_millis(100)).await;
     }
+}
+
+/// The same for passwords of git, which are tokens too.
+#[tokio::test]
+async fn nobody_tries_many_tokens_from_one_address_wherever_they_are_sent() {
+    let served = Served::new().await;
+    let keys = Keys::new(served.control.clone(), TOKEN);
+    let [one, other] = [[192, 0, 2, 1], [192, 0, 2, 2]].map(IpAddr::from);
+    let mut wrong = 0;
+    loop {
+        // Well made, and nobody's: each would be looked up.
+        let guess = Token::generate().unwrap();
+        match keys.admit(guess.reveal(), one).await {
+            Err(NotAdmitted::Wrong(_)) => wrong += 1,
+            Err(NotAdmitted::TooMany { .. }) => break,
+            other => panic!("{other:?}"),
+        }
+        assert!(wrong < 10_000, "nobody is ever told to wait");
+    }
+    assert!(matches!(keys.admit(TOKEN, one).await, Err(NotAdmitted::TooMany { .. })));
+    assert_eq!(keys.admit(TOKEN, other).await.unwrap().name, "bootstrap");
 }
 
 #[tokio::test]

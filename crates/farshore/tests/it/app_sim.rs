@@ -7,6 +7,8 @@ use std::time::Duration;
 use async_trait::async_trait;
 use farshore::api::{Compat, router_with};
 use farshore::engine::{Control, CrashAt, Options, RegionRecord};
+use farshore::serve::{ServeLimits, listen};
+use farshore::trust::Trust;
 use farshore_core::agents::Agents;
 use farshore_core::command::Command;
 use farshore_core::fencing::OnControlLoss;
@@ -15,8 +17,10 @@ use farshore_core::job::JobState;
 use farshore_core::moment::Moment;
 use farshore_core::workload::{Observation, Order, ReplicationMode, Role, StepError};
 use reqwest::{Client, Method, Response};
+use rustls::ServerConfig;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
+use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use crate::engine_sim::{Bench, region, rested};
@@ -241,15 +245,37 @@ impl Drop for Served {
     }
 }
 
+/// The authority of a node's cluster, as a client believes it.
+pub(crate) fn authority(trust: &Trust) -> reqwest::Certificate {
+    reqwest::Certificate::from_pem(trust.ca_pem().as_bytes()).unwrap()
+}
+
 impl Served {
     pub(crate) async fn new(apps: Apps) -> Self {
+        farshore::trust::provider();
+        Self::with(apps, None, Client::builder().no_proxy().build().unwrap()).await
+    }
+
+    /// By TLS, with the certificate of this node.
+    pub(crate) async fn trusted(apps: Apps, trust: &Trust) -> Self {
+        farshore::trust::provider();
+        let http = Client::builder().no_proxy().add_root_certificate(authority(trust)).build().unwrap();
+        Self::with(apps, Some(trust.server()), http).await
+    }
+
+    async fn with(apps: Apps, tls: Option<Arc<ServerConfig>>, http: Client) -> Self {
         let control = control(&apps, quick(None)).await;
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let url = format!("http://{}", listener.local_addr().unwrap());
+        let (scheme, port) =
+            (if tls.is_some() { "https" } else { "http" }, listener.local_addr().unwrap().port());
+        let url = format!("{scheme}://localhost:{port}");
         let routes = router_with(control.clone(), TOKEN, Compat { mobile_services: true });
-        let server = tokio::spawn(async move { axum::serve(listener, routes).await.unwrap() });
-        farshore::trust::provider();
-        let http = Client::builder().no_proxy().build().unwrap();
+        let (stop, stopped) = watch::channel(false);
+        let served = listen(listener, tls, routes, stopped, ServeLimits::default());
+        let server = tokio::spawn(async move {
+            served.await.unwrap();
+            drop(stop);
+        });
         Self { apps, control, url, http, server }
     }
 

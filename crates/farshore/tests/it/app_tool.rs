@@ -3,9 +3,12 @@
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
-use serde_json::json;
+use farshore::trust::{CA_CERTIFICATE, CertRole};
+use serde_json::{Value, json};
 
+use crate::access_certificate::issued;
 use crate::app_sim::{Served, TOKEN, app, apps};
+use crate::trust_listen::cluster;
 
 /// Whom the tool thinks that it has logged in.
 const USER: &str = "ops@farshore";
@@ -19,6 +22,14 @@ const SECONDS_MAX: &str = "100";
 
 /// The tool's own directory: a subscription whose endpoint is ours, and a token for it.
 fn home(served: &Served) -> tempfile::TempDir {
+    home_with(
+        served,
+        &json!({"user": {"name": USER, "type": "user"}, "tenantId": TENANT, "state": "Enabled"}),
+    )
+}
+
+/// The same, with what says in the subscription who asks.
+fn home_with(served: &Served, who: &Value) -> tempfile::TempDir {
     let home = tempfile::tempdir().unwrap();
     let dir = home.path().join(".azure");
     std::fs::create_dir(&dir).unwrap();
@@ -27,10 +38,10 @@ fn home(served: &Served) -> tempfile::TempDir {
         "name": "farshore", "portalUrl": url, "managementEndpointUrl": url, "resourceManagerEndpointUrl": url,
         "activeDirectoryEndpointUrl": AUTHORITY, "activeDirectoryResourceId": "https://management/",
     });
-    let subscription = json!({
-        "id": "sub-1", "name": "farshore", "user": {"name": USER, "type": "user"}, "tenantId": TENANT,
-        "state": "Enabled", "isDefault": true, "registeredProviders": [], "environmentName": "farshore",
+    let mut subscription = json!({
+        "id": "sub-1", "name": "farshore", "isDefault": true, "registeredProviders": [], "environmentName": "farshore",
     });
+    subscription.as_object_mut().unwrap().extend(who.as_object().unwrap().clone());
     let token = json!({
         "tokenType": "Bearer", "expiresIn": 360_000, "expiresOn": "2040-01-01T00:00:00.000Z",
         "resource": "https://management/", "accessToken": TOKEN, "refreshToken": "none", "userId": USER,
@@ -56,7 +67,8 @@ async fn azure(home: &tempfile::TempDir, line: &str) -> String {
     let mut command = Command::new("timeout");
     command.args([SECONDS_MAX, "node", "--no-warnings", "--require"]).arg(shim);
     command.arg(sdk.join("node_modules/azure-cli/bin/azure")).arg("mobile").args(line.split_whitespace());
-    command.env("HOME", home.path()).stdin(Stdio::null());
+    command.env("HOME", home.path()).env("NODE_EXTRA_CA_CERTS", home.path().join(CA_CERTIFICATE));
+    command.stdin(Stdio::null());
     let ended = tokio::task::spawn_blocking(move || command.output().unwrap()).await.unwrap();
     let Output { status, stdout, stderr } = ended;
     let text = String::from_utf8_lossy(&stdout).into_owned();
@@ -97,4 +109,24 @@ async fn a_tool_of_that_time_recovers() {
     let recovered = azure(&home, "recover todo todo-dr --quiet").await;
     assert!(recovered.contains("Recovery complete"), "{recovered}");
     assert_eq!(served.control.item(&app("todo-dr")).await.unwrap(), None);
+}
+
+/// What the tool imported from a file of publish settings: a certificate and its key, and nobody's name.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_tool_of_that_time_migrates_with_a_certificate_in_place_of_a_token() {
+    let (_dir, trust) = cluster("prod");
+    let served = Served::trusted(apps().await, &trust).await;
+    let tool = issued(&trust, "tool", CertRole::Client);
+    let home =
+        home_with(&served, &json!({"managementCertificate": {"cert": tool.certificate, "key": tool.key}}));
+    std::fs::write(home.path().join(CA_CERTIFICATE), trust.ca_pem()).unwrap();
+    let asked = json!({"name": "tool", "role": "operator", "certificate": tool.certificate});
+    assert_eq!(served.post("/api/v1/tokens", asked).await.status(), 201);
+    assert!(azure(&home, "list").await.contains("todo-dr"));
+    served.apps.bench.sim.set_down("paris", true);
+    let migrated = azure(&home, "migrate todo todo-dr --quiet").await;
+    assert!(migrated.contains("Migration complete."), "{migrated}");
+    assert_eq!(served.control.item(&app("todo")).await.unwrap().unwrap().source.as_str(), "oslo");
+    let audit = served.get::<Value>("/api/v1/audit").await.to_string();
+    assert!(audit.contains(r#""who":"tool""#), "{audit}");
 }

@@ -4,6 +4,8 @@
 #[cfg(test)]
 mod access_audit;
 #[cfg(test)]
+mod access_certificate;
+#[cfg(test)]
 mod access_files;
 #[cfg(test)]
 mod access_limits;

@@ -13,6 +13,7 @@ mod push;
 mod route;
 
 use std::io;
+use std::net::{IpAddr, Ipv4Addr};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -38,7 +39,7 @@ use super::error::ScriptsError;
 use super::program::PUSH_BYTES_MAX;
 use super::repository::Repository;
 use super::says::{Believes, OnPush};
-use crate::gateway::{GatewayBody, Scripts};
+use crate::gateway::{CameFrom, GatewayBody, Scripts};
 
 /// Fetches at once of one repository. Packing takes a core.
 const FETCHES_MAX: usize = 8;
@@ -46,6 +47,8 @@ const FETCHES_MAX: usize = 8;
 const PUSHES_MAX: usize = 4;
 /// How long one waits for its turn.
 const TURN_WAIT_MAX: Duration = Duration::from_secs(10);
+/// Where nobody says where a request comes from, all come from one place.
+const NOWHERE: IpAddr = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
 /// What a wrong password costs.
 const WRONG_COSTS: Duration = Duration::from_secs(1);
 /// How many may be paying that at once; more are sent away at once.
@@ -155,7 +158,7 @@ impl GitHttp {
             Ok(asked) => asked,
             Err(nowhere) => return self.nowhere(nowhere),
         };
-        let by = match self.let_in(&parts.headers).await {
+        let by = match self.let_in(&parts).await {
             Ok(presented) => presented.user,
             Err(refusal) => return refusal,
         };
@@ -270,11 +273,12 @@ impl GitHttp {
     }
 
     /// Who it is, or the answer to whom we do not believe.
-    async fn let_in(&self, headers: &HeaderMap) -> Result<Presented, Response<ScriptsBody>> {
-        let Some(presented) = presented(headers) else {
+    async fn let_in(&self, parts: &Parts) -> Result<Presented, Response<ScriptsBody>> {
+        let Some(presented) = presented(&parts.headers) else {
             return Err(self.unauthorized("a token is needed as the password, with any user name"));
         };
-        if self.believes.believes(&presented.user, &presented.password).await {
+        let from = parts.extensions.get().map_or(NOWHERE, |CameFrom(from)| *from);
+        if self.believes.believes(&presented.user, &presented.password, from).await {
             return Ok(presented);
         }
         let Ok(_waits) = self.wrong.try_acquire() else {

@@ -1,6 +1,6 @@
 //! Through the gateway of the region that serves, and through that of another region: the remote keeps its URL.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -67,6 +67,11 @@ async fn a_push_reaches_the_region_that_serves_through_any_gateway() {
     rig.no_process_is_left().await;
     oslo.stop().await;
     paris.stop().await;
+    let from = rig.believer.from.lock().unwrap().clone();
+    assert!(
+        from.into_iter().eq([IpAddr::from([127, 0, 0, 1])]),
+        "who guesses passwords is told apart by the address"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]

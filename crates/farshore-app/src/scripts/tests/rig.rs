@@ -1,6 +1,7 @@
 //! A served repository, a client, and somebody who deploys.
 
 use std::collections::BTreeSet;
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Output, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -20,12 +21,16 @@ use crate::scripts::{Believes, Commit, GitHttp, OnPush, Repository, Says};
 /// Far more than anything here takes, on a disk that others keep busy, too.
 const DEADLINE: Duration = Duration::from_secs(240);
 
-#[derive(Debug)]
-struct Believer;
+/// Believes one password, and remembers where passwords came from.
+#[derive(Debug, Default)]
+pub(super) struct Believer {
+    pub(super) from: Mutex<BTreeSet<IpAddr>>,
+}
 
 #[async_trait]
 impl Believes for Believer {
-    async fn believes(&self, _user: &str, password: &str) -> bool {
+    async fn believes(&self, _user: &str, password: &str, from: IpAddr) -> bool {
+        self.from.lock().unwrap().insert(from);
         password == "token"
     }
 }
@@ -75,6 +80,7 @@ pub(super) struct Rig {
     pub(super) repository: Arc<Repository>,
     pub(super) http: Arc<GitHttp>,
     pub(super) deployer: Arc<Deployer>,
+    pub(super) believer: Arc<Believer>,
     pub(super) port: u16,
     /// `METHOD path header` of what came.
     pub(super) seen: Arc<Mutex<BTreeSet<String>>>,
@@ -97,12 +103,14 @@ impl Rig {
             takes_times: AtomicUsize::new(usize::MAX),
         });
         let on_push = Arc::clone(&deployer) as Arc<dyn OnPush>;
-        let http = GitHttp::new(Arc::clone(&repository), "todo", Arc::new(Believer), on_push);
+        let believer = Arc::<Believer>::default();
+        let believes = Arc::clone(&believer) as Arc<dyn Believes>;
+        let http = GitHttp::new(Arc::clone(&repository), "todo", believes, on_push);
         let seen = Arc::default();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();
         tokio::spawn(serve(listener, Arc::clone(&http), Arc::clone(&seen)));
-        Self { dir, repository, http, deployer, port, seen }
+        Self { dir, repository, http, deployer, believer, port, seen }
     }
 
     /// With the right password.

@@ -56,6 +56,10 @@ pub struct TokenRequest {
     /// For how long; 90 days if absent, at most 366.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub expires_in_seconds: Option<u64>,
+    /// A client's certificate as PEM, signed by the cluster's authority: who shows it in the handshake and sends no token is the
+    /// token's holder.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub certificate: Option<String>,
 }
 
 /// A token, without its secret.
@@ -67,6 +71,9 @@ pub struct TokenView {
     pub name: String,
     /// What its holder may do.
     pub role: RoleWord,
+    /// The fingerprint of the certificate that is as good as the token, `sha256:` and 64 hexadecimal digits.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub certificate: Option<String>,
     /// `good`, `expired` or `revoked`.
     pub state: String,
     /// When it was made.
@@ -92,6 +99,7 @@ impl TokenView {
             id: record.id.clone(),
             name: record.name.clone(),
             role: record.role.into(),
+            certificate: record.certificate.clone(),
             state: state.to_owned(),
             created_at: record.created_at.to_string(),
             created_by: record.created_by.clone(),
