@@ -76,7 +76,7 @@ async fn app() -> Served {
             json!({"commit": "c", "tree": "t", "same": false,
             "differences": [{"path": "api/a.js", "what": "changed"}]}),
         ),
-        ("export", json!({"data": "YXJjaGl2ZQ==", "next": null})),
+        ("export", json!({"commit": "c1", "len": 7, "data": "YXJjaGl2ZQ==", "next": null})),
         (
             "operation",
             json!({"id": "op1", "kind": "deploy", "state": "done", "lines": ["it answers"],
@@ -191,7 +191,7 @@ async fn questions_go_to_the_active_region_as_they_are_meant() {
     }
     let _: AppOperationView = served.get(&format!("{APP}/operations/op1?after=7")).await;
     let _: AppLogView = served.get(&format!("{APP}/log?lines=5")).await;
-    let _: AppExportView = served.get(&format!("{APP}/scripts?offset=9")).await;
+    let _: AppExportView = served.get(&format!("{APP}/scripts?offset=9&commit=c1")).await;
     let checked: AppScriptsView = served.get(&format!("{APP}/scripts/check")).await;
     assert_eq!(checked.differences[0].path, "api/a.js");
     assert_eq!(
@@ -210,7 +210,7 @@ async fn questions_go_to_the_active_region_as_they_are_meant() {
             paris(json!({"ask": "change-database", "to": "again"})),
             paris(json!({"ask": "operation", "id": "op1", "after": 7})),
             paris(json!({"ask": "log", "lines": 5})),
-            paris(json!({"ask": "export", "what": "scripts", "offset": 9})),
+            paris(json!({"ask": "export", "what": "scripts", "offset": 9, "commit": "c1"})),
             paris(json!({"ask": "scripts-check"})),
         ]
     );
@@ -224,6 +224,8 @@ fn likely_mistakes() -> Vec<Mistake> {
         (Method::GET, "/log?lines=0", json!({}), "lines: 0: give 1 to 5000"),
         (Method::GET, "/operations/..%2Fa", json!({}), "operation: it has 1 to 64 letters"),
         (Method::GET, "/settings?value=true", json!({}), "unknown field `value`"),
+        (Method::GET, "/scripts?offset=9", json!({}), "offset: give commit, too"),
+        (Method::GET, "/scripts?commit=..%2Fa", json!({}), "commit: it has 1 to 64 letters"),
         (Method::PUT, "/scale", json!({}), "give mode, instances or both"),
         (Method::PUT, "/scale", json!({"mode": "premium"}), "mode: \"premium\" is no mode"),
         (Method::PUT, "/scale", json!({"mode": "basic", "instances": 7}), "of the mode basic has 1 to 6"),
@@ -456,6 +458,23 @@ async fn what_only_apps_have_is_on_the_command_line() {
         let (status, out, err) = run(&served, line).await;
         assert_eq!(status, code, "{line}: {out}{err}");
         assert!(err.contains(why), "{line}: {err}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_archive_that_did_not_come_whole_is_not_written() {
+    let served = app().await;
+    let file = served.dir.path().join("out");
+    let line = format!("app export todo --scripts {}", file.display());
+    for (answer, why) in [
+        (json!({"commit": "c1", "len": 9, "data": "YXJjaGl2ZQ==", "next": null}), "7 of the 9 bytes"),
+        (json!({"commit": "c1", "len": 9, "data": "YXJjaGl2ZQ==", "next": 8}), "make no archive"),
+        (json!({"commit": "c1", "len": 9, "data": "", "next": 0}), "make no archive"),
+    ] {
+        served.bench.sim.answer("export", Ok(answer));
+        let (code, out, err) = run(&served, &line).await;
+        assert!(code != 0 && err.contains(why), "{out}{err}");
+        assert!(!file.exists());
     }
 }
 

@@ -137,9 +137,12 @@ pub(super) struct From {
     /// Where the piece begins: ask with `next` of each answer.
     #[serde(default)]
     offset: u64,
+    /// What is taken out: ask with `commit` of the first answer. Absent: begin, with what runs.
+    commit: Option<String>,
 }
 
-/// A piece of an archive (tar) of the scripts as they were pushed last.
+/// A piece of an archive (tar) of the scripts as they were pushed last. All pieces of one commit make one archive, whoever else
+/// asks for one meanwhile; one that nobody asks for within an hour is forgotten.
 #[utoipa::path(get, path = "/api/v1/apps/{name}/scripts", tag = "apps",
     security(("token" = ["contribute"])), params(("name" = String, Path), From),
     responses((status = 200, body = AppExportView), Refusals))]
@@ -149,10 +152,17 @@ pub(super) async fn export(
     query: Result<Query<From>, QueryRejection>,
     caller: Caller,
 ) -> Result<Json<AppExportView>, Problem> {
-    let From { offset } = queried(query)?;
+    let From { offset, commit } = queried(query)?;
+    if let Some(commit) = &commit {
+        plain("commit", commit)?;
+    } else if offset > 0 {
+        return Err(Problem::invalid("offset: give commit, too, as the first answer names it"));
+    }
     let app = Paired::find(&state, KIND, &name).await?;
     if offset == 0 {
         app.audit(&caller.name, |app| format!("asked for the scripts of {app}")).await?;
     }
-    Ok(Json(app.ask_either(&json!({"ask": "export", "what": "scripts", "offset": offset})).await?))
+    let mut question = json!({"ask": "export", "what": "scripts", "offset": offset});
+    put(&mut question, "commit", commit);
+    Ok(Json(app.ask_either(&question).await?))
 }

@@ -559,6 +559,10 @@ pub struct AppDifferenceView {
 /// A piece of an archive (tar) of the scripts.
 #[derive(Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct AppExportView {
+    /// What the archive is of; the next piece is asked for with it.
+    pub commit: String,
+    /// How many bytes the whole archive has.
+    pub len: u64,
     /// Base64.
     pub data: String,
     /// Where the next piece begins; absent: this was the last.
@@ -567,7 +571,9 @@ pub struct AppExportView {
 
 impl std::fmt::Debug for AppExportView {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("AppExportView").field("next", &self.next).finish_non_exhaustive()
+        let mut shown = f.debug_struct("AppExportView");
+        shown.field("commit", &self.commit).field("len", &self.len).field("next", &self.next);
+        shown.finish_non_exhaustive()
     }
 }
 

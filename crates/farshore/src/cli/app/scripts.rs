@@ -170,21 +170,35 @@ pub(super) async fn export(global: &Global, client: &Client, args: &ExportArgs) 
 }
 
 async fn export_scripts(client: &Client, name: &Name, path: &Path) -> Result<u64, Failure> {
-    let (mut archive, mut offset) = (Vec::new(), 0);
+    let at = format!("/apps/{name}/scripts");
+    let mut piece: AppExportView = client.get(&at).await?;
+    let (commit, len) = (piece.commit.clone(), piece.len);
+    let mut archive = Vec::new();
     loop {
-        let piece: AppExportView = client.get(&format!("/apps/{name}/scripts?offset={offset}")).await?;
         let data = STANDARD.decode(&piece.data).map_err(|_| {
             Failure::failed("the region sent what is no archive: are all nodes of one version?".to_owned())
         })?;
-        archive.extend(data);
-        match piece.next {
-            Some(next) if next > offset => offset = next,
-            Some(_) => return Err(Failure::failed("the region sends the same piece again and again")),
-            None => break,
+        archive.extend(&data);
+        let Some(next) = piece.next else { break };
+        // Whoever answers: pieces that do not follow each other are never made into one archive.
+        let follows = !data.is_empty() && next == archive.len() as u64;
+        if !follows || (&piece.commit, piece.len) != (&commit, len) {
+            return Err(Failure::failed(format!(
+                "the region sent pieces that make no archive: nothing was written to {}, export again",
+                path.display()
+            )));
         }
+        piece = client.get(&format!("{at}?commit={commit}&offset={next}")).await?;
+    }
+    let has = archive.len() as u64;
+    if has != len || piece.commit != commit {
+        return Err(Failure::failed(format!(
+            "the region sent {has} of the {len} bytes of the archive: nothing was written to {}, export again",
+            path.display()
+        )));
     }
     write(path, |file| file.write_all(&archive))?;
-    Ok(archive.len() as u64)
+    Ok(has)
 }
 
 /// A file that only its owner can read; under another name until all is in it.
