@@ -115,6 +115,21 @@ impl Kind {
         }
     }
 
+    /// What keeps a state of an item of this kind, where its recovery points cannot be given names; `None`: they can.
+    #[must_use]
+    pub fn instead_of_named_points(self) -> Option<&'static str> {
+        match self {
+            Self::Machine => None,
+            Self::App => {
+                Some("the points of an app are backups of its database: farshore app backup now makes one")
+            }
+            Self::Hub => Some(
+                "a device hub has one point, what has arrived: farshore hub export keeps a state of its identities",
+            ),
+            Self::Realtime => Some("a real-time hub has one point, what has arrived"),
+        }
+    }
+
     /// Two regions may serve an item of this kind at once: what clients own in it carries a generation, so that the newer
     /// one wins. Its failover needs neither the source's acknowledgement nor a person's word.
     #[must_use]

@@ -346,6 +346,14 @@ pub enum Refusal {
         /// Those that it has.
         known: Vec<Region>,
     },
+    /// Items of this kind have no points that could be named.
+    #[error("no recovery point of {item} can be named: {instead}")]
+    NoNamedPoints {
+        /// The item.
+        item: ItemId,
+        /// What there is instead.
+        instead: &'static str,
+    },
     /// News that does not fit: late, repeated, or a defect.
     #[error("{item} is {phase}: {event} does not fit")]
     Unexpected {
@@ -407,6 +415,9 @@ impl Item {
             Phase::Committed => vec![Verb::Reprotect, Verb::Disable],
             Phase::NeedsUser { .. } => vec![Verb::Adopt, Verb::Delete],
         };
+        if self.id.kind.instead_of_named_points().is_some() {
+            verbs.retain(|verb| *verb != Verb::MarkPoint);
+        }
         if self.can_be_taken_back() {
             verbs.push(Verb::Failover);
         }
@@ -472,6 +483,11 @@ impl Item {
         let verb = command.verb();
         if verb == Verb::Failback && matches!(self.phase, Phase::Protected { .. }) {
             self.check_failback()?;
+        }
+        if verb == Verb::MarkPoint
+            && let Some(instead) = self.id.kind.instead_of_named_points()
+        {
+            return Err(Refusal::NoNamedPoints { item: self.id.clone(), instead });
         }
         if !self.next_actions().contains(&verb) {
             return Err(self.refuse(verb));

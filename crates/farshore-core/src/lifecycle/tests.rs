@@ -5,6 +5,7 @@
 
 use super::*;
 use crate::command::Verb;
+use crate::ids::Kind;
 use crate::workload::{Endpoint, Point, PointKind, Watermark};
 
 mod properties;
@@ -246,6 +247,17 @@ const VERBS: [(&str, &str); 14] = [
     ("deleting", "delete"),
     ("needs-user", "adopt, delete"),
 ];
+
+#[test]
+fn points_are_named_only_where_there_are_points_to_name() {
+    for kind in [Kind::App, Kind::Hub, Kind::Realtime] {
+        let mut item = state("protected");
+        item.id.kind = kind;
+        assert!(!item.next_actions().contains(&Verb::MarkPoint), "{kind}");
+        let refused = item.request(&any_command(Verb::MarkPoint), Moment(1)).unwrap_err();
+        assert!(matches!(refused, Refusal::NoNamedPoints { .. }), "{refused}");
+    }
+}
 
 pub(super) fn any_command(verb: Verb) -> Command {
     let words: &[&str] = if verb == Verb::Protect { &["protect", "oslo"] } else { &[verb.as_str()] };

@@ -557,6 +557,7 @@ fn refused(refusal: Refusal) -> SubmitError {
         Refusal::AtHome { .. } => ("at-home", Vec::new()),
         Refusal::NotTowardHome { .. } => ("not-toward-home", Vec::new()),
         Refusal::NotOfThePair { .. } => ("not-of-the-pair", Vec::new()),
+        Refusal::NoNamedPoints { .. } => ("no-named-points", Vec::new()),
         Refusal::PlannedWithPoint { .. } => return SubmitError::Invalid { why },
         Refusal::Unexpected { .. } => ("unexpected", Vec::new()),
     };
