@@ -337,7 +337,8 @@ impl Story<'_, '_> {
         let unanswered = after.before.records.last().filter(|last| last.acknowledged_at.is_none());
         if let (Some(last), Some(uris)) = (unanswered, divergent_uris(item)) {
             let verdict = self.verify(uris, &after.before).await?;
-            self.act.check(verdict.is_prefix, "the old disks hold every write of the client, in order");
+            let holds = format!("the old disks hold every write of the client, in order: {verdict:?}");
+            self.act.check(verdict.is_prefix, holds);
             if verdict.kept == after.before.records.len() && verdict.kept > after.kept {
                 writes += 1;
                 bytes += last.len as u64;

@@ -109,9 +109,23 @@ impl History {
             .map_or(0, |index| index + 1)
     }
 
-    /// Compares both disks, byte by byte, with what a prefix of the history leaves behind.
+    /// Compares both disks, byte by byte, with what a prefix of the history leaves behind. Of a last write that nobody was told
+    /// of a process that was killed may have made a part: then it does not count, and what is in its place does not matter.
     pub fn check(&self, images: &[Vec<u8>; 2]) -> Verdict {
-        let sizes = [images[0].len() as u64, images[1].len() as u64];
+        let kept = self.newest(images);
+        let verdict = self.compare(images, kept, None);
+        match self.records.split_last() {
+            Some((last, before))
+                if !verdict.is_prefix && last.acknowledged_at.is_none() && kept >= before.len() =>
+            {
+                self.compare(images, before.len(), Some(*last))
+            }
+            _ => verdict,
+        }
+    }
+
+    /// How many records there are up to the newest whose beginning is on the disks.
+    fn newest(&self, images: &[Vec<u8>; 2]) -> usize {
         let index: HashMap<u64, usize> =
             self.records.iter().enumerate().map(|(index, written)| (written.number, index)).collect();
         let mut kept = 0;
@@ -121,11 +135,23 @@ impl History {
                 kept = kept.max(number.and_then(|number| index.get(&number)).map_or(0, |index| index + 1));
             }
         }
-        let mut expected = [vec![0_u8; images[0].len()], vec![0_u8; images[1].len()]];
-        for written in &self.records[..kept] {
+        kept
+    }
+
+    fn compare(&self, images: &[Vec<u8>; 2], kept: usize, torn: Option<Written>) -> Verdict {
+        let sizes = [images[0].len() as u64, images[1].len() as u64];
+        let place = |written: &Written| {
             let (disk, offset) = written.place(sizes);
             let start = usize::try_from(offset).unwrap_or(usize::MAX);
-            expected[disk][start..start + written.len].copy_from_slice(&written.bytes());
+            (disk, start..start + written.len)
+        };
+        let mut expected = [vec![0_u8; images[0].len()], vec![0_u8; images[1].len()]];
+        for written in &self.records[..kept] {
+            let (disk, range) = place(written);
+            expected[disk][range].copy_from_slice(&written.bytes());
+        }
+        if let Some((disk, range)) = torn.as_ref().map(place) {
+            expected[disk][range.clone()].copy_from_slice(&images[disk][range]);
         }
         let first_wrong = (0..2).find_map(|disk| {
             let wrong = expected[disk].iter().zip(&images[disk]).position(|(want, have)| want != have)?;
@@ -358,6 +384,14 @@ mod tests {
         let (disk, offset) = history.records[39].place([SLOT * 5, SLOT * 3 + 100]);
         torn[disk][usize::try_from(offset).unwrap() + 2048..][..2048].fill(0);
         assert!(!history.check(&torn).is_prefix);
+        let mut unanswered = history.clone();
+        unanswered.records[39].acknowledged_at = None;
+        assert_eq!(unanswered.check(&torn), Verdict { is_prefix: true, kept: 39, first_wrong: None });
+        assert_eq!(unanswered.check(&images(&history, 40)).kept, 40);
+        let mut further = torn.clone();
+        let (disk, offset) = history.records[38].place([SLOT * 5, SLOT * 3 + 100]);
+        further[disk][usize::try_from(offset).unwrap() + 2048..][..2048].fill(0);
+        assert!(!unanswered.check(&further).is_prefix, "one that was answered");
         let mut foreign = images(&history, 40);
         *foreign[1].last_mut().unwrap() = 1;
         assert!(!history.check(&foreign).is_prefix);
