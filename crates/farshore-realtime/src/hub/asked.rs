@@ -173,6 +173,12 @@ impl Hub {
         done
     }
 
+    /// The other region has not said that it took this message: its own members get it over the link. A region that had it
+    /// all the same knows it by its id.
+    pub(crate) fn hand_over(&mut self, call: Call) -> Position {
+        self.log.push(Record::Relayed(call))
+    }
+
     /// Remembers a message that sessions may have to be given that are another region's now.
     pub(super) fn note(&mut self, call: &Call, now: Moment) {
         if let Call::Send { message, .. } = call

@@ -69,12 +69,13 @@ pub enum Record {
     },
     /// A message with this id came by and reached nobody whose session is copied.
     Passed(u128),
-    /// A client's message to a group, for the members that are connected to the other region. Not where [`Record::Asked`] says it.
+    /// A message for the members that are connected to the other region: a client's to a group, where no [`Record::Asked`]
+    /// says it, or one that came to the pair and that the other region did not answer.
     Relayed(Call),
 }
 
 impl Record {
-    /// A client's message in it, for members that are not connected to the record's region.
+    /// A message in it for members that are not connected to the record's region.
     #[must_use]
     pub fn relayed(&self) -> Option<&Call> {
         match self {

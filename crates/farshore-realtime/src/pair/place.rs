@@ -19,8 +19,8 @@ use crate::token::{self, AccessKey, ConnectionString};
 
 /// Opening a connection, whose other end is in the same region or the next one.
 const CONNECT_MAX: Duration = Duration::from_secs(1);
-/// Below the time after which servers usually close a quiet connection.
-const IDLE_MAX: Duration = Duration::from_secs(20);
+/// Below the time after which servers close a quiet connection; ours do after 15 seconds.
+const IDLE_MAX: Duration = Duration::from_secs(10);
 /// A page of two hundred members with the longest names that there are.
 const ANSWER_LEN_MAX: usize = 2 << 20;
 /// A call is answered in seconds; clocks may differ.

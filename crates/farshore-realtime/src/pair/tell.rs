@@ -21,6 +21,9 @@ use crate::rest::{Broadcast, Told};
 pub(super) const CALL_MAX: Duration = Duration::from_secs(3);
 /// A region that is back answers within this, or is still lost: a probe has the same patience.
 const BACK_MAX: Duration = Duration::from_secs(1);
+/// A link that brings nothing forward for a second is taken for down, and nobody waits for it any more. With
+/// [`CALL_MAX`] before it, a caller with a patience of five seconds still has its answer.
+const HAND_OVER_MAX: Duration = Duration::from_millis(1_500);
 /// Pages of one group that are read from another server, whose order is not ours. The deadline bounds them, too.
 const FOREIGN_PAGES_MAX: usize = 100;
 
@@ -45,6 +48,9 @@ impl Broadcast for Pair {
             said.push(Said { name, is_ours, outcome: ended(task).await });
         }
         let answer = merged(&call, &said).map_err(AskError::Failed)?;
+        if matches!(*call, Call::Send { .. }) && is_owed(&said) {
+            hand_over(hub, &call, &said).await?;
+        }
         Ok(Told { answer, report: Some(report(&said)) })
     }
 }
@@ -60,6 +66,26 @@ fn named(call: Call) -> Call {
         }
         other => other,
     }
+}
+
+/// Whether this region has taken a message, and the other one has not said so.
+fn is_owed(said: &[Said]) -> bool {
+    let took = |said: &Said| matches!(said.outcome, Outcome::Answered(_));
+    said.first().is_some_and(took) && said.iter().any(|said| said.is_ours && !took(said))
+}
+
+/// Gives the other region a message over the link, for its own clients. Returns when it has it, or is known to be away: then
+/// it gets it with all else when it is back.
+async fn hand_over(hub: &Arc<LiveHub>, call: &Call, said: &[Said]) -> Result<(), AskError> {
+    let position = hub.with(|hub| hub.hand_over(call.clone()));
+    // That it was away already is counted: this region's own part of the promise was.
+    if !hub.is_partner_here() {
+        return Ok(());
+    }
+    tokio::time::timeout(HAND_OVER_MAX, hub.settled(Some(position))).await.map_err(|_| {
+        let report = report(said);
+        AskError::Failed(format!("the other region has not got the message ({report}): ask again"))
+    })
 }
 
 async fn ended(task: JoinHandle<Outcome>) -> Outcome {

@@ -1,5 +1,7 @@
 //! Calls to all members, with members that work, lag, lie and die.
 
+use std::sync::atomic::Ordering;
+
 use super::site::*;
 use crate::hub::Leaving;
 use crate::hub::call::{Answer, Call, Scope};
@@ -257,4 +259,43 @@ async fn a_key_that_only_one_region_has_yet_is_no_failure() {
     let told = pair.ask(&paris.hub, to_group("one")).await.unwrap();
     assert_eq!(told.report.as_deref(), Some("paris=done, oslo=done"));
     assert!(!pair.partner_is_lost());
+}
+
+#[tokio::test]
+async fn what_a_living_region_did_not_answer_comes_to_its_clients_over_the_link() {
+    let (paris, oslo, pair, _primary) = two().await;
+    paris.hub.set_partner(true);
+    paris.hub.partner_has(Position(u64::MAX));
+    let (before, mut bob) = (paris.hub.position(), oslo.client("bob", "g").await);
+    // Probes go through: it stays healthy.
+    oslo.is(Mood::Holding);
+    let told = pair.ask(&paris.hub, to_group("one")).await.unwrap();
+    assert_eq!((told.answer, told.report.as_deref()), (Answer::Done, Some("paris=done, oslo=late")));
+    let records = paris.hub.records_after(before, usize::MAX).unwrap();
+    oslo.hub.apply(records.into_iter().map(|(_, one)| (*one).clone()).collect());
+    assert_eq!(hears(&mut bob).await, "one");
+    oslo.is(Mood::Good);
+    // Said by both ways it comes once.
+    let records = paris.hub.records_after(before, usize::MAX).unwrap();
+    oslo.hub.apply(records.into_iter().map(|(_, one)| (*one).clone()).collect());
+    pair.ask(&paris.hub, to_group("two")).await.unwrap();
+    assert_eq!(hears(&mut bob).await, "two");
+}
+
+#[tokio::test]
+async fn what_a_region_was_not_asked_comes_to_its_clients_when_the_link_is_back() {
+    let (paris, mut oslo, pair, _primary) = two().await;
+    oslo.die().await;
+    until("oslo is lost", async || pair.partner_is_lost().then_some(())).await;
+    paris.hub.set_partner(true);
+    let before = paris.hub.position();
+    let told = pair.ask(&paris.hub, to_group("one")).await.unwrap();
+    assert_eq!((told.answer, told.report.as_deref()), (Answer::Done, Some("paris=done, oslo=lost")));
+    assert_eq!(paris.hub.counters.alone.load(Ordering::Relaxed), 1);
+
+    oslo.rise().await;
+    let mut bob = oslo.client("bob", "g").await;
+    let records = paris.hub.records_after(before, usize::MAX).unwrap();
+    oslo.hub.apply(records.into_iter().map(|(_, one)| (*one).clone()).collect());
+    assert_eq!(hears(&mut bob).await, "one");
 }
