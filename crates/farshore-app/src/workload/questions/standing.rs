@@ -180,7 +180,8 @@ pub(super) struct Lend {
 }
 
 /// Its capacity is for another app from now on.
-pub(super) fn lend(item: &Arc<Item>, asked: Lend) -> Result<Value, StepError> {
+pub(super) async fn lend(item: &Arc<Item>, asked: Lend) -> Result<Value, StepError> {
+    let _room = item.around.room.lock().await;
     active(item)?;
     let lent_to = item.stock.charter().lent_to.clone();
     match lent_to {
@@ -208,7 +209,8 @@ pub(super) struct TakeBack {
 }
 
 /// Its capacity is its own again, if it is lent as it is said to be: whoever was paused meanwhile takes nothing from the next one.
-pub(super) fn take_back(item: &Arc<Item>, asked: &TakeBack) -> Result<Value, StepError> {
+pub(super) async fn take_back(item: &Arc<Item>, asked: &TakeBack) -> Result<Value, StepError> {
+    let _room = item.around.room.lock().await;
     let (lent_to, lent_by) = {
         let charter = item.stock.charter();
         (charter.lent_to.clone(), charter.lent_by.clone())
