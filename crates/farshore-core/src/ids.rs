@@ -126,7 +126,7 @@ impl Kind {
             Self::Hub => Some(
                 "a device hub has one point, what has arrived: farshore hub export keeps a state of its identities",
             ),
-            Self::Realtime => Some("a real-time hub has one point, what has arrived"),
+            Self::Realtime => Some("its sessions are as they are now, in both regions"),
         }
     }
 

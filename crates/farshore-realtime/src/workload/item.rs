@@ -220,9 +220,9 @@ impl Item {
                 self.drill = None;
                 self.take(order.token, self.card.role)
             }
-            Action::MarkPoint { .. } => Err(fatal(
-                "real-time hubs have no recovery points: sessions are as they are now, in both regions",
-            )),
+            Action::MarkPoint { .. } => {
+                Err(fatal(order.item.kind.instead_of_named_points().unwrap_or_default()))
+            }
             Action::Delete => Err(fatal("a hub is deleted as a whole")),
         }
     }

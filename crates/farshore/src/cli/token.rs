@@ -85,7 +85,7 @@ async fn create(global: &Global, client: &Client, args: CreateArgs) -> Result<()
     show::print(global, &made, |made| made.secret.clone())
 }
 
-/// The certificates of the file, and nothing else of it: what lies beside them may be a key.
+/// The first certificate of the file, and nothing else of it: what lies beside it may be a key.
 fn certificate(path: &Path) -> Result<String, Failure> {
     let text = std::fs::read_to_string(path)
         .map_err(|error| Failure::usage(format!("{} cannot be read: {error}", path.display())))?;

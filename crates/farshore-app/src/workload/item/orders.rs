@@ -57,7 +57,7 @@ impl Item {
                 }
             }
             Action::MarkPoint { .. } => {
-                Err(fatal("the points of an app are backups of its database: run farshore app backup now"))
+                Err(fatal(order.item.kind.instead_of_named_points().unwrap_or_default()))
             }
             Action::Delete => Err(fatal("an app is deleted as a whole")),
         }

@@ -64,9 +64,9 @@ impl Item {
                     None => Ok(()),
                 }
             }
-            Action::MarkPoint { .. } => Err(fatal(
-                "device hubs have one point, what has arrived: to keep a state of its identities run farshore hub export",
-            )),
+            Action::MarkPoint { .. } => {
+                Err(fatal(order.item.kind.instead_of_named_points().unwrap_or_default()))
+            }
             Action::Delete => Err(fatal("a hub is deleted as a whole")),
         }
     }
