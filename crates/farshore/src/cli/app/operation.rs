@@ -57,5 +57,7 @@ async fn follow(client: &Client, name: &Name, id: &str) -> Result<AppOperationVi
 
 fn failed(name: &Name, view: &AppOperationView) -> Failure {
     let why = view.error.as_deref().unwrap_or("no reason is known");
-    Failure::failed(format!("{} of app/{name} failed: {}", view.kind, printable(why)))
+    // The last lines of a program stay lines.
+    let why: Vec<String> = why.lines().map(printable).collect();
+    Failure::failed(format!("{} of app/{name} failed: {}", view.kind, why.join("\n")))
 }
