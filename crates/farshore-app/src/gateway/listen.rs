@@ -15,9 +15,9 @@ use hyper_util::server::conn::auto::Builder;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tokio_rustls::TlsAcceptor;
 
 use super::Shared;
+use super::certificates::Tls;
 use super::client::Client;
 use super::serve::serve;
 
@@ -79,7 +79,7 @@ impl Listening {
     }
 
     /// Accepts until the gateway stops.
-    pub(super) async fn accept(self, listener: TcpListener, tls: Option<TlsAcceptor>) {
+    pub(super) async fn accept(self, listener: TcpListener, tls: Option<Tls>) {
         loop {
             let next = tokio::select! {
                 next = self.next(&listener) => next,
@@ -107,13 +107,15 @@ impl Listening {
         Ok((stream, peer, place))
     }
 
-    fn spawn(&self, stream: TcpStream, client: Arc<Client>, tls: Option<TlsAcceptor>) {
+    fn spawn(&self, stream: TcpStream, client: Arc<Client>, tls: Option<Tls>) {
         let builder = self.builder.clone();
         self.shared.tasks.spawn(async move {
             prepare(&stream);
             let Some(tls) = tls else { return drive(&builder, stream, client).await };
+            let is_git = |name: &str| client.shared.table.load().find(name).is_some_and(|route| route.git);
+            let shaken = tls.accept(stream, is_git);
             let accepted = tokio::select! {
-                accepted = tokio::time::timeout(client.shared.limits.handshake, tls.accept(stream)) => accepted,
+                accepted = tokio::time::timeout(client.shared.limits.handshake, shaken) => accepted,
                 () = client.shared.stopping.cancelled() => return,
             };
             match accepted {

@@ -154,7 +154,7 @@ impl Gateway {
         let listening = Listening::new(Arc::clone(&shared));
         shared.tasks.spawn(listening.clone().accept(http.listener, None));
         if let Some(https) = https {
-            let tls = Arc::clone(&certificates).acceptor(options.tls.as_deref());
+            let tls = Arc::clone(&certificates).tls(options.tls.as_deref());
             shared.tasks.spawn(listening.accept(https.listener, Some(tls)));
         }
         shared.tasks.spawn(sweep(Arc::clone(&shared)));

@@ -94,7 +94,7 @@ async fn a_pusher_who_leaves_the_gateway_leaves_nothing_behind() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn by_tls_git_speaks_http_2_and_all_of_it_works() {
+async fn by_tls_git_is_not_offered_http_2_and_all_of_it_works() {
     let rig = Rig::new().await;
     let (paris, _site) = gateway(&rig, "paris", SiteState::Empty).await;
     let made = rcgen::generate_simple_self_signed(vec![HOST.to_owned()]).unwrap();
@@ -116,13 +116,13 @@ async fn by_tls_git_speaks_http_2_and_all_of_it_works() {
     let pushed = client(&work, &words).env("GIT_CURL_VERBOSE", "1").output().await.unwrap();
     assert!(pushed.status.success(), "{}", said(&pushed));
     assert!(said(&pushed).contains("remote: release 4 runs"), "{}", said(&pushed));
-    // If this git can at all.
-    let speaks = said(&pushed).contains("POST /todo.git/git-receive-pack HTTP/2");
-    assert!(speaks || !said(&pushed).contains("offers h2"), "{}", said(&pushed));
+    // Pushes of many clients would hang with it, now and then.
+    let speaks = said(&pushed).contains("POST /todo.git/git-receive-pack HTTP/1.1");
+    assert!(speaks, "{}", said(&pushed));
     let words = https(&["clone", "-q", &url, "copy"]);
     git(rig.dir.path(), &words.iter().map(String::as_str).collect::<Vec<_>>()).await;
     assert_eq!(std::fs::read(rig.path("copy/big")).unwrap(), noise(3 << 20));
-    // One who leaves in the middle is noticed on this version, too.
+    // One who leaves in the middle is noticed through TLS, too.
     change(&work, "next", "1", "next").await;
     rig.deployer.gate.forget_permits(1_000);
     let words = https(&["push", &url, "main"]);
