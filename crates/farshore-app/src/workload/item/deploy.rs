@@ -206,10 +206,15 @@ impl Item {
         let has_command = self.stock.charter().spec.command.is_some();
         if has_command && !self.is_used_up() {
             says.say("starting");
-            self.roll(number).await?;
+            self.roll(Some(number)).await?;
+        } else {
+            self.charter_changes(|charter| charter.go_live(number)).map_err(|error| error.to_string())?;
         }
-        self.charter_changes(|charter| charter.go_live(number)).map_err(|error| error.to_string())?;
         self.publish();
+        if self.role() != Role::Active {
+            says.say(format!("release {number} is the live one, but {STOPPED}"));
+            return Ok(());
+        }
         self.prune().await;
         match has_command {
             true => says.say(format!("release {number} runs")),

@@ -128,12 +128,15 @@ impl Item {
         }
     }
 
-    /// Starts instances of this release beside those that run, and lets them take over once they answer. The others run on when they
-    /// do not.
-    pub(super) async fn roll(self: &Arc<Self>, release: u64) -> Result<(), String> {
+    /// Starts instances of this release beside those that run, and lets them take over once they answer: from then on it is the live
+    /// one. The others run on when they do not. `None`: of the one that should run when it is its turn, if any should; while it waited,
+    /// another one may have taken over.
+    pub(super) async fn roll(self: &Arc<Self>, to: Option<u64>) -> Result<(), String> {
         let stopped = || "the app was stopped here meanwhile".to_owned();
         let active = self.activity().ok_or_else(stopped)?;
         let _work = self.work.lock().await;
+        let wanted = || self.wanted_release().filter(|_| !self.is_used_up());
+        let Some(release) = to.or_else(wanted) else { return Ok(()) };
         let host = Host::spawn(self.host_options(release));
         let up = tokio::select! {
             biased;
@@ -148,6 +151,13 @@ impl Item {
             host.stop(Duration::ZERO).await;
             return Err(stopped());
         }
+        // Before it is given any request, and in the same turn: whoever is next must not take the one before for the one that should run.
+        if to.is_some()
+            && let Err(error) = self.charter_changes(|charter| charter.go_live(release))
+        {
+            host.stop(Duration::ZERO).await;
+            return Err(error.to_string());
+        }
         let before = self.run(host, release);
         if let Some(before) = before {
             before.stop(GRACE).await;
@@ -157,11 +167,7 @@ impl Item {
 
     /// Runs the same release anew, with the settings and keys as they are now.
     pub(in crate::workload) async fn restart(self: &Arc<Self>) -> Result<(), String> {
-        let Some(release) = self.wanted_release() else { return Ok(()) };
-        if self.is_used_up() {
-            return Ok(());
-        }
-        let done = self.roll(release).await;
+        let done = self.roll(None).await;
         let told = done.clone().err().map(|why| {
             format!("what was changed is not in use: the app did not come up with it, and runs on as it was ({why})")
         });
@@ -169,12 +175,12 @@ impl Item {
         done
     }
 
-    /// Runs so many instances with the limits of this mode.
-    pub(in crate::workload) async fn scale(&self, mode: Mode, instances: u32) {
+    /// Runs as many instances, with as much each, as the charter says when it is its turn.
+    pub(in crate::workload) async fn scale(&self) {
         let _work = self.work.lock().await;
-        let host = self.host();
-        if let Some(host) = host {
-            host.scale(instances, limits(mode)).await;
+        let spec = self.stock.charter().spec.clone();
+        if let Some(host) = self.host() {
+            host.scale(spec.instances, limits(spec.mode)).await;
         }
     }
 

@@ -1,12 +1,14 @@
 //! How an app stands, how large it is, and whose its capacity is.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use farshore_core::ids::Name;
 use farshore_core::workload::{Role, StepError};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::task::spawn_blocking;
+use tokio::time::timeout;
 
 use super::super::item::{Item, Matter, fatal};
 use super::super::{capacity, look};
@@ -18,6 +20,8 @@ use crate::spec::{AppSpec, check_hosts, check_instances};
 /// Lines of the log that are told when none are asked for, and at most.
 const LINES: usize = 100;
 const LINES_MAX: usize = 5000;
+/// An answer waits so long for the instances to be as many as was asked for; then it goes on.
+const SCALE_WAIT: Duration = Duration::from_secs(10);
 
 /// See the table of questions in the module's page.
 pub(super) async fn summary(item: &Arc<Item>) -> Value {
@@ -134,7 +138,10 @@ pub(super) async fn scale(item: &Arc<Item>, asked: Scale) -> Result<Value, StepE
     item.charter_changes(|charter| (charter.spec.mode, charter.spec.instances) = (mode, instances))?;
     drop(room);
     item.note(Matter::Capacity, None);
-    item.scale(mode, instances).await;
+    // What is written down is carried out, also when the instances are being replaced for longer than anybody waits for the answer.
+    let scaling = Arc::clone(item);
+    let scaled = tokio::spawn(async move { scaling.scale().await });
+    let _ = timeout(SCALE_WAIT, scaled).await;
     Ok(summary(item).await)
 }
 

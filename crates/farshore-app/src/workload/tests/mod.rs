@@ -3,7 +3,8 @@
 //!
 //! Read in this order: this file (two regions and what is done to them), `life` (a whole life), `postgres` (the same with the other engine),
 //! `trouble` (what goes wrong), `old_source` (a source that is stopped or comes back), `asked` (what an operator asks), `backups` (what
-//! the other region makes of them), `transfer` (what is taken out), `domains` (names of their own).
+//! the other region makes of them), `transfer` (what is taken out), `domains` (names of their own), `turns` (what is asked
+//! for meanwhile).
 
 mod asked;
 mod backups;
@@ -13,6 +14,7 @@ mod old_source;
 mod postgres;
 mod transfer;
 mod trouble;
+mod turns;
 
 use std::io::ErrorKind;
 use std::process::Command;
