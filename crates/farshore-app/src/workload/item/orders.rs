@@ -329,16 +329,17 @@ impl Item {
             self.publish_recovering("another recovery point is being opened");
             self.end_instances(GRACE).await;
             self.close_database().await;
+            let into = self.free_database(&format!("{}-e{}", self.stock.charter().database, token.epoch));
+            // In the same turn: whoever is next opens what the card says.
+            self.change(|card| {
+                card.token = token;
+                card.kept.extend(card.database.take());
+                card.restore = Some(Restore { backup, into });
+                if let Some(promotion) = &mut card.promotion {
+                    promotion.point = chosen;
+                }
+            })?;
         }
-        let into = self.free_database(&format!("{}-e{}", self.stock.charter().database, token.epoch));
-        self.change(|card| {
-            card.token = token;
-            card.kept.extend(card.database.take());
-            card.restore = Some(Restore { backup, into });
-            if let Some(promotion) = &mut card.promotion {
-                promotion.point = chosen;
-            }
-        })?;
         self.raise().await.map_err(fatal)
     }
 

@@ -15,6 +15,8 @@ use crate::spec::{cpu_percent, memory_mib};
 pub(in crate::workload) const GRACE: Duration = Duration::from_secs(3);
 /// A release whose instances do not answer within this is not good.
 const START_MAX: Duration = Duration::from_secs(60);
+/// Why instances were not started, or ended again, though nothing is wrong with them.
+const STOPPED: &str = "the app was stopped here meanwhile";
 
 impl Item {
     /// The right to run it, while there is one.
@@ -64,8 +66,7 @@ impl Item {
             self.close_database().await;
             return Ok(());
         }
-        self.bring_back().await?;
-        self.open_database().await?;
+        self.open_own().await?;
         let Some(release) = self.wanted_release() else {
             self.end_instances(GRACE).await;
             return Ok(());
@@ -132,25 +133,11 @@ impl Item {
     /// one. The others run on when they do not. `None`: of the one that should run when it is its turn, if any should; while it waited,
     /// another one may have taken over.
     pub(super) async fn roll(self: &Arc<Self>, to: Option<u64>) -> Result<(), String> {
-        let stopped = || "the app was stopped here meanwhile".to_owned();
-        let active = self.activity().ok_or_else(stopped)?;
+        let active = self.activity().ok_or(STOPPED)?;
         let _work = self.work.lock().await;
         let wanted = || self.wanted_release().filter(|_| !self.is_used_up());
         let Some(release) = to.or_else(wanted) else { return Ok(()) };
-        let host = Host::spawn(self.host_options(release));
-        let up = tokio::select! {
-            biased;
-            () = active.cancelled() => Err(stopped()),
-            up = host.up(START_MAX) => up.map_err(|failure| failure.to_string()),
-        };
-        if let Err(why) = up {
-            host.stop(Duration::ZERO).await;
-            return Err(why);
-        }
-        if self.role() != Role::Active || active.is_cancelled() {
-            host.stop(Duration::ZERO).await;
-            return Err(stopped());
-        }
+        let host = self.try_out(release, &active).await?;
         // Before it is given any request, and in the same turn: whoever is next must not take the one before for the one that should run.
         if to.is_some()
             && let Err(error) = self.charter_changes(|charter| charter.go_live(release))
@@ -163,6 +150,42 @@ impl Item {
             before.stop(GRACE).await;
         }
         Ok(())
+    }
+
+    /// New instances of this release, which all answer; nobody else hears of them yet. Their database is opened first: a program that
+    /// finds none in its environment may keep its rows in a file of its own, where nobody looks for them. The caller holds `work`.
+    pub(super) async fn try_out(
+        self: &Arc<Self>,
+        release: u64,
+        active: &CancellationToken,
+    ) -> Result<Arc<Host>, String> {
+        let opened = tokio::select! {
+            biased;
+            () = active.cancelled() => Err(STOPPED.to_owned()),
+            opened = self.open_own() => opened,
+        };
+        opened?;
+        let host = Host::spawn(self.host_options(release));
+        let up = tokio::select! {
+            biased;
+            () = active.cancelled() => Err(STOPPED.to_owned()),
+            up = host.up(START_MAX) => up.map_err(|failure| failure.to_string()),
+        };
+        let up = up.and_then(|()| match self.role() == Role::Active && !active.is_cancelled() {
+            true => Ok(()),
+            false => Err(STOPPED.to_owned()),
+        });
+        if let Err(why) = up {
+            host.stop(Duration::ZERO).await;
+            return Err(why);
+        }
+        Ok(host)
+    }
+
+    /// Opens what its instances are to find: never start one before.
+    async fn open_own(&self) -> Result<(), String> {
+        self.bring_back().await?;
+        self.open_database().await
     }
 
     /// Runs the same release anew, with the settings and keys as they are now.

@@ -2,6 +2,9 @@
 import json, os, sqlite3, subprocess, sys
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
+# Like many programs it helps itself when it is told of no database.
+FILE = os.environ.get("DATABASE_FILE", None if "PGHOST" in os.environ else "rows.db")
+
 def psql(sql, *more):
     words = ["psql", "-XqAt", "-v", "ON_ERROR_STOP=1", *more]
     done = subprocess.run(words, input=sql, capture_output=True, text=True)
@@ -10,9 +13,9 @@ def psql(sql, *more):
     return done.stdout.splitlines()
 
 def do(sql, text=None):
-    if "DATABASE_FILE" not in os.environ:
+    if FILE is None:
         return psql(sql.replace("?", ":'text'"), "-v", f"text={text}")
-    db = sqlite3.connect(os.environ["DATABASE_FILE"], timeout=10)
+    db = sqlite3.connect(FILE, timeout=10)
     with db:
         rows = [row[0] for row in db.execute(sql, () if text is None else (text,))]
     db.close()
@@ -50,7 +53,7 @@ class Handler(BaseHTTPRequestHandler):
 if os.path.exists("broken.txt"):
     print("this release is broken", flush=True)
     sys.exit(3)
-key = "integer primary key" if "DATABASE_FILE" in os.environ else "serial primary key"
+key = "serial primary key" if FILE is None else "integer primary key"
 do(f"create table if not exists rows (id {key}, text text)")
 print("listening", flush=True)
 ThreadingHTTPServer(("127.0.0.1", int(os.environ["PORT"])), Handler).serve_forever()

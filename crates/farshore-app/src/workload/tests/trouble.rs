@@ -301,6 +301,53 @@ async fn a_change_of_database_that_a_fence_overtakes_changes_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_is_started_while_the_database_is_changed_finds_the_new_one() {
+    let paris = served_as(stubborn()).await;
+    paris.add("row 1").await;
+    paris.done(json!({ "ask": "backup-now" })).await;
+    paris.done(json!({ "ask": "restore", "to": "older" })).await;
+    paris.add("row 2").await;
+    let changing = paris.done(json!({ "ask": "change-database", "to": "older" }));
+    let restarting = async {
+        let give_up = Instant::now() + GIVE_UP;
+        while paris.status("/rows").await == 200 {
+            assert!(Instant::now() < give_up);
+        }
+        // The old instances are being ended: whoever wants to start others waits for that.
+        paris.ask(json!({ "ask": "set-settings", "set": { "COLOUR": "red" } })).await.unwrap();
+    };
+    let (changed, ()) = tokio::join!(changing, restarting);
+    assert_eq!(changed["state"], "done", "{changed:#}");
+    let file = paris.get("/env/DATABASE_FILE").await;
+    assert!(file.as_str().is_some_and(|file| file.ends_with("/older/app.db")), "{file}");
+    assert_eq!(paris.get("/rows").await, json!(rows(1, 1)));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_app_is_not_started_without_its_database() {
+    let paris = served().await;
+    paris.add("row 1").await;
+    let database = paris.item().database_dir("main-e1");
+    let away = paris.dir.path().join("away");
+    let (region, world, dir, http) = paris.end().await;
+    std::fs::rename(&database, &away).unwrap();
+    let paris = Place::open_in(region.as_str(), &world, dir, http).await;
+    paris.act(1, Action::Serve).await.unwrap();
+    paris.until("it does not come up", |seen| !seen.warnings.is_empty()).await;
+    let restarted = paris.done(json!({ "ask": "restart" })).await;
+    assert_eq!(restarted["state"], "failed", "{restarted:#}");
+    let why = restarted["error"].as_str().unwrap();
+    assert!(why.contains("app.db is not there"), "{why}");
+    let pushed = paris.push(&[("release.txt", "two")]).await;
+    assert!(said(&pushed).contains("release 2 failed"), "{}", said(&pushed));
+    assert_ne!(paris.status("/rows").await, 200);
+    std::fs::rename(&away, &database).unwrap();
+    paris.act(1, Action::Serve).await.unwrap();
+    paris.until("it serves", |seen| seen.ready).await;
+    assert_eq!(paris.get("/rows").await, json!(rows(1, 1)));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_deploy_that_a_fence_overtakes_at_its_end_is_done_and_changes_nothing_more() {
     let paris = served_as(stubborn()).await;
     let pushing = paris.push(&[("release.txt", "two")]);
