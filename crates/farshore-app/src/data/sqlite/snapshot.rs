@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use bytes::Bytes;
 use ring::digest::{Context, SHA256, digest};
 use rusqlite::backup::{Backup, StepResult};
+use rusqlite::ffi::{SQLITE_CORRUPT, SQLITE_ERROR, SQLITE_NOTADB};
 use rusqlite::{Connection, OpenFlags};
 
 use super::pins::{pin, unpin};
@@ -16,6 +17,10 @@ use crate::data::{DataError, Rows};
 
 /// Bytes that are read at once to be hashed.
 const READ_BYTES: usize = 1 << 20;
+/// What a check may say in all. It speaks of pages first, and then of each row that breaks a rule of the app, which may be many.
+const SAID_MAX: u32 = 100_000;
+/// What is told of it: enough to see what kind of damage it is.
+const TOLD_MAX: usize = 10;
 
 /// A snapshot in a file, which is removed with it.
 #[derive(Debug)]
@@ -149,31 +154,59 @@ pub(super) fn reading<T>(
 /// Rows of each table that the app made.
 pub(super) fn count_rows(db: &Connection, file: &Path) -> Result<Rows, DataError> {
     let count = || -> rusqlite::Result<Rows> {
-        let mut names = db.prepare(
-            "SELECT name FROM sqlite_schema WHERE type='table' AND name NOT LIKE 'sqlite!_%' ESCAPE '!' \
-             AND sql NOT LIKE 'CREATE VIRTUAL%'",
-        )?;
-        let names: Vec<String> = names.query_map([], |row| row.get(0))?.collect::<Result<_, _>>()?;
-        let rows = |name: &String| {
-            let sql = format!("SELECT count(*) FROM \"{}\"", name.replace('"', "\"\""));
-            db.query_row(&sql, [], |row| row.get::<_, i64>(0))
-                .map(|count| (name.clone(), count.unsigned_abs()))
+        know_every_collation(db)?;
+        let rows = |name: String| {
+            let count =
+                db.query_row(&format!("SELECT count(*) FROM {}", quoted(&name)), [], |row| row.get(0));
+            count.map(|count: i64| (name, count.unsigned_abs()))
         };
-        names.iter().map(rows).collect()
+        tables(db, "AND sql NOT LIKE 'CREATE VIRTUAL%'")?.into_iter().map(rows).collect()
     };
     count().map_err(sqlite("count the rows", file))
 }
 
-/// Whether a database that nobody uses is whole, as SQLite itself judges it.
+/// Tables that the app made, of those that `which` leaves.
+fn tables(db: &Connection, which: &str) -> rusqlite::Result<Vec<String>> {
+    let mut names = db.prepare(&format!(
+        "SELECT name FROM sqlite_schema WHERE type='table' AND name NOT LIKE 'sqlite!_%' ESCAPE '!' {which}"
+    ))?;
+    names.query_map([], |row| row.get(0))?.collect()
+}
+
+fn quoted(name: &str) -> String {
+    format!("\"{}\"", name.replace('"', "\"\""))
+}
+
+/// A collation that only the app has would keep its tables from being opened at all. What is asked here compares nothing by it.
+fn know_every_collation(db: &Connection) -> rusqlite::Result<()> {
+    db.collation_needed(|db, name| db.create_collation(name, str::cmp))
+}
+
+/// Whether a database that nobody uses is whole, as SQLite itself judges it: its pages, its trees, and that its indexes say
+/// what its tables say. Rows that break the app's own rules (a CHECK, a NOT NULL, a type) are no damage: they were committed so.
+///
+/// An app may index by functions and collations of its own, which nobody here has. Then the indexes are not compared with the
+/// tables; a damaged page is found all the same.
 pub(super) fn check_whole(file: &Path) -> Result<(), DataError> {
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-    let judge = || -> rusqlite::Result<Vec<String>> {
-        let db = Connection::open_with_flags(file, flags)?;
-        let mut check = db.prepare("PRAGMA integrity_check(10)")?;
-        check.query_map([], |row| row.get(0))?.collect()
+    let db = Connection::open_with_flags(file, flags).map_err(sqlite("open the database", file))?;
+    judge(&db, file)
+}
+
+/// The same of one that was opened by whoever asks.
+pub(super) fn judge(db: &Connection, file: &Path) -> Result<(), DataError> {
+    let ask = || {
+        db.execute_batch("PRAGMA ignore_check_constraints=ON")?;
+        damages(db, file)
     };
-    let said = judge().map_err(sqlite("check the database", file))?;
-    if said == ["ok"] {
+    let said = match ask() {
+        // Too damaged for the check to go on, or to be begun.
+        Err(error) if matches!(result_code(&error), Some(SQLITE_CORRUPT | SQLITE_NOTADB)) => {
+            vec![error.to_string()]
+        }
+        asked => asked.map_err(sqlite("check the database", file))?,
+    };
+    if said.is_empty() {
         return Ok(());
     }
     Err(DataError::Corrupt {
@@ -181,4 +214,78 @@ pub(super) fn check_whole(file: &Path) -> Result<(), DataError> {
         path: file.to_owned(),
         mend: "restore another backup, or ask SQLite's .recover for what is left",
     })
+}
+
+/// What is damaged, as far as can be seen without the app.
+fn damages(db: &Connection, file: &Path) -> rusqlite::Result<Vec<String>> {
+    let why = match ask_damages(db, &format!("integrity_check({SAID_MAX})")) {
+        Err(error) if needs_the_app(&error) => error,
+        asked => return asked,
+    };
+    tracing::warn!(database = %file.display(), %why, "its indexes are not compared with its tables: only the app can");
+    know_every_collation(db)?;
+    match ask_damages(db, &format!("quick_check({SAID_MAX})")) {
+        Err(error) if needs_the_app(&error) => damages_by_table(db, file),
+        asked => asked,
+    }
+}
+
+/// The same, table by table: one that computes a column by the app's function is left out.
+fn damages_by_table(db: &Connection, file: &Path) -> rusqlite::Result<Vec<String>> {
+    let mut found = ask_damages(db, "quick_check('sqlite_schema')")?;
+    for table in tables(db, "")? {
+        match ask_damages(db, &format!("quick_check({})", quoted(&table))) {
+            Err(why) if needs_the_app(&why) => {
+                tracing::warn!(database = %file.display(), table, %why, "a table is not checked: only the app can");
+            }
+            asked => found.extend(asked?),
+        }
+    }
+    Ok(found)
+}
+
+fn ask_damages(db: &Connection, check: &str) -> rusqlite::Result<Vec<String>> {
+    let mut asked = db.prepare(&format!("PRAGMA {check}"))?;
+    let (mut said, mut found) = (asked.query([])?, Vec::new());
+    while let Some(row) = said.next()? {
+        let line: String = row.get(0)?;
+        if is_damage(&line) {
+            found.extend(line.lines().take(TOLD_MAX - found.len()).map(str::to_owned));
+        }
+        if found.len() == TOLD_MAX {
+            break;
+        }
+    }
+    Ok(found)
+}
+
+/// Whether it is about pages and trees, and not about what the app has put into its rows or into an index of its own making.
+fn is_damage(said: &str) -> bool {
+    const OF_THE_APP: [&str; 5] = [
+        "NULL value in ",
+        "NUMERIC value in ",
+        "TEXT value in ",
+        "malformed inverted index for FTS",
+        "unable to validate the inverted index for FTS",
+    ];
+    let other_type = said.strip_prefix("non-").and_then(|said| said.split_once(" value in "));
+    let is_type = |word: &str| word.bytes().all(|byte| byte.is_ascii_uppercase());
+    said != "ok"
+        && !OF_THE_APP.iter().any(|begins| said.starts_with(begins))
+        && !other_type.is_some_and(|(word, _)| is_type(word))
+}
+
+/// The statement itself cannot be made of this schema, which names something that only the app's connections have. Damage is
+/// another kind of error.
+fn needs_the_app(error: &rusqlite::Error) -> bool {
+    result_code(error) == Some(SQLITE_ERROR)
+}
+
+/// SQLite's own code for it, without the details.
+fn result_code(error: &rusqlite::Error) -> Option<i32> {
+    let error = match error {
+        rusqlite::Error::SqliteFailure(error, _) | rusqlite::Error::SqlInputError { error, .. } => error,
+        _ => return None,
+    };
+    Some(error.extended_code & 0xff)
 }

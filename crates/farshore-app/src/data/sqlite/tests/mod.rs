@@ -3,6 +3,7 @@
 mod followed;
 mod home;
 mod killed;
+mod own_code;
 mod random;
 mod traps;
 mod unfinished;
