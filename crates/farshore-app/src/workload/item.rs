@@ -407,6 +407,30 @@ impl Item {
         self.stock.change(card.token.epoch, change).map_err(retry)
     }
 
+    /// The same, where what is there decides what becomes of it: whoever changes something at the same time comes before or after. A
+    /// refusal changes nothing. Returns whether anything is another now.
+    ///
+    /// # Errors
+    /// What `change` says, or as above.
+    pub(super) fn charter_decides(
+        &self,
+        change: impl FnOnce(&mut Charter) -> Result<(), StepError>,
+    ) -> Result<bool, StepError> {
+        // Whoever changes the charter of an active app holds it.
+        let card = self.card();
+        if card.role != Role::Active {
+            return Err(fatal(NOT_HERE));
+        }
+        let before = self.stock.charter().clone();
+        let mut after = before.clone();
+        change(&mut after)?;
+        let is_news = after != before;
+        if is_news {
+            self.stock.change(card.token.epoch, |charter| *charter = after).map_err(retry)?;
+        }
+        Ok(is_news)
+    }
+
     fn set_duty(&self) {
         let (_, token, role) = self.known();
         self.lease.raise(token);

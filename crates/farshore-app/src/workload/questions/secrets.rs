@@ -38,9 +38,7 @@ pub(super) struct Regenerate {
 /// One key anew.
 pub(super) async fn regenerate(item: &Arc<Item>, asked: &Regenerate) -> Result<Value, StepError> {
     active(item)?;
-    let mut keys = item.stock.charter().keys.clone();
-    keys.regenerate(asked.r#type).map_err(retry)?;
-    item.charter_changes(|charter| charter.keys = keys)?;
+    item.charter_decides(|charter| charter.keys.regenerate(asked.r#type).map_err(retry))?;
     item.apply_charter();
     if asked.r#type != KeyType::Deployment {
         restarted(item).await?;
@@ -98,17 +96,16 @@ pub(super) struct SetSettings {
 /// Changes settings; the instances are started anew with them.
 pub(super) async fn set_settings(item: &Arc<Item>, asked: SetSettings) -> Result<Value, StepError> {
     active(item)?;
-    let before = item.stock.charter().settings.clone();
-    let mut settings = before.clone();
-    for name in &asked.delete {
-        if settings.remove(name).is_none() {
-            return Err(fatal(format!("there is no setting {name}: nothing was changed")));
+    let is_news = item.charter_decides(|charter| {
+        for name in &asked.delete {
+            if charter.settings.remove(name).is_none() {
+                return Err(fatal(format!("there is no setting {name}: nothing was changed")));
+            }
         }
-    }
-    settings.extend(asked.set);
-    check_settings(&settings).map_err(fatal)?;
-    if settings != before {
-        item.charter_changes(|charter| charter.settings = settings)?;
+        charter.settings.extend(asked.set);
+        check_settings(&charter.settings).map_err(fatal)
+    })?;
+    if is_news {
         restarted(item).await?;
     }
     Ok(self::settings(item))

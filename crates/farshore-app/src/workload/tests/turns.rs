@@ -77,3 +77,46 @@ async fn a_scaling_that_nobody_waits_for_any_more_is_carried_out() {
     })
     .await;
 }
+
+/// Settings and keys are changed by all of them at once, so often.
+const ROUNDS: usize = 20;
+/// Operators who change something at once.
+const OPERATORS: usize = 16;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 8)]
+async fn what_many_change_at_once_is_all_there() {
+    let paris = Place::open("paris", &Arc::default()).await;
+    paris.act(1, Action::Create { spec: spec() }).await.unwrap();
+    for round in 1..=ROUNDS {
+        let before = paris.item().stock.charter().keys.clone();
+        let asked = (0..OPERATORS).map(|operator| match operator {
+            0 => json!({ "ask": "regenerate", "type": "application" }),
+            1 => json!({ "ask": "regenerate", "type": "master" }),
+            _ => {
+                let (name, before) = (format!("S_{round}_{operator}"), format!("S_{}_{operator}", round - 1));
+                let delete = if round == 1 { Vec::new() } else { vec![before] };
+                json!({ "ask": "set-settings", "set": { name: "set" }, "delete": delete })
+            }
+        });
+        let asking: Vec<_> = asked
+            .map(|question| {
+                let apps = Arc::clone(&paris.apps);
+                tokio::spawn(async move { apps.ask(&todo(), &question).await })
+            })
+            .collect();
+        for answer in asking {
+            answer.await.unwrap().unwrap();
+        }
+        let charter = paris.item().stock.charter().clone();
+        let these = charter.settings.keys().filter(|name| name.starts_with(&format!("S_{round}_")));
+        assert_eq!((these.count(), charter.settings.len()), (OPERATORS - 2, OPERATORS - 2), "round {round}");
+        assert_ne!(charter.keys.application, before.application, "round {round}");
+        assert_ne!(charter.keys.master, before.master, "round {round}");
+        assert_eq!(charter.keys.deployment, before.deployment);
+    }
+    let tag = || paris.item().stock.charter().tag;
+    let before = tag();
+    let refused = json!({ "ask": "set-settings", "set": { "NEW": "1" }, "delete": ["ABSENT"] });
+    assert!(paris.ask(refused).await.unwrap_err().to_string().contains("nothing was changed"));
+    assert_eq!(tag(), before);
+}
