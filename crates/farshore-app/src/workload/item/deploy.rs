@@ -94,17 +94,30 @@ impl Item {
         }
         if let Err(why) = &done {
             says.say(format!("release {number} failed: {why}"));
-            let runs = self.stock.charter().live;
-            match runs {
-                Some(live) => says.say(format!("release {live} runs on")),
-                None => says.say("nothing runs: push a release that starts"),
-            }
+            says.say(self.runs_on());
             self.note(Matter::Deploy, Some(format!("release {number} failed: {}", first_line(why))));
             return Err(why.clone());
         }
         self.note(Matter::Deploy, None);
         self.note(Matter::Restart, None);
         Ok(Deployed { release: number, replicated: self.replicated(says).await })
+    }
+
+    /// What becomes of the app when a release of it does not come up.
+    fn runs_on(&self) -> String {
+        let (live, has_command) = {
+            let charter = self.stock.charter();
+            (charter.live, charter.spec.command.is_some())
+        };
+        match live {
+            None => "nothing runs: push a release that starts".to_owned(),
+            Some(live) if !has_command => format!("release {live} stays the live one"),
+            Some(live) if self.is_up() => format!("release {live} runs on"),
+            Some(live) => format!(
+                "release {live} stays the live one, but does not run now: farshore app show {} says why",
+                self.id.name
+            ),
+        }
     }
 
     async fn deploy_as(

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use super::super::item::{Deployed, Item, fatal, retry};
 use super::super::operations::Operation;
-use super::{begin, transfer};
+use super::{active, begin, transfer};
 use crate::scripts::Says;
 
 /// `{"releases":[…]}`, newest last.
@@ -67,12 +67,30 @@ pub(super) fn rollback(item: &Arc<Item>, asked: &Rollback) -> Result<Value, Step
 
 /// The same release is started anew.
 pub(super) fn restart(item: &Arc<Item>) -> Result<Value, StepError> {
+    active(item)?;
+    if let Some(why) = nothing_runs(item) {
+        return Err(fatal(format!("there is nothing to start anew: {why}")));
+    }
     let me = Arc::clone(item);
     begin(item, "restart", |operation| async move {
         operation.say("starting new instances beside those that run");
         me.restart().await?;
         operation.say("they have taken over");
         Ok(json!({}))
+    })
+}
+
+/// Why nothing of it should run, if nothing should.
+fn nothing_runs(item: &Item) -> Option<String> {
+    let (name, charter) = (&item.id.name, item.stock.charter().clone());
+    match (charter.live, charter.spec.command) {
+        (None, _) => Some(format!("nothing is deployed yet, see farshore app deploy {name}")),
+        (Some(_), None) => Some(format!("{} has no command", item.id)),
+        _ => None,
+    }
+    .or_else(|| {
+        let to = charter.lent_to.filter(|_| item.is_used_up())?;
+        Some(format!("the capacity of {} is used by app/{to}", item.id))
     })
 }
 

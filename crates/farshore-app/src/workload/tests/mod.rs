@@ -4,7 +4,7 @@
 //! Read in this order: this file (two regions and what is done to them), `life` (a whole life), `postgres` (the same with the other engine),
 //! `trouble` (what goes wrong), `old_source` (a source that is stopped or comes back), `asked` (what an operator asks), `backups` (what
 //! the other region makes of them), `transfer` (what is taken out), `domains` (names of their own), `turns` (what is asked
-//! for meanwhile).
+//! for meanwhile), `told` (what is not done, and why).
 
 mod asked;
 mod backups;
@@ -12,6 +12,7 @@ mod domains;
 mod life;
 mod old_source;
 mod postgres;
+mod told;
 mod transfer;
 mod trouble;
 mod turns;
