@@ -34,7 +34,13 @@ pub(super) struct Drill {
 
 impl Drill {
     /// Brings back the point (`backup`; `None`: what has arrived), starts the live release on it and serves it.
+    ///
+    /// # Errors
+    /// In words, when the copy does not come up, or would work on the database in use. Nothing of it is left then.
     pub(super) async fn open(item: &Arc<Item>, point: Point, backup: Option<String>) -> Result<Self, String> {
+        if item.stock.charter().external.is_some() {
+            return Err(in_use(item));
+        }
         let dir = item.dir().join("drill");
         remove(&dir).map_err(|error| format!("{}: {error}", dir.display()))?;
         let own = item.around.gateway.bound();
@@ -123,4 +129,13 @@ impl Drill {
         });
         removed.await.map_err(|error| error.to_string())?
     }
+}
+
+/// Why an app with a database of its own is not rehearsed.
+fn in_use(item: &Item) -> String {
+    format!(
+        "the database of {} is on a server of its own, which Farshore does not copy: a rehearsal would work on the one in use. Rehearse \
+         with another app that has the same scripts, and a copy of that database: farshore app create, farshore app change-database",
+        item.id
+    )
 }

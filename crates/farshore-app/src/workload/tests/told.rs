@@ -42,3 +42,23 @@ async fn a_release_that_is_down_is_not_said_to_run_on() {
     assert!(told.contains("release 1 stays the live one, but does not run now"), "{told}");
     assert!(!told.contains("runs on"), "{told}");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_app_whose_database_is_not_copied_is_not_rehearsed_on_the_one_in_use() {
+    let gate = tempfile::tempdir().unwrap();
+    let starts = gate.path().join("starts");
+    let mut noted = spec();
+    noted["command"] = json!(format!("echo $FARSHORE_REGION >>{}; exec python3 server.py", starts.display()));
+    let paris = served_as(noted).await;
+    let oslo = follow(&paris, ReplicationMode::Async).await;
+    let elsewhere = Some("postgres://127.0.0.1:1/todo".to_owned());
+    paris.item().charter_changes(|charter| charter.external = elsewhere).unwrap();
+    oslo.until("it has heard of it", |_| oslo.item().stock.charter().external.is_some()).await;
+    let told =
+        oslo.act(1, Action::TestFailover { point: PointChoice::Latest }).await.unwrap_err().to_string();
+    assert!(told.contains("a rehearsal would work on the one in use"), "{told}");
+    assert!(oslo.look().await.drill.is_none());
+    let started = std::fs::read_to_string(starts).unwrap();
+    assert!(!started.contains("oslo"), "{started}");
+    oslo.until("it can still be recovered", |seen| !seen.points.is_empty()).await;
+}
