@@ -51,7 +51,8 @@ pub(super) struct Start<'a> {
     pub(super) command: &'a str,
     pub(super) dir: &'a Path,
     pub(super) env: &'a [(String, String)],
-    pub(super) port: u16,
+    /// The value of `PORT`, for what listens.
+    pub(super) port: Option<u16>,
     /// The value of `FARSHORE_INSTANCE`.
     pub(super) id: &'a str,
     pub(super) cgroup: Option<PathBuf>,
@@ -73,7 +74,7 @@ pub(super) fn spawn(start: &Start<'_>) -> io::Result<Child> {
         .env("HOME", start.dir)
         .env("LANG", "C.UTF-8")
         .envs(start.env.iter().map(|(name, value)| (name, value)))
-        .env("PORT", start.port.to_string())
+        .envs(start.port.map(|port| ("PORT", port.to_string())))
         .env("FARSHORE_INSTANCE", start.id)
         .process_group(0)
         .stdin(Stdio::piped())

@@ -7,12 +7,13 @@
 //! Read in this order: [`options`] (what is asked for), [`pace`] (when to look, when to give up, how long to pause: pure),
 //! [`instance`] (the life of one instance), [`run`] (one start of it: spawn, stop, clean), [`guard`] (the few lines of shell
 //! that tie its life to the node's), [`probe`], [`port`], [`group`] and [`procfs`] (who belongs to it, and ending them),
-//! [`cgroup`] (hard limits where the kernel offers them), [`leftovers`] (after a crash of the node), [`log`] (what it
-//! prints), [`view`] and [`failure`] (what people see).
+//! [`cgroup`] (hard limits where the kernel offers them), [`leftovers`] (after a crash of the node), [`build`] (what ends by
+//! itself, under the same guard), [`log`] (what it prints), [`view`] and [`failure`] (what people see).
 //!
-//! Must always hold: no process outlives its host, neither after [`Host::stop`], nor after the node was killed; what an
+//! Must always hold: no process outlives its host or its build, neither after [`Host::stop`], nor after the node was killed; what an
 //! app prints never fills the disk; the environment of an app is seen by the app alone.
 
+mod build;
 pub mod cgroup;
 pub mod failure;
 mod group;
@@ -40,6 +41,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
+pub use build::{Build, BuildOptions};
 pub use cgroup::CgroupRoot;
 pub use failure::{Ending, StartFailure};
 pub use leftovers::{gone, kill_leftovers};

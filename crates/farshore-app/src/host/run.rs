@@ -76,7 +76,7 @@ impl Run {
             command: &options.command,
             dir: &options.dir,
             env: &options.env,
-            port: port.number(),
+            port: Some(port.number()),
             id: &id,
             cgroup: leaf.as_ref().map(|leaf| leaf.dir().to_owned()),
         });
@@ -250,7 +250,7 @@ fn signal_of(status: ExitStatus) -> Option<i32> {
 }
 
 /// No two runs of a machine have the same.
-fn random_id() -> Result<String, ring::error::Unspecified> {
+pub(super) fn random_id() -> Result<String, ring::error::Unspecified> {
     let mut bytes = [0; 8];
     SystemRandom::new().fill(&mut bytes)?;
     Ok(format!("{:016x}", u64::from_le_bytes(bytes)))

@@ -1,5 +1,6 @@
 //! Hosts of real processes: small servers in Python and shell.
 
+mod builds;
 mod life;
 mod limits;
 mod node;

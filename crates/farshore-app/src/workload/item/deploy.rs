@@ -1,18 +1,18 @@
 //! A commit becomes the running release: its files, its build, its start beside what runs, and the way back when it does not come up.
 
 use std::collections::BTreeSet;
-use std::process::Stdio;
+use std::process::ExitStatus;
 use std::sync::Arc;
 use std::time::Duration;
 
 use farshore_core::workload::Role;
 use tokio::io::{AsyncRead, AsyncReadExt as _};
-use tokio::process::{Child, Command};
 use tokio::task::spawn_blocking;
 
 use super::{Item, Matter};
 use crate::charter::{Release, ReleaseState};
 use crate::host::log::Splitter;
+use crate::host::{Build, BuildOptions};
 use crate::scripts::{Commit, Says};
 
 /// A build that takes longer is ended.
@@ -21,8 +21,6 @@ const BUILD_MAX: Duration = Duration::from_secs(15 * 60);
 const READ_MAX: usize = 16 * 1024;
 /// Where builds keep what they want to find again, such as packages that were fetched.
 const HOME: &str = "home";
-/// Where programs are when the node was not told.
-const PATH_DEFAULT: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 /// The standby is waited for so long before a deploy is reported.
 const REPLICATED_MAX: Duration = Duration::from_secs(20);
 /// Releases whose files are kept beside the one that runs: to go back to.
@@ -66,16 +64,25 @@ impl Item {
     pub(super) async fn catch_up(self: &Arc<Self>) {
         let _one = self.deploying.lock().await;
         let Ok(Some(head)) = self.stock.repository.head().await else { return };
-        let is_due = {
+        let due = {
             let charter = self.stock.charter();
-            let last = charter.releases.iter().rev().find(|release| release.commit == head.id);
-            last.is_none_or(|release| {
-                release.state == ReleaseState::Failed
-                    && release.why.as_deref().is_some_and(|why| [UNFINISHED, STOPPED].contains(&why))
-            })
+            Due::of(charter.releases.iter().rev().find(|release| release.commit == head.id))
         };
-        if is_due && let Err(why) = self.deploy_alone(head, AGAIN_BY, &Says::unheard()).await {
-            tracing::warn!(app = %self.id, why, "what was pushed before the restart does not come up");
+        match due {
+            Due::Done => {}
+            Due::Given(number) => self.note(
+                Matter::Deploy,
+                Some(format!(
+                    "release {number} was begun again by this region and not finished, because the node ended meanwhile: it is not \
+                     begun once more. Push another commit, or see farshore app deploy {}",
+                    self.id.name
+                )),
+            ),
+            Due::Now => {
+                if let Err(why) = self.deploy_alone(head, AGAIN_BY, &Says::unheard()).await {
+                    tracing::warn!(app = %self.id, why, "what was pushed before the restart does not come up");
+                }
+            }
         }
     }
 
@@ -184,30 +191,24 @@ impl Item {
     async fn build(&self, command: &str, number: u64, says: &Says) -> Result<(), String> {
         let home = self.dir().join(HOME);
         std::fs::create_dir_all(&home).map_err(|error| format!("cannot make {}: {error}", home.display()))?;
-        let path = std::env::var("PATH").unwrap_or_else(|_| PATH_DEFAULT.to_owned());
-        let mut child = Command::new("sh")
-            .args(["-c", command])
-            .current_dir(self.stock.releases.dir_of(number))
-            .env_clear()
-            .env("PATH", path)
-            .env("HOME", home)
-            .env("LANG", "C.UTF-8")
-            .envs(self.environment(None))
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .process_group(0)
-            .kill_on_drop(true)
-            .spawn()
-            .map_err(|error| format!("the build cannot be started: {error}"))?;
-        let _group = Group(child.id());
-        let (out, err) = (child.stdout.take(), child.stderr.take());
+        let home = ("HOME".to_owned(), home.display().to_string());
+        let mut build = Build::start(&BuildOptions {
+            command,
+            dir: &self.stock.releases.dir_of(number),
+            env: &[vec![home], self.environment(None)].concat(),
+            log_dir: &self.dir().join("log"),
+        })
+        .map_err(|why| format!("the build cannot be started: {why}"))?;
+        let (out, err) = build.output();
         let told = async {
             let ((), ()) = tokio::join!(tell(out, says), tell(err, says));
-            ended(&mut child).await
+            build.ended().await
         };
-        match tokio::time::timeout(BUILD_MAX, told).await {
-            Ok(ended) => ended,
+        let ended = tokio::time::timeout(BUILD_MAX, told).await;
+        build.end().await;
+        match ended {
+            Ok(Ok(status)) => judged(status),
+            Ok(Err(error)) => Err(format!("the build cannot be waited for: {error}")),
             Err(_) => {
                 Err(format!("the build took longer than {} minutes and was ended", BUILD_MAX.as_secs() / 60))
             }
@@ -331,14 +332,25 @@ impl Item {
     }
 }
 
-/// A build's processes: killed when it is dropped.
-struct Group(Option<u32>);
+/// Whether the newest commit is still to be deployed, after a start of the node.
+#[derive(Debug, PartialEq, Eq)]
+enum Due {
+    /// It runs, or did not come up for a reason of its own.
+    Done,
+    /// Nothing is known against it.
+    Now,
+    /// This region's own attempt, of this number, ended with the node: it may well be what ended the node.
+    Given(u64),
+}
 
-impl Drop for Group {
-    fn drop(&mut self) {
-        let leader = self.0.and_then(|id| i32::try_from(id).ok()).and_then(rustix::process::Pid::from_raw);
-        if let Some(leader) = leader {
-            let _ = rustix::process::kill_process_group(leader, rustix::process::Signal::KILL);
+impl Due {
+    /// By the last release that was made of it.
+    fn of(last: Option<&Release>) -> Self {
+        let Some(last) = last else { return Self::Now };
+        match last.why.as_deref().filter(|_| last.state == ReleaseState::Failed) {
+            Some(UNFINISHED) if last.by == AGAIN_BY => Self::Given(last.number),
+            Some(UNFINISHED | STOPPED) => Self::Now,
+            _ => Self::Done,
         }
     }
 }
@@ -362,8 +374,7 @@ async fn each_line(mut output: impl AsyncRead + Unpin, mut each: impl FnMut(&str
     }
 }
 
-async fn ended(child: &mut Child) -> Result<(), String> {
-    let status = child.wait().await.map_err(|error| format!("the build cannot be waited for: {error}"))?;
+fn judged(status: ExitStatus) -> Result<(), String> {
     if status.success() { Ok(()) } else { Err(format!("the build failed ({status})")) }
 }
 
@@ -378,6 +389,32 @@ fn first_line(text: &str) -> &str {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_a_node_died_of_is_begun_once_more_and_not_for_ever() {
+        let last = |by: &str, state, why: Option<&str>| {
+            let release = Release {
+                number: 2,
+                commit: "c".to_owned(),
+                tree: "t".to_owned(),
+                by: by.to_owned(),
+                at: crate::workload::now(),
+                message: String::new(),
+                state,
+                why: why.map(str::to_owned),
+            };
+            Due::of(Some(&release))
+        };
+        let failed = |by: &str, why: &str| last(by, ReleaseState::Failed, Some(why));
+        assert_eq!(Due::of(None), Due::Now);
+        assert_eq!(failed("me", UNFINISHED), Due::Now);
+        assert_eq!(failed("me", STOPPED), Due::Now);
+        assert_eq!(failed(AGAIN_BY, STOPPED), Due::Now, "the region stopped serving: it did not die of it");
+        assert_eq!(failed(AGAIN_BY, UNFINISHED), Due::Given(2));
+        assert_eq!(failed("me", "the build failed"), Due::Done);
+        assert_eq!(last("me", ReleaseState::Live, None), Due::Done);
+        assert_eq!(last(AGAIN_BY, ReleaseState::Ready, None), Due::Done);
+    }
 
     #[tokio::test]
     async fn a_build_that_ends_no_line_takes_no_more_than_a_line() {
