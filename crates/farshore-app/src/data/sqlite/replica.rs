@@ -49,6 +49,8 @@ struct State {
     next: Next,
     theirs: Position,
     folding: Folding,
+    /// `replica.json` says what is here.
+    is_stored: bool,
 }
 
 /// Whether frames are being put into the pages.
@@ -124,10 +126,18 @@ impl State {
             tracing::error!(dir = %dir.display(), what, "the replica is damaged: a new copy is fetched");
         }
         let theirs = copy.as_ref().map_or(Position::default(), Part::position);
-        let mut state = Self { dir: dir.to_owned(), copy, next, theirs, folding: Folding::No };
-        state.settle_next()?;
+        let mut state =
+            Self { dir: dir.to_owned(), copy, next, theirs, folding: Folding::No, is_stored: true };
+        // What is damaged is not looked for again: it is about to be removed.
+        state.is_stored = state.record() == record;
+        if let Err(error) = state.settle_next() {
+            // A full disk keeps nobody from what is here.
+            tracing::warn!(dir = %dir.display(), %error, "the replica is opened as it was");
+        }
         state.keep_fetched();
-        state.remove_others();
+        if state.is_stored {
+            state.remove_others();
+        }
         Ok(state)
     }
 
@@ -222,21 +232,26 @@ impl State {
         Ok(copy.view().is_ok_and(|view| view.write(path).is_ok()))
     }
 
-    /// Lets what is being fetched take the next step that needs nothing from the source.
+    /// Lets what is being fetched take the next step that needs nothing from the source. A copy is the one that is confirmed only
+    /// when that is on the disk: after a restart an older one would be found, or none, and the source counts on what it was told.
     fn settle_next(&mut self) -> Result<(), DataError> {
         if let Next::Fetching(fetch) = &mut self.next
             && fetch.want().is_none()
             && let Some(part) = fetch.finish()?
         {
             self.next = Next::CatchingUp(part);
-            self.write_record()?;
+            self.is_stored = false;
         }
-        if !matches!(&self.next, Next::CatchingUp(next) if next.is_whole()) {
-            return Ok(());
-        }
+        let arrived = match &self.next {
+            Next::CatchingUp(next) if next.is_whole() => next.record,
+            _ if self.is_stored => return Ok(()),
+            _ => return self.write_record(),
+        };
+        self.is_stored = false;
+        Record { version: RECORD_VERSION, copy: Some(arrived), next: None }.write(&self.dir)?;
+        self.is_stored = true;
         if let Next::CatchingUp(next) = std::mem::replace(&mut self.next, Next::None) {
             self.copy = Some(next);
-            self.write_record()?;
             self.remove_others();
             let _ = std::fs::remove_file(guess_file(&self.dir));
         }
@@ -277,7 +292,8 @@ impl State {
     fn use_folded(&mut self, dir: &Path, base: Base) -> Result<(), DataError> {
         let Some(copy) = self.copy.as_mut().filter(|copy| copy.dir() == dir) else { return Ok(()) };
         copy.end_fold(base);
-        self.write_record()?;
+        // When this fails, all that the old record names is still here: no answer has to wait for it.
+        self.record().write(&self.dir)?;
         if let Some(copy) = &mut self.copy {
             copy.forget_folded();
         }
@@ -297,9 +313,12 @@ impl State {
         Record { version: RECORD_VERSION, copy: self.copy.as_ref().map(|copy| copy.record), next }
     }
 
-    fn write_record(&self) -> Result<(), DataError> {
-        let bytes = serde_json::to_vec(&self.record()).expect("plain fields have no fallible encoding");
-        replace_file(&record_file(&self.dir), &bytes)
+    /// When it fails, the next answer tries it again.
+    fn write_record(&mut self) -> Result<(), DataError> {
+        self.is_stored = false;
+        self.record().write(&self.dir)?;
+        self.is_stored = true;
+        Ok(())
     }
 
     /// What was fetched of a snapshot when this was killed is the best guess for the next.
@@ -350,6 +369,11 @@ impl Record {
             path,
             mend: "move the replica's directory away: while the source lives a new copy is fetched by itself",
         })
+    }
+
+    fn write(&self, dir: &Path) -> Result<(), DataError> {
+        let bytes = serde_json::to_vec(self).expect("plain fields have no fallible encoding");
+        replace_file(&record_file(dir), &bytes)
     }
 }
 

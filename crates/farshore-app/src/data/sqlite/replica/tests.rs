@@ -3,15 +3,20 @@ use farshore_core::moment::Moment;
 
 use super::*;
 use crate::data::sqlite::part::base_file;
+use crate::data::sqlite::snapshot::page_hash;
 use crate::data::sqlite::wal::FRAME_HEAD;
 use crate::data::sqlite::wire::Place;
 
 /// The largest that SQLite has: few frames make the copy large enough to be folded.
 const PAGE: u32 = 65_536;
 
+fn page() -> Vec<u8> {
+    vec![0; PAGE as usize]
+}
+
 /// A replica whose copy has one page, and no frames.
 fn state(dir: &Path) -> State {
-    let page = vec![0; PAGE as usize];
+    let page = page();
     let place = Place { chain: 9, frames: 0, sum: (0, 0) };
     let (bytes, crc32c) = (u64::from(PAGE), crc32c::crc32c(&page));
     let base = Base { place, position: Position::default(), bytes, crc32c };
@@ -21,7 +26,7 @@ fn state(dir: &Path) -> State {
     std::fs::write(base_file(&of, &base), page).unwrap();
     drop(Part::begin(&of, copy).unwrap());
     let record = Record { version: RECORD_VERSION, copy: Some(copy), next: None };
-    replace_file(&record_file(dir), &serde_json::to_vec(&record).unwrap()).unwrap();
+    record.write(dir).unwrap();
     State::open(dir).unwrap()
 }
 
@@ -70,4 +75,51 @@ fn a_fold_that_failed_is_put_off_and_hinders_no_frames() {
     let copy = state.whole().unwrap();
     assert_eq!((copy.place().frames, copy.position().commits), (from + 2, from + 2));
     assert_eq!(copy.record.base.place.frames, from + 1);
+}
+
+/// A snapshot of another chain: the same page, farther on.
+fn offer() -> Vec<u8> {
+    let from = Place { chain: 10, frames: 100, sum: (0, 0) };
+    let base = Position { commits: 50, bytes: 5000, at: Moment(5) };
+    let mut sha256 = [0; 32];
+    sha256.copy_from_slice(ring::digest::digest(&ring::digest::SHA256, &page()).as_ref());
+    let offer = Offer { snapshot: 2, from, whole_at: 100, base, page_size: PAGE, pages: 1, sha256 };
+    encode(&Answer { theirs: base, body: Body::Offer(offer) })
+}
+
+/// Its only page is here already.
+fn hashes() -> Vec<u8> {
+    let body = Body::Hashes { snapshot: 2, from: 0, hashes: page_hash(&page()).to_vec().into() };
+    encode(&Answer { theirs: Position::default(), body })
+}
+
+/// What the source is told to be durable here.
+fn confirms(state: &State) -> Position {
+    match decode::<Request>(&state.told().request).unwrap() {
+        Request { position, want: Want::Frames { whole: true, .. } } => position,
+        Request { position, want } => {
+            assert_eq!((position, state.whole().is_some()), (Position::default(), true), "{want:?}");
+            position
+        }
+    }
+}
+
+#[test]
+fn a_copy_is_confirmed_only_when_a_restart_finds_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut state = state(dir.path());
+    let now = Instant::now();
+    assert!(state.apply(&offer(), now).unwrap().0);
+    // Where the record is written there is something else.
+    let blocked = dir.path().join("replica.new");
+    std::fs::create_dir(&blocked).unwrap();
+    for answer in [hashes(), idle(), idle()] {
+        state.apply(&answer, now).unwrap_err();
+        assert_eq!(confirms(&state).commits, 0);
+    }
+    std::fs::remove_dir(&blocked).unwrap();
+    state.apply(&idle(), now).unwrap();
+    assert_eq!((confirms(&state).commits, state.told().position.commits), (50, 50));
+    drop(state);
+    assert_eq!(confirms(&State::open(dir.path()).unwrap()).commits, 50);
 }
