@@ -26,6 +26,8 @@ pub(super) struct Fetch {
     missing: VecDeque<(u32, u32)>,
     /// Pages that are as they must be.
     right: u32,
+    /// All of them were found to be what was offered: their CRC-32C.
+    proved: Option<u32>,
 }
 
 impl Fetch {
@@ -48,7 +50,8 @@ impl Fetch {
         };
         let (file, bytes) = open().map_err(failed)?;
         let dir = dir.to_owned();
-        let mut fetch = Self { offer, dir, file, compared: 0, missing: VecDeque::new(), right: 0 };
+        let mut fetch =
+            Self { offer, dir, file, compared: 0, missing: VecDeque::new(), right: 0, proved: None };
         if bytes == 0 {
             fetch.ask_for_all();
         }
@@ -135,20 +138,34 @@ impl Fetch {
     }
 
     /// When all pages are here: makes the beginning of a copy of them, durably. Nothing when they are not what was offered:
-    /// then all of them are fetched again.
+    /// then all of them are fetched again. Called again after a failure it goes on where it was: the disk may have been full.
     pub(super) fn finish(&mut self) -> Result<Option<Part>, DataError> {
-        if sha256_of(&self.file).map_err(self.failed("read"))? != self.offer.sha256 {
+        let Some(crc32c) = self.prove()? else {
             tracing::warn!(dir = %self.dir.display(), "the snapshot is not what was offered: it is fetched again");
             self.ask_for_all();
             return Ok(None);
-        }
-        self.file.sync_all().map_err(self.failed("sync"))?;
-        let crc32c = crc_of(&self.file).map_err(self.failed("read"))?;
+        };
         let Offer { snapshot, from, whole_at, base, page_size, .. } = self.offer;
         let base = Base { place: from, position: base, bytes: whole_bytes(&self.offer), crc32c };
-        std::fs::rename(part_file(&self.dir), base_file(&self.dir, &base)).map_err(self.failed("rename"))?;
+        let (part, named) = (part_file(&self.dir), base_file(&self.dir, &base));
+        if part.exists() || !named.exists() {
+            std::fs::rename(part, named).map_err(self.failed("rename"))?;
+        }
         sync_dir(&self.dir)?;
         Part::begin(&self.dir, PartRecord { snapshot, page_size, whole_at, base }).map(Some)
+    }
+
+    /// The CRC-32C of the pages, which are durable on return; nothing when they are not what was offered. All of them are read for
+    /// it, and only once.
+    fn prove(&mut self) -> Result<Option<u32>, DataError> {
+        if self.proved.is_none() {
+            if sha256_of(&self.file).map_err(self.failed("read"))? != self.offer.sha256 {
+                return Ok(None);
+            }
+            self.file.sync_all().map_err(self.failed("sync"))?;
+            self.proved = Some(crc_of(&self.file).map_err(self.failed("read"))?);
+        }
+        Ok(self.proved)
     }
 
     fn failed(&self, what: &'static str) -> impl FnOnce(std::io::Error) -> DataError + use<> {

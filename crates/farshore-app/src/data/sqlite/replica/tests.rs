@@ -123,3 +123,23 @@ fn a_copy_is_confirmed_only_when_a_restart_finds_it() {
     drop(state);
     assert_eq!(confirms(&State::open(dir.path()).unwrap()).commits, 50);
 }
+
+#[test]
+fn a_snapshot_whose_last_step_failed_becomes_a_copy_when_it_can() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut state = state(dir.path());
+    let now = Instant::now();
+    assert!(state.apply(&offer(), now).unwrap().0);
+    // Where its first frames go there is something else.
+    let blocked = copy_dir(dir.path(), 2).join(format!("frames-{:020}.new", 100));
+    std::fs::create_dir(&blocked).unwrap();
+    for answer in [hashes(), idle(), idle()] {
+        state.apply(&answer, now).unwrap_err();
+        assert_eq!(confirms(&state).commits, 0);
+    }
+    std::fs::remove_dir(&blocked).unwrap();
+    state.apply(&idle(), now).unwrap();
+    assert_eq!(confirms(&state).commits, 50);
+    drop(state);
+    assert_eq!(confirms(&State::open(dir.path()).unwrap()).commits, 50);
+}
