@@ -354,7 +354,11 @@ impl Shared {
         }
     }
 
+    /// What cannot be looked at may hold anything.
     fn is_settled(&self) -> bool {
+        if locked(&self.trouble).is_some() {
+            return false;
+        }
         let probe = locked(&self.probe);
         let confirmed = self.confirmed.borrow();
         confirmed.chain == probe.chain

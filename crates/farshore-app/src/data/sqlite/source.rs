@@ -549,8 +549,12 @@ pub(super) struct Mark {
 }
 
 impl Mark {
-    /// Whether the log may hold something that was not read yet. Two small reads.
+    /// Whether the log may hold something that was not read yet. Two small reads. One that has no name any more is not where the
+    /// app writes: there is another database in its place, or soon will be.
     pub(super) fn may_have_grown(&self, log: &File) -> bool {
+        if log.metadata().map_or(true, |meta| meta.nlink() == 0) {
+            return true;
+        }
         match (Header::read(log), self.salts) {
             (Ok(None), None) => log.metadata().map_or(true, |meta| meta.len() > 0),
             (Ok(Some(header)), Some(salts)) if header.salts == salts => {

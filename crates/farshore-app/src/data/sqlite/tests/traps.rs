@@ -190,6 +190,32 @@ async fn an_app_that_puts_another_file_in_place_is_followed_again() {
 }
 
 #[tokio::test]
+async fn nothing_is_settled_while_the_database_is_not_there_or_cannot_be_looked_at() {
+    let pair = filled().await;
+    let source = pair.path("source");
+    let (file, aside) = (database_file(&source), pair.path("aside.db"));
+    std::fs::rename(&file, &aside).unwrap();
+    pair.live.settle(Duration::ZERO).await.unwrap_err();
+    assert!(!pair.live.is_settled(), "it was looked for in vain");
+    std::fs::rename(&aside, &file).unwrap();
+    pair.follow().await;
+    assert!(pair.live.is_settled());
+    for name in ["app.db", "app.db-wal", "app.db-shm"] {
+        std::fs::remove_file(source.join(name)).unwrap();
+    }
+    assert!(!pair.live.is_settled(), "before anybody has looked");
+    let db = Connection::open(&file).unwrap();
+    db.busy_timeout(Duration::from_secs(5)).unwrap();
+    db.execute_batch("PRAGMA locking_mode=EXCLUSIVE; PRAGMA synchronous=OFF").unwrap();
+    fill(&db, 1, 50);
+    assert!(!pair.live.is_settled(), "it is the app's alone");
+    drop(db);
+    pair.follow().await;
+    assert!(pair.live.is_settled());
+    assert_eq!(pair.restored("restored").await, content(&source));
+}
+
+#[tokio::test]
 async fn a_database_out_of_wal_mode_is_put_back_into_it() {
     let pair = filled().await;
     pair.live.stop().await.unwrap();
