@@ -90,7 +90,9 @@ impl SqliteLive {
         let path = dir.to_owned();
         let source = blocking(move || {
             clear_snapshots(&path);
-            Source::open(&path, from, options)
+            let mut source = Source::open(&path, from, options)?;
+            source.go_on_from(from)?;
+            Ok(source)
         })
         .await?;
         let seen = Seen { chain: source.chain(), end: source.end(), position: source.position() };

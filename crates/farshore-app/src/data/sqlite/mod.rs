@@ -73,8 +73,8 @@ pub async fn create(dir: &Path) -> Result<(), DataError> {
     .await
 }
 
-/// Opens a database for the app's processes, which must not run yet. `from` is where it stands when it was never open here:
-/// what a restore returned, else zero.
+/// Opens a database for the app's processes, which must not run yet. Its numbers go on from `from`, or from its own when they are
+/// farther: `from` is what a restore returned, or what the database before it had come to; else zero.
 ///
 /// # Errors
 /// When it is not there, or another process keeps it out of WAL mode.

@@ -69,7 +69,8 @@ struct Files {
 }
 
 impl Source {
-    /// Watches the database in `dir`, whose processes are not running yet. `from`: where it stands when it was never open here.
+    /// Watches the database in `dir`, whose processes are not running yet. `from`: where it stands at least when its own record
+    /// says nothing of it.
     pub(super) fn open(dir: &Path, from: Position, options: LiveOptions) -> Result<Self, DataError> {
         let was_here = ship_dir(dir).exists();
         let files = Files::open(dir)?;
@@ -250,12 +251,22 @@ impl Source {
     /// A new chain: what is committed is looked at afresh, and a replica needs a new snapshot. The record of the old one
     /// stays until the new one is written.
     pub(super) fn begin_again(&mut self) -> Result<(), DataError> {
-        tracing::warn!(database = %self.dir.display(), "its log could not be followed without a gap: a new snapshot is due");
+        tracing::warn!(database = %self.dir.display(), "its log is not followed from where it was: a new snapshot is due");
         let files = Files::open(&self.dir)?;
         let last = self.position.farthest(self.record.last);
         let record = Record::begin(last, files.page_size, files.header);
         *self = Self::on(&self.dir, self.options, files, record)?;
         Ok(())
+    }
+
+    /// Numbers go on from `from`, when that is farther: this database has taken the place of one that was there. A replica that
+    /// followed this chain has other numbers, and gets these with a new snapshot.
+    pub(super) fn go_on_from(&mut self, from: Position) -> Result<(), DataError> {
+        if self.position.covers(from) {
+            return Ok(());
+        }
+        self.position = self.position.farthest(from);
+        self.begin_again()
     }
 
     /// Frames that had been read are gone: the chain cannot go on.

@@ -101,6 +101,37 @@ async fn what_was_written_while_nobody_looked_is_unknown_and_not_nothing() {
 }
 
 #[tokio::test]
+async fn numbers_go_on_rising_when_the_database_is_exchanged() {
+    let pair = Pair::new().await;
+    fill(&pair.app(), 3, 100);
+    pair.follow().await;
+    let own = pair.live.stop().await.unwrap();
+    let from = Position { commits: 500, bytes: own.bytes + 1_000_000, at: own.at };
+    let Pair { home, live, replica } = pair;
+    drop(live);
+    let dir = home.path().join("source");
+    let live = open_live(&dir, from, SMALL).await.unwrap();
+    assert!(live.position().covers(from), "{:?}", live.position());
+    let pair = Pair { home, live, replica };
+    fill(&pair.app(), 60, 100);
+    let last = pair.live.stop().await.unwrap();
+    assert!(last.commits >= from.commits + 60, "{last:?}");
+    cannot_be_counted(&dir, from).await;
+    // A replica that has numbers of its own gets these, and what follows is counted from them.
+    let pair = pair.restart_source().await;
+    assert_eq!(pair.live.position().commits, last.commits, "they rise once");
+    pair.follow().await;
+    let kept = pair.replica.position();
+    fill(&pair.app(), 2, 100);
+    pair.live.stop().await.unwrap();
+    assert_eq!(commits_after(&dir, kept).await.unwrap().commits, 2);
+    drop(pair.live);
+    // A database that has gone on farther by itself goes on from there.
+    let again = open_live(&dir, from, SMALL).await.unwrap();
+    assert_eq!(again.position().commits, kept.commits + 2);
+}
+
+#[tokio::test]
 async fn what_a_power_cut_took_is_unknown() {
     let (_pair, dir, kept) = ended(3).await;
     let log = std::fs::File::options().read(true).write(true).open(log_file(&dir)).unwrap();
