@@ -198,6 +198,33 @@ async fn numbers_go_on_rising_when_the_database_is_exchanged() {
 }
 
 #[tokio::test]
+async fn what_is_there_since_before_a_promotion_is_counted_on_both_timelines() {
+    let place = tempfile::tempdir().unwrap();
+    let live = new_live(&place.path().join("paris"), false).await;
+    let replica = open_replica(&place.path().join("replica")).await.unwrap();
+    psql(&*live, "CREATE TABLE todo (n bigint)").await;
+    follow(&*live, &*replica).await;
+    psql(&*live, "INSERT INTO todo VALUES (1)").await;
+    // It ends the segment: the new timeline begins in a later one.
+    let kept = live.backup(&place.path().join("backup")).await.unwrap().position;
+    psql(&*live, "INSERT INTO todo VALUES (2)").await;
+    follow(&*live, &*replica).await;
+    let position = live.stop().await.unwrap();
+    let there = place.path().join("oslo");
+    replica.restore(&there).await.unwrap();
+    let restored = open_live(&there, position, quick(false)).await.unwrap();
+    psql(&*restored, "INSERT INTO todo VALUES (3)").await;
+    let last = restored.stop().await.unwrap();
+    assert_eq!(commits_after(&there, kept).await.unwrap().commits, 2);
+    assert_eq!(commits_after(&there, position).await.unwrap().commits, 1);
+    assert_eq!(commits_after(&there, last).await.unwrap(), Loss::default());
+    // Where no record begins nothing can be counted, and nothing is not what is there.
+    let within = Position { bytes: kept.bytes - 8, ..kept };
+    let refused = commits_after(&there, within).await.unwrap_err();
+    assert!(matches!(refused, DataError::Missing { .. }), "{refused}");
+}
+
+#[tokio::test]
 async fn a_backup_is_restored_as_it_was_and_one_that_was_changed_is_not() {
     let place = tempfile::tempdir().unwrap();
     let live = new_live(&place.path().join("live"), false).await;
