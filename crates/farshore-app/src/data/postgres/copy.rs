@@ -64,10 +64,9 @@ impl Copy {
     pub(super) fn begin(dir: PathBuf, chain: Chain, base: &BaseRun) -> Result<Self, DataError> {
         fs::create_dir_all(dir.join("log")).map_err(DataError::io("make the directory", &dir))?;
         let card = CopyCard { version: VERSION, chain, mark: base.begins, bases: Vec::new() };
+        card.save(&dir)?;
         let received = segment_start(base.begins.boundary);
-        let copy = Self { dir, card, records: Records::from(base.begins), received, coming: 0 };
-        copy.save()?;
-        Ok(copy)
+        Ok(Self { dir, card, records: Records::from(base.begins), received, coming: 0 })
     }
 
     /// Opens a chain as it was left. None: it was left before it began. Reads the log from the mark on.
@@ -147,10 +146,8 @@ impl Copy {
             if base.offset != 0 {
                 return Ok(()); // The rest of one that is no longer wanted.
             }
-            self.drop_coming()?;
             let (id, begins, total) = (base.id, base.begins, base.total);
-            self.card.bases.push(Base { id, begins, ends: None, total });
-            self.save()?;
+            self.begin_base(Base { id, begins, ends: None, total })?;
         }
         if base.offset == self.coming && !bytes.is_empty() {
             let path = self.base_path(base.id);
@@ -167,22 +164,24 @@ impl Copy {
 
     fn finish_base(&mut self, ends: u64) -> Result<(), DataError> {
         sync_dir(&self.dir).map_err(DataError::io("make durable", &self.dir))?;
-        if let Some(base) = self.card.bases.last_mut() {
-            (base.ends, base.total) = (Some(ends), self.coming);
-        }
+        let total = self.coming;
+        self.change_card(|card| {
+            if let Some(base) = card.bases.last_mut() {
+                (base.ends, base.total) = (Some(ends), total);
+            }
+        })?;
         self.coming = 0;
-        self.save()?;
         self.forget_what_is_superseded()
     }
 
-    fn drop_coming(&mut self) -> Result<(), DataError> {
-        let coming = self.coming_base().map(|base| base.id);
-        if let Some(id) = coming {
-            self.card.bases.retain(|base| base.id != id);
+    /// The one that was coming before is not wanted any more.
+    fn begin_base(&mut self, base: Base) -> Result<(), DataError> {
+        if let Some(id) = self.coming_base().map(|coming| coming.id) {
+            self.change_card(|card| card.bases.retain(|base| base.id != id))?;
             remove(&self.base_path(id))?;
         }
         self.coming = 0;
-        Ok(())
+        self.change_card(|card| card.bases.push(base))
     }
 
     /// Takes some of the log in, durably. False: it does not go on where ours ends; this chain is over.
@@ -201,8 +200,8 @@ impl Copy {
         }
         self.received = end;
         if self.reach().boundary >= self.card.mark.boundary + MARK_BYTES {
-            self.card.mark = self.reach();
-            self.save()?;
+            let mark = self.reach();
+            self.change_card(|card| card.mark = mark)?;
             self.forget_what_is_superseded()?;
         }
         Ok(true)
@@ -227,12 +226,12 @@ impl Copy {
         let Some(whole) = self.whole_base() else { return Ok(()) };
         let (id, keep_from) = (whole.id, segment_start(whole.begins.boundary));
         let index = self.card.bases.iter().position(|base| base.id == id).unwrap_or(0);
-        let old: Vec<Base> = self.card.bases.drain(..index).collect();
+        let old: Vec<u64> = self.card.bases.iter().take(index).map(|base| base.id).collect();
         if old.is_empty() {
             return Ok(());
         }
-        self.save()?;
-        old.iter().try_for_each(|base| remove(&self.base_path(base.id)))?;
+        self.change_card(|card| drop(card.bases.drain(..index)))?;
+        old.iter().try_for_each(|base| remove(&self.base_path(*base)))?;
         let first = segment_name(self.card.chain.timeline, keep_from);
         let log = self.dir.join("log");
         let entries = fs::read_dir(&log).map_err(DataError::io("read", &log))?;
@@ -272,9 +271,20 @@ impl Copy {
         coming.and_then(|path| fs::metadata(path).ok()).map_or(0, |meta| meta.len())
     }
 
-    fn save(&self) -> Result<(), DataError> {
-        let path = self.dir.join("card.json");
-        let text = serde_json::to_vec_pretty(&self.card).expect("a card is plain data");
+    /// Durably, or not at all: what is told to the source is what a restart would find.
+    fn change_card(&mut self, change: impl FnOnce(&mut CopyCard)) -> Result<(), DataError> {
+        let mut card = self.card.clone();
+        change(&mut card);
+        card.save(&self.dir)?;
+        self.card = card;
+        Ok(())
+    }
+}
+
+impl CopyCard {
+    fn save(&self, dir: &Path) -> Result<(), DataError> {
+        let path = dir.join("card.json");
+        let text = serde_json::to_vec_pretty(self).expect("a card is plain data");
         replace(&path, &text).map_err(DataError::io("write", &path))
     }
 }

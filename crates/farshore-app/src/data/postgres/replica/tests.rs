@@ -64,3 +64,20 @@ fn a_chain_that_was_left_before_its_base_came_asks_for_its_log_from_the_segment_
     let state = State::open(dir.path()).unwrap();
     assert_eq!((state.request().from, state.request().base), (3 * SEGMENT, Wish::New));
 }
+
+#[test]
+fn a_base_counts_once_it_is_noted_that_it_is_whole() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut state = State::default();
+    state.apply(dir.path(), answer(Some(base(0, b"basehalf")), None)).unwrap();
+    // Where its card is written first.
+    let in_the_way = chain_dir(dir.path(), 1).join("card.new");
+    fs::create_dir(&in_the_way).unwrap();
+    state.apply(dir.path(), answer(Some(base(8, b"")), None)).unwrap_err();
+    assert!(state.whole().is_none() && !state.request().is_whole, "nobody would know of it after a restart");
+    fs::remove_dir(&in_the_way).unwrap();
+    assert_eq!(state.request().base, Wish::GoOn { id: 1, offset: 8 });
+    state.apply(dir.path(), answer(Some(base(8, b"")), None)).unwrap();
+    assert!(state.request().is_whole);
+    assert!(State::open(dir.path()).unwrap().request().is_whole);
+}
