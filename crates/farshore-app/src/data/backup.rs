@@ -1,8 +1,8 @@
 //! Backups of a database: taken on a schedule, proved by restoring them, kept for a while.
 //!
 //! Each is a directory named by its time, with `data` (what [`Live::backup`] made) and `backup.json`, which is written last:
-//! a directory without it is none. What is being made is in a directory `NAME.making`, a proof in `NAME.proof`; what a killed
-//! node left of either is removed when the backups are opened.
+//! a directory without it is none. What is being made is in a directory `NAME.making`, a proof in `NAME.proof` or, before it has
+//! all, `.NAME.proof.partial`; what a killed node left of either is removed when the backups are opened.
 //!
 //! A backup that came from another region counts for nothing until it was proved here, too: see [`take_in`].
 //!
@@ -104,10 +104,10 @@ impl Backups {
     pub async fn open(dir: &Path) -> Result<Self, DataError> {
         std::fs::create_dir_all(dir).map_err(DataError::io("create", dir))?;
         for path in entries(dir)? {
-            let left = path.extension().is_some_and(|extension| extension == MAKING || extension == PROOF);
-            if left {
-                std::fs::remove_dir_all(&path)
-                    .map_err(DataError::io("remove what an interrupted backup left at", &path))?;
+            let name = path.file_name().unwrap_or_default().to_string_lossy();
+            // No backup's name has a dot. What is made of such a place may have more behind it.
+            if name.split('.').any(|part| part == MAKING || part == PROOF) {
+                remove(&path).map_err(DataError::io("remove what an interrupted backup left at", &path))?;
             }
         }
         Ok(Self { dir: dir.to_owned(), turn: tokio::sync::Mutex::new(()), tried: Mutex::default() })

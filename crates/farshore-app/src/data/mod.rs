@@ -11,6 +11,7 @@
 pub mod backup;
 pub mod postgres;
 pub mod sqlite;
+pub(crate) mod unfinished;
 
 use std::error::Error;
 use std::fmt::{self, Debug};

@@ -31,6 +31,7 @@ use super::operations::Operations;
 use super::{Around, look};
 use crate::charter::Charter;
 use crate::data::backup::{Backup, Backups};
+use crate::data::unfinished::remove_unfinished;
 use crate::gateway::Site;
 use crate::host::{Host, kill_leftovers};
 use crate::keys::Keys;
@@ -215,6 +216,8 @@ impl Item {
         let stock = spawn_blocking(move || Stock::open(of, &at, charter));
         let stock = Arc::new(stock.await.map_err(retry)?.map_err(retry)?);
         let backups = Arc::new(Backups::open(&dir.join("backups")).await.map_err(retry)?);
+        let databases = dir.join(database::DATABASES);
+        spawn_blocking(move || remove_unfinished(&databases)).await.map_err(retry)?.map_err(retry)?;
         let role = if card.role == Role::Active { Role::Unconfirmed } else { card.role };
         let duties = Arc::new(Duties::new(Duty { token: card.token, role }));
         let lease = Arc::new(Lease::new(Arc::new(super::boot_time)));

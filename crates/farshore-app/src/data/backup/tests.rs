@@ -194,13 +194,37 @@ async fn what_an_interrupted_backup_left_is_removed_and_never_listed() {
     let home = Home::new().await;
     let taken = home.backups.take(&*home.live, "").await.unwrap();
     let dir = home.path("backups");
-    for left in ["20200101-000000-000.making", "20200101-000000-000.proof"] {
-        std::fs::create_dir_all(dir.join(left)).unwrap();
-        std::fs::write(dir.join(left).join("data"), "half").unwrap();
+    let id = "20200101-000000-000";
+    let hidden = [format!(".{id}.proof.partial"), format!(".{id}.making.partial")];
+    let plain = ["making", "proof", "proof.partial", "proof.restoring"].map(|kind| format!("{id}.{kind}"));
+    for left in hidden.into_iter().chain(plain) {
+        std::fs::create_dir_all(dir.join(&left)).unwrap();
+        std::fs::write(dir.join(&left).join("data"), "half").unwrap();
     }
     assert_eq!(home.ids().await, [taken.id.as_str()]);
     Backups::open(&dir).await.unwrap();
     assert_eq!(home.names(), [taken.id.as_str()]);
+}
+
+#[tokio::test]
+async fn a_proof_that_fails_leaves_nothing_behind() {
+    let home = Home::new().await;
+    let taken = home.backups.take(&*home.live, "").await.unwrap();
+    let dir = home.path("backups").join(&taken.id);
+    for engine in [Engine::Sqlite, Engine::Postgres] {
+        // No database, though it is what was written.
+        std::fs::write(dir.join("data"), "no database").unwrap();
+        let mut manifest = Manifest::read(&dir).unwrap();
+        manifest.sha256 = hash_of(dir.join("data")).await.unwrap();
+        (manifest.meta.engine, manifest.verdict) = (engine, Verdict::Unproved);
+        manifest.write(&dir).unwrap();
+        home.backups.verify(&taken.id).await.unwrap_err();
+        assert_eq!(home.names(), [taken.id.as_str()]);
+        home.backups.restore(&taken.id, &home.path("restored")).await.unwrap_err();
+        let names = std::fs::read_dir(home.dir.path()).unwrap().map(|entry| entry.unwrap().file_name());
+        let restored: Vec<_> = names.filter(|name| name.to_string_lossy().contains("restored")).collect();
+        assert!(restored.is_empty(), "{restored:?}");
+    }
 }
 
 #[tokio::test]

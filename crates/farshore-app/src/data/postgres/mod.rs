@@ -135,8 +135,18 @@ pub async fn restore_backup(backup: &Path, into: &Path, position: Position) -> R
     let (base_path, dir) = (backup.to_owned(), into.to_owned());
     let source = restore::Source { base, base_path, segments: Vec::new(), reach };
     blocking(move || restore::build(&programs, source, &dir)).await?;
+    let rows = first_rows(into, position).await;
+    if rows.is_err() {
+        // Nobody may take it for a database; the error says what matters.
+        tokio::fs::remove_dir_all(into).await.unwrap_or_default();
+    }
+    rows
+}
+
+/// What a server finds that opens a database for the first time.
+async fn first_rows(dir: &Path, position: Position) -> Result<Rows, DataError> {
     let options = Options { shared_buffers_mib: PROOF_BUFFERS_MIB, ..Options::default() };
-    let live = live::open(into, position, options).await?;
+    let live = live::open(dir, position, options).await?;
     let rows = live.rows().await;
     live.stop().await?;
     rows

@@ -5,17 +5,17 @@
 //! onto a new timeline; it is then asked how far it came. The directory gets its name when everything is in it.
 
 use std::collections::BTreeMap;
-use std::ffi::OsString;
 use std::fs::{self, File};
 use std::io::{self, BufReader, Read, Write};
 use std::path::{Component, Path, PathBuf};
 
 use serde::Deserialize;
 
-use super::cluster::{Card, Cluster, refuse_used, replace, sync_dir};
+use super::cluster::{Card, Cluster, refuse_used, replace};
 use super::programs::Programs;
 use super::records::{Reach, SEGMENT, lsn_text, parse_lsn};
 use crate::data::DataError;
+use crate::data::unfinished::Unfinished;
 
 /// The list of files that the server puts at the end of a base.
 const MANIFEST: &str = "backup_manifest";
@@ -40,18 +40,11 @@ pub(super) struct Source {
     pub(super) reach: Reach,
 }
 
-/// Makes `into` a database. It must not exist; what an earlier attempt left beside it is removed. Blocks.
+/// Makes `into` a database. It must not exist. All or nothing. Blocks.
 pub(super) fn build(programs: &Programs, source: Source, into: &Path) -> Result<(), DataError> {
     refuse_used(into)?;
-    let mut name = into.file_name().map_or_else(OsString::new, OsString::from);
-    name.push(".restoring");
-    let beside = into.with_file_name(name);
-    match fs::remove_dir_all(&beside) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => {
-            return Err(DataError::io("remove the unfinished", &beside)(error));
-        }
-        _ => {}
-    }
+    let unfinished = Unfinished::beside(into)?;
+    let beside = unfinished.path();
     let data = beside.join("data");
     programs.make_dir(&data).map_err(DataError::io("make the directory", &data))?;
     let reach = source.reach;
@@ -61,10 +54,8 @@ pub(super) fn build(programs: &Programs, source: Source, into: &Path) -> Result<
     replace(&signal, b"")
         .and_then(|()| programs.give(&signal, 0o600))
         .map_err(DataError::io("write", &signal))?;
-    Cluster::at(&beside).save(&Card::fresh(reach))?;
-    fs::rename(&beside, into)
-        .and_then(|()| into.parent().map_or(Ok(()), sync_dir))
-        .map_err(DataError::io("name the restored database", into))
+    Cluster::at(beside).save(&Card::fresh(reach))?;
+    unfinished.finish()
 }
 
 /// The files of the base, each with its checksum.

@@ -7,7 +7,7 @@ use rusqlite::Connection;
 
 use super::part::sync_dir;
 use super::record::Record;
-use super::replica::{guess_file, partial_dir};
+use super::replica::{begin_dir, guess_file};
 use super::snapshot::{check_whole, copy_database, count_rows, reading};
 use super::source::{Source, sqlite};
 use super::{LiveOptions, blocking, database_file};
@@ -68,17 +68,16 @@ pub async fn adopt_old(dir_of_old_database: &Path, replica_dir: &Path) -> Result
 pub async fn restore_backup(backup: &Path, into: &Path) -> Result<Rows, DataError> {
     let (backup, into) = (backup.to_owned(), into.to_owned());
     blocking(move || {
-        let partial = partial_dir(&into)?;
-        let file = database_file(&partial);
+        let partial = begin_dir(&into)?;
+        let file = database_file(partial.path());
         std::fs::copy(&backup, &file).map_err(DataError::io("copy the backup to", &file))?;
         check_whole(&file)?;
         let db = Connection::open(&file).map_err(sqlite("open the database", &file))?;
         let rows = count_rows(&db, &file)?;
         drop(db);
         File::open(&file).and_then(|file| file.sync_all()).map_err(DataError::io("sync", &file))?;
-        sync_dir(&partial)?;
-        std::fs::rename(&partial, &into).map_err(DataError::io("put the restored database to", &into))?;
-        into.parent().map_or(Ok(()), sync_dir)?;
+        sync_dir(partial.path())?;
+        partial.finish()?;
         Ok(rows)
     })
     .await

@@ -18,6 +18,7 @@ use super::part::{Base, Part, PartRecord, View, replace_file, sync_dir};
 use super::snapshot::check_whole;
 use super::wire::{Answer, Body, Offer, Request, Want, decode, encode};
 use super::{blocking, database_file};
+use crate::data::unfinished::Unfinished;
 use crate::data::{DataError, Position, Replica};
 
 const RECORD_VERSION: u32 = 1;
@@ -379,29 +380,23 @@ impl Record {
 
 /// Writes a copy out as a database directory; all or nothing.
 fn restore(view: &View, into: &Path) -> Result<Position, DataError> {
-    let partial = partial_dir(into)?;
-    let file = database_file(&partial);
+    let partial = begin_dir(into)?;
+    let file = database_file(partial.path());
     drop(view.write(&file)?);
     check_whole(&file)?;
-    sync_dir(&partial)?;
-    std::fs::rename(&partial, into).map_err(DataError::io("put the restored database to", into))?;
-    into.parent().map_or(Ok(()), sync_dir)?;
+    sync_dir(partial.path())?;
+    partial.finish()?;
     Ok(view.position())
 }
 
-/// An empty directory beside `into`, which does not exist, to be renamed to it when it is complete.
-pub(super) fn partial_dir(into: &Path) -> Result<PathBuf, DataError> {
+/// An empty directory that becomes `into`, which does not exist.
+pub(super) fn begin_dir(into: &Path) -> Result<Unfinished, DataError> {
     if into.exists() {
         return Err(DataError::Exists(into.to_owned()));
     }
-    let mut partial = into.as_os_str().to_owned();
-    partial.push(".partial");
-    let partial = PathBuf::from(partial);
-    if partial.exists() {
-        std::fs::remove_dir_all(&partial)
-            .map_err(DataError::io("remove what an earlier restore left at", &partial))?;
-    }
-    std::fs::create_dir_all(&partial).map_err(DataError::io("create", &partial))?;
+    let partial = Unfinished::beside(into)?;
+    let path = partial.path();
+    std::fs::create_dir_all(path).map_err(DataError::io("create", path))?;
     Ok(partial)
 }
 

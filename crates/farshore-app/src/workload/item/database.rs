@@ -17,7 +17,7 @@ use crate::link::Kept;
 use crate::releases::remove;
 
 /// Where databases are.
-const DATABASES: &str = "databases";
+pub(super) const DATABASES: &str = "databases";
 /// Where a copy of the other region's is.
 const REPLICA: &str = "replica";
 /// Where is kept what the other region never had.

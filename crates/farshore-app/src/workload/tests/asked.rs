@@ -101,6 +101,18 @@ async fn backups_are_points_and_a_restore_never_overwrites() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_a_killed_restore_left_is_no_database_and_goes_when_the_node_starts() {
+    let paris = served().await;
+    let half = paris.item().database_dir(".older.partial");
+    std::fs::create_dir(&half).unwrap();
+    std::fs::write(half.join("app.db"), "half").unwrap();
+    assert_eq!(paris.item().databases(), ["main-e1"]);
+    let paris = paris.restart().await;
+    assert!(!half.exists());
+    assert_eq!(paris.item().databases(), ["main-e1"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn without_a_choice_the_newest_backup_is_meant_and_a_time_means_the_last_one_before_it() {
     let paris = served().await;
     let mut ids = Vec::new();

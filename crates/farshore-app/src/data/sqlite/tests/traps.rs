@@ -292,7 +292,7 @@ async fn nothing_is_restored_before_the_first_snapshot_is_whole_or_over_what_exi
     let refused = pair.replica.restore(&pair.path("source")).await.unwrap_err();
     assert!(matches!(refused, DataError::Exists(_)), "{refused}");
     // What a killed restore left is in nobody's way.
-    std::fs::create_dir_all(pair.path("there.partial/app.db")).unwrap();
+    std::fs::create_dir_all(pair.path(".there.partial/app.db")).unwrap();
     pair.restored("there").await;
     let refused = create(&pair.path("there")).await.unwrap_err();
     assert!(matches!(refused, DataError::Exists(_)), "{refused}");
