@@ -32,6 +32,9 @@ const VERSION: u32 = 1;
 const RETRY: Duration = Duration::from_secs(60);
 /// A proof that came to no verdict, usually for want of room, is tried again after this time: each try writes a whole database.
 const PROVE_AGAIN_AFTER: Duration = Duration::from_secs(600);
+/// Of those that are not good so many stay, or as many as there may be good ones when that is more: a region that just took over
+/// has not proved those that it was sent yet. Each takes the room of a database.
+const NOT_GOOD_MIN: usize = 3;
 const CHANGED: &str = "its files are not what was written";
 const MEND: &str = "restore another one; a new one is taken on schedule, or by `app backup now`";
 
@@ -118,14 +121,7 @@ impl Backups {
     /// # Errors
     /// When the directory cannot be read. A backup whose description is damaged is told as one that is not `ok`.
     pub async fn list(&self) -> Result<Vec<Backup>, DataError> {
-        let is_one = |path: &PathBuf| {
-            let name = path.file_name().map(|name| name.to_string_lossy().into_owned());
-            name.is_some_and(|name| is_id(&name)) && path.join(MANIFEST).exists()
-        };
-        let mut all: Vec<Backup> =
-            entries(&self.dir)?.into_iter().filter(is_one).map(|path| told(&path)).collect();
-        all.sort_by(|one, other| one.id.cmp(&other.id));
-        Ok(all)
+        all_in(&self.dir)
     }
 
     /// Takes one of a database that is being used, and proves it by restoring it.
@@ -286,45 +282,51 @@ impl Backups {
     pub async fn keep_only(&self, keep: u32) -> Result<(), DataError> {
         let _turn = self.turn.lock().await;
         for id in surplus(&self.list().await?, keep) {
-            // Without its description it is none any more, also when the node is killed now.
-            let path = self.dir.join(&id);
-            let manifest = path.join(MANIFEST);
-            std::fs::remove_file(&manifest).map_err(DataError::io("remove", &manifest))?;
-            std::fs::remove_dir_all(&path).map_err(DataError::io("remove the old backup", &path))?;
+            forget(&self.dir, &id)?;
         }
         Ok(())
     }
 }
 
 /// Which of these may go, so that the `keep` newest good ones stay; at least one good one always does. One that is not good
-/// stays until `keep` good ones are newer, so that it is seen.
+/// stays until `keep` good ones are newer, so that it is seen, or until too many newer ones are not good either.
 #[must_use]
 pub fn surplus(all: &[Backup], keep: u32) -> Vec<String> {
     let keep = usize::try_from(keep.max(1)).unwrap_or(usize::MAX);
     let mut newest: Vec<&Backup> = all.iter().collect();
     newest.sort_by(|one, other| other.id.cmp(&one.id));
-    let (mut good, mut gone) = (0, Vec::new());
+    let (mut good, mut not_good, mut gone) = (0, 0, Vec::new());
     for backup in newest {
-        if good >= keep {
+        if good >= keep || (!backup.ok && not_good >= keep.max(NOT_GOOD_MIN)) {
             gone.push(backup.id.clone());
         } else if backup.ok {
             good += 1;
+        } else {
+            not_good += 1;
         }
     }
     gone
 }
 
-/// When the next one is due, on a schedule of one every `minutes` (0: never): `tried` is when the last attempt was begun,
-/// `good` when the newest good one was.
+/// When the newest of these was taken that is good, or may be: one that could not be proved yet is proved again, and not taken
+/// again. Each is a whole database.
 #[must_use]
-pub fn due(minutes: u32, good: Option<Moment>, tried: Option<Moment>) -> Option<Moment> {
+pub fn last_taken(all: &[Backup]) -> Option<Moment> {
+    let may_be_good = |backup: &&Backup| backup.ok || backup.verified_at.is_none();
+    all.iter().filter(may_be_good).map(|backup| backup.at).max()
+}
+
+/// When the next one is due, on a schedule of one every `minutes` (0: never): `tried` is when the last attempt was begun,
+/// `taken` what [`last_taken`] says.
+#[must_use]
+pub fn due(minutes: u32, taken: Option<Moment>, tried: Option<Moment>) -> Option<Moment> {
     let every = Duration::from_secs(u64::from(minutes) * 60);
     if every.is_zero() {
         return None;
     }
-    let by_schedule = good.map_or(Moment(0), |good| good.after(every));
-    let after_failure = match (tried, good) {
-        (Some(tried), good) if good.is_none_or(|good| good < tried) => tried.after(RETRY.min(every)),
+    let by_schedule = taken.map_or(Moment(0), |taken| taken.after(every));
+    let after_failure = match (tried, taken) {
+        (Some(tried), taken) if taken.is_none_or(|taken| taken < tried) => tried.after(RETRY.min(every)),
         _ => Moment(0),
     };
     Some(by_schedule.max(after_failure))
@@ -364,6 +366,32 @@ pub(crate) async fn take_in(coming: &Path, backups: &Path, id: &str) -> Result<(
     });
     placed.await.map_err(std::io::Error::other).flatten().map_err(failed)?;
     sync(backups)
+}
+
+/// The backups of a directory, oldest first.
+///
+/// # Errors
+/// As [`Backups::list`].
+pub(crate) fn all_in(backups: &Path) -> Result<Vec<Backup>, DataError> {
+    let is_one = |path: &PathBuf| {
+        let name = path.file_name().map(|name| name.to_string_lossy().into_owned());
+        name.is_some_and(|name| is_id(&name)) && path.join(MANIFEST).exists()
+    };
+    let mut all: Vec<Backup> = entries(backups)?.into_iter().filter(is_one).map(|path| told(&path)).collect();
+    all.sort_by(|one, other| one.id.cmp(&other.id));
+    Ok(all)
+}
+
+/// Removes one of a directory's backups.
+///
+/// # Errors
+/// As the file system says.
+pub(crate) fn forget(backups: &Path, id: &str) -> Result<(), DataError> {
+    // Without its description it is none any more, also when the node is killed now.
+    let path = backups.join(id);
+    let manifest = path.join(MANIFEST);
+    remove(&manifest).map_err(DataError::io("remove", &manifest))?;
+    remove(&path).map_err(DataError::io("remove the old backup", &path))
 }
 
 /// Whether this backup is among those of a directory.

@@ -273,6 +273,19 @@ fn bad_backups_never_push_good_ones_out() {
 }
 
 #[test]
+fn of_those_that_are_not_good_only_the_newest_stay() {
+    let all: Vec<Backup> = (0..=100).map(|n| backup(&format!("{n:03}"), n == 0)).collect();
+    let stay = |keep| {
+        let gone = surplus(&all, keep);
+        let stay =
+            all.iter().map(|backup| backup.id.as_str()).filter(|id| gone.iter().all(|gone| gone != id));
+        stay.collect::<Vec<_>>()
+    };
+    assert_eq!(stay(1), ["000", "098", "099", "100"]);
+    assert_eq!((stay(24).len(), stay(24)[1], stay(200).len()), (25, "077", 101));
+}
+
+#[test]
 fn the_schedule_counts_from_the_last_good_one_and_tries_again_soon() {
     let minute = |minutes: u64| Moment(minutes * 60_000_000);
     assert_eq!(due(0, None, None), None);
@@ -281,6 +294,26 @@ fn the_schedule_counts_from_the_last_good_one_and_tries_again_soon() {
     assert_eq!(due(60, None, Some(minute(5))), Some(minute(6)), "it failed");
     assert_eq!(due(60, Some(minute(5)), Some(minute(70))), Some(minute(71)), "it failed");
     assert_eq!(due(60, Some(minute(5)), Some(minute(6))), Some(minute(65)), "one by hand failed");
+}
+
+#[test]
+fn one_that_could_not_be_proved_is_not_taken_again_before_the_schedule_says_so() {
+    let minute = |minutes: u64| Moment(minutes * 60_000_000);
+    let mut all = vec![backup("1", true)];
+    // The node is full: one is taken, and its proof comes to no verdict.
+    let mut times = Vec::new();
+    for now in 1..=190 {
+        let tried = times.last().copied().map(minute);
+        if due(60, last_taken(&all), tried).is_some_and(|due| due <= minute(now)) {
+            times.push(now);
+            all.push(Backup { at: minute(now), ..backup(&format!("{now}"), false) });
+        }
+    }
+    assert_eq!(times, [60, 120, 180]);
+    // A bad one is none.
+    all.push(Backup { at: minute(200), verified_at: Some(minute(201)), ..backup("200", false) });
+    assert_eq!(last_taken(&all), Some(minute(180)));
+    assert_eq!(last_taken(&[]), None);
 }
 
 #[test]

@@ -11,7 +11,7 @@ use tokio::task::spawn_blocking;
 use super::super::card::Lost;
 use super::super::engines;
 use super::{Item, Matter, NOT_HERE, fatal, lock, retry};
-use crate::data::backup::{Backup, due};
+use crate::data::backup::{Backup, due, last_taken};
 use crate::data::{Engine, Loss, Position};
 use crate::link::Kept;
 use crate::releases::remove;
@@ -366,17 +366,17 @@ impl Item {
     /// Takes a backup when the last one is old enough, and forgets those that are too many.
     pub(super) async fn back_up_if_due(&self) {
         let minutes = self.stock.charter().spec.backup_minutes;
-        let good = self.known_backups().iter().filter(|one| one.ok).map(|one| one.at).max();
+        let taken = last_taken(&self.known_backups());
         let tried = *lock(&self.backup_tried);
         // An app that has just begun has nothing to keep: its first one is due after a while, too.
-        let since = good.unwrap_or(self.began);
+        let since = taken.unwrap_or(self.began);
         let is_due = due(minutes, Some(since), tried).is_some_and(|at| at <= super::super::now());
         if !is_due {
             return;
         }
         *lock(&self.backup_tried) = Some(super::super::now());
         if let Err(error) = self.back_up("schedule").await {
-            self.note(Matter::Backup, Some(format!("no backup could be taken: {error}")));
+            self.note(Matter::Backup, Some(format!("no backup was taken and proved: {error}")));
         }
     }
 

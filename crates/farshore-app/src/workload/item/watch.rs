@@ -158,13 +158,15 @@ impl Item {
         let proved = self.backups.verify(&id).await;
         self.look_at_backups().await;
         // One that was removed meanwhile concerns nobody.
-        let is_here = self.known_backups().iter().any(|backup| backup.id == id);
+        let known = self.known_backups();
+        let is_here = known.iter().any(|backup| backup.id == id);
+        let is_newest = known.last().is_some_and(|backup| backup.id == id);
         match proved {
             Err(error) if is_here => {
                 self.note(Matter::Backup, Some(format!("backup {id} is not proved here: {error}")));
             }
-            // What a region that takes backups itself has to say about those stays.
-            Ok(_) if self.role() == Role::Target => self.note(Matter::Backup, None),
+            // What a region that takes backups itself has to say about those stays, unless it was about this one.
+            Ok(_) if is_newest || self.role() == Role::Target => self.note(Matter::Backup, None),
             _ => {}
         }
     }
