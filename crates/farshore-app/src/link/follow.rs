@@ -12,7 +12,7 @@ use tokio::time::{Instant, sleep};
 use super::wire::{Answer, Ask, BackupFiles, Body, News, Piece, Question, decode, encode, print};
 use super::{LinkOptions, Shared, WAIT};
 use crate::charter::Charter;
-use crate::data::backup::{has_one, is_id, take_in};
+use crate::data::backup::{all_in, forget, has_one, is_id, surplus, take_in};
 use crate::releases::{remove, write_piece};
 
 /// Between two attempts to reach a region that does not answer, or whose answer cannot be taken.
@@ -254,7 +254,7 @@ async fn forget_releases(
     forgotten.await.map_err(|error| error.to_string())?.map_err(|error| error.to_string())
 }
 
-/// Fetches the backups that are not here, and forgets those that the source has forgotten.
+/// Fetches the backups that are not here, and forgets those that the source has forgotten and that are more than are kept.
 async fn take_backups(shared: &Shared, theirs: &[BackupFiles]) -> Result<(), String> {
     let LinkOptions { stock, backups, .. } = &shared.options;
     let mut here = stock.backups();
@@ -269,11 +269,16 @@ async fn take_backups(shared: &Shared, theirs: &[BackupFiles]) -> Result<(), Str
         here.insert(backup.id.clone());
         stock.set_backups(here.clone());
     }
-    let gone: Vec<String> =
-        here.iter().filter(|id| theirs.iter().all(|backup| backup.id != **id)).cloned().collect();
-    for id in gone {
-        remove(&backups.join(&id)).map_err(|error| error.to_string())?;
-        here.remove(&id);
+    let is_theirs = |id: &String| theirs.iter().any(|backup| backup.id == *id);
+    // A source that tells of none may not have looked yet.
+    if theirs.is_empty() || here.iter().all(is_theirs) {
+        return Ok(());
+    }
+    // An old source may have the only good ones from before a failover: what replaces them must be good here first.
+    let all = all_in(backups).map_err(|error| error.to_string())?;
+    for id in surplus(&all, stock.charter().spec.backup_keep).iter().filter(|id| !is_theirs(id)) {
+        forget(backups, id).map_err(|error| error.to_string())?;
+        here.remove(id);
         stock.set_backups(here.clone());
     }
     Ok(())

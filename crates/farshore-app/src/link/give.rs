@@ -61,8 +61,9 @@ async fn wait_for_news(shared: &Shared, theirs: &Has, gives: bool, wait: Duratio
     let (mut changes, mut duty) = (stock.changes(), duties.changes());
     let differs = || {
         let here = stock.has();
-        (here.charter, here.refs, &here.releases, &here.backups)
-            != (theirs.charter, theirs.refs, &theirs.releases, &theirs.backups)
+        // Backups that only the asker has are no news.
+        (here.charter, here.refs, &here.releases) != (theirs.charter, theirs.refs, &theirs.releases)
+            || !here.backups.is_subset(&theirs.backups)
     };
     let news = async {
         while !(gives && differs()) {

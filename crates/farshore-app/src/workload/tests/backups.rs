@@ -86,3 +86,47 @@ async fn a_backup_that_is_damaged_after_it_came_fails_its_proof() {
     );
     assert!(oslo.look().await.points.iter().all(|point| point.id != id));
 }
+
+/// Paris has a backup that oslo never had, and follows oslo, which has one of its own: the two, and the regions.
+async fn came_back(spec: Value) -> (Place, Place, String, String) {
+    let paris = served_as(spec).await;
+    let oslo = follow(&paris, ReplicationMode::Async).await;
+    paris.add("row 1").await;
+    paris.arrived(&oslo).await;
+    paris.world.is_cut.store(true, Ordering::SeqCst);
+    let theirs = paris.done(json!({ "ask": "backup-now" })).await["result"]["id"].clone();
+    oslo.act(2, Action::Promote { point: PointChoice::Latest }).await.unwrap();
+    oslo.act(2, Action::Commit).await.unwrap();
+    let ours = oslo.done(json!({ "ask": "backup-now" })).await["result"]["id"].clone();
+    paris.world.is_cut.store(false, Ordering::SeqCst);
+    let diverged_after = oslo.look().await.watermark;
+    paris.act(2, Action::Follow { source: region("oslo"), diverged_after }).await.unwrap();
+    replicate(&oslo, "paris", 2, ReplicationMode::Async).await;
+    (paris, oslo, theirs.as_str().unwrap().to_owned(), ours.as_str().unwrap().to_owned())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_region_that_follows_keeps_the_good_backups_that_only_it_has() {
+    let (paris, _oslo, own, new) = came_back(spec()).await;
+    paris.backup(&new, |told| told["ok"] == true).await;
+    paris.backup(&own, |told| told["ok"] == true).await;
+    paris
+        .until("both are points", |seen| {
+            [&own, &new].into_iter().all(|id| seen.points.iter().any(|point| point.id == *id))
+        })
+        .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_more_than_is_kept_goes_once_what_replaces_it_is_good_here() {
+    let mut spec = spec();
+    spec["backup_keep"] = json!(1);
+    let (paris, _oslo, own, new) = came_back(spec).await;
+    paris.backup(&new, |told| told["ok"] == true).await;
+    let give_up = Instant::now() + GIVE_UP;
+    while paris.backup_dir(&own).exists() {
+        assert!(Instant::now() < give_up, "it stays");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    paris.backup(&new, |told| told["ok"] == true).await;
+}
