@@ -25,6 +25,18 @@ pub(super) async fn open_live(
     }
 }
 
+/// Whether an app can be given this database, which nobody uses: it is read as a whole, as a backup is when it is proved, and written to.
+/// Returns where it stands.
+pub(super) async fn prove(engine: Engine, dir: &Path, from: Position) -> Result<Position, DataError> {
+    match engine {
+        Engine::Sqlite => {
+            sqlite::prove(dir).await?;
+            sqlite::open_live(dir, from, sqlite::LiveOptions::default()).await?.stop().await
+        }
+        Engine::Postgres => postgres::prove(dir, from).await,
+    }
+}
+
 /// Opens what follows one of another region.
 pub(super) async fn open_replica(engine: Engine, dir: &Path) -> Result<Arc<dyn Replica>, DataError> {
     match engine {

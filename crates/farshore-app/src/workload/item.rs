@@ -63,6 +63,8 @@ pub(super) struct Item {
     turn: tokio::sync::Mutex<()>,
     /// One change of instances or database at a time.
     work: tokio::sync::Mutex<()>,
+    /// One database is brought back or looked at to be used at a time: the app uses it only after that.
+    pub(super) choosing: tokio::sync::Mutex<()>,
     /// One deploy at a time.
     deploying: tokio::sync::Mutex<()>,
     /// What is wrong, by what was tried: told until it went well.
@@ -243,6 +245,7 @@ impl Item {
                 site: Mutex::new(site),
                 turn: tokio::sync::Mutex::default(),
                 work: tokio::sync::Mutex::default(),
+                choosing: tokio::sync::Mutex::default(),
                 deploying: tokio::sync::Mutex::default(),
                 notes: Mutex::default(),
                 backup_list: Mutex::default(),

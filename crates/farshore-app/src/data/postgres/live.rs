@@ -32,6 +32,10 @@ const ASK_AGAIN: Duration = Duration::from_millis(50);
 const TABLES: &str = "SELECT format('%I.%I', schemaname, tablename) FROM pg_tables \
                       WHERE schemaname NOT IN ('pg_catalog', 'information_schema') ORDER BY 1";
 
+/// A write that is taken back.
+const WRITE_PROBE: &str = "BEGIN; CREATE TABLE public.\"farshore looks whether it can write\" (x integer); \
+                           INSERT INTO public.\"farshore looks whether it can write\" VALUES (1); ROLLBACK";
+
 /// A served database.
 #[derive(Debug)]
 pub(super) struct Served {
@@ -289,6 +293,12 @@ impl Served {
             Ok::<_, PostgresError>(rows)
         };
         counted.await.map_err(cannot("read its tables", self.dir()))
+    }
+
+    /// Whether it can be written to: what is written is taken back.
+    pub(super) async fn can_write(&self) -> Result<(), DataError> {
+        let written = self.shared.rows(WRITE_PROBE).await;
+        written.map(drop).map_err(cannot("write to the database", self.dir()))
     }
 
     /// Counts what the server still wrote while it ended.

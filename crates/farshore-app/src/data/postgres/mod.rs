@@ -152,6 +152,20 @@ async fn first_rows(dir: &Path, position: Position) -> Result<Rows, DataError> {
     rows
 }
 
+/// Whether an app can be given the database in `dir`, which nobody uses: a server starts on it, reads every row of every table, writes
+/// something, takes it back, and ends. Commits are counted as [`open_live`] counts them. Returns where it stands.
+pub async fn prove(dir: &Path, from: Position) -> Result<Position, DataError> {
+    let options = Options { shared_buffers_mib: PROOF_BUFFERS_MIB, ..Options::default() };
+    let live = live::open(dir, from, options).await?;
+    let proved = async {
+        live.rows().await?;
+        live.can_write().await
+    };
+    let proved = proved.await;
+    let stopped = live.stop().await;
+    proved.and(stopped)
+}
+
 /// What the files of an old source hold that was committed after `position`: exact. Nothing may run on them.
 pub async fn commits_after(dir: &Path, position: Position) -> Result<Loss, DataError> {
     let dir = dir.to_owned();

@@ -6,12 +6,17 @@ use std::path::Path;
 use rusqlite::Connection;
 
 use super::part::sync_dir;
+use super::pins::connect;
 use super::record::Record;
 use super::replica::{begin_dir, guess_file};
-use super::snapshot::{check_whole, copy_database, count_rows, reading};
+use super::snapshot::{check_whole, copy_database, count_rows, judge, reading};
 use super::source::{Source, sqlite};
 use super::{LiveOptions, blocking, database_file};
 use crate::data::{DataError, Loss, Position, Rows};
+
+/// A write that is taken back.
+const WRITE_PROBE: &str = "BEGIN IMMEDIATE; CREATE TABLE \"farshore looks whether it can write\" (x); \
+                           INSERT INTO \"farshore looks whether it can write\" VALUES (1); ROLLBACK";
 
 /// Counts what an old source committed that is not in `kept`, the position up to which the other region had it. The database
 /// stays as it is; no app may use it.
@@ -79,6 +84,25 @@ pub async fn restore_backup(backup: &Path, into: &Path) -> Result<Rows, DataErro
         sync_dir(partial.path())?;
         partial.finish()?;
         Ok(rows)
+    })
+    .await
+}
+
+/// Whether an app can be given this database, which nobody uses: it is whole, every row can be read, and it can be written to. Its log
+/// stays where it is, and so does all that is known of it.
+///
+/// # Errors
+/// When it is not there, is damaged, or cannot be written to.
+pub async fn prove(dir: &Path) -> Result<(), DataError> {
+    let file = database_file(dir);
+    blocking(move || {
+        if !file.exists() {
+            return Err(DataError::Missing { what: format!("the database {}", file.display()) });
+        }
+        let db = connect(&file).map_err(sqlite("open the database", &file))?;
+        judge(&db, &file)?;
+        count_rows(&db, &file)?;
+        db.execute_batch(WRITE_PROBE).map_err(sqlite("write to the database", &file))
     })
     .await
 }

@@ -29,7 +29,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-pub use self::home::{adopt_old, commits_after, restore_backup};
+pub use self::home::{adopt_old, commits_after, prove, restore_backup};
 use crate::data::{DataError, Live, Position, Replica, now};
 
 /// When the log is turned, and how much is kept for a replica that lags.

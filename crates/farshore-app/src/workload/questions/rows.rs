@@ -90,6 +90,8 @@ pub(super) fn restore(item: &Arc<Item>, asked: Restore) -> Result<Value, StepErr
     check_name(item, &asked.to)?;
     let me = Arc::clone(item);
     begin(item, "restore", |operation| async move {
+        let _one = me.choosing.lock().await;
+        check_name(&me, &asked.to).map_err(|error| error.to_string())?;
         restored(&me, &asked.to, asked.backup, &operation).await?;
         operation.say(format!("to use it run farshore app change-database {} --to {}", me.id.name, asked.to));
         Ok(json!({ "database": asked.to }))
@@ -184,14 +186,11 @@ pub(super) fn change(item: &Arc<Item>, asked: Change) -> Result<Value, StepError
                     "there is no database {to}: see farshore app show, or restore a backup"
                 )));
             }
-            if item.card().database.as_ref() == Some(&to) && item.stock.charter().external.is_none() {
-                return Err(fatal(format!("{} uses {to} already", item.id)));
-            }
-            begin(
-                item,
-                "change-database",
-                |operation| async move { changed(&me, to, None, &operation).await },
-            )
+            check_idle(item, &to)?;
+            begin(item, "change-database", |operation| async move {
+                let _one = me.choosing.lock().await;
+                changed(&me, to, None, &operation).await
+            })
         }
         (None, to, backup) if to.is_some() || backup.is_some() => {
             let to = to.unwrap_or_else(|| {
@@ -199,6 +198,8 @@ pub(super) fn change(item: &Arc<Item>, asked: Change) -> Result<Value, StepError
             });
             check_name(item, &to)?;
             begin(item, "change-database", |operation| async move {
+                let _one = me.choosing.lock().await;
+                check_name(&me, &to).map_err(|error| error.to_string())?;
                 let position = restored(&me, &to, backup, &operation).await?;
                 changed(&me, to, Some(position), &operation).await
             })
@@ -207,21 +208,25 @@ pub(super) fn change(item: &Arc<Item>, asked: Change) -> Result<Value, StepError
     }
 }
 
-/// Looks whether the database is good, and changes to it.
+/// Refuses the database that the app uses.
+fn check_idle(item: &Item, name: &str) -> Result<(), StepError> {
+    let is_used = item.card().database.as_deref() == Some(name) && item.stock.charter().external.is_none();
+    if is_used { Err(fatal(format!("{} uses {name} already", item.id))) } else { Ok(()) }
+}
+
+/// Looks whether the database is good, and changes to it. The caller holds `choosing`.
 async fn changed(
     item: &Arc<Item>,
     to: String,
     position: Option<Position>,
     operation: &Operation,
 ) -> Result<Value, String> {
+    // It was another one's turn before.
+    check_idle(item, &to).map_err(|error| error.to_string())?;
     operation.say(format!("looking whether {to} is good"));
     let engine = item.stock.charter().engine_kept().ok_or("this app keeps no database of its own")?;
-    let live = engines::open_live(engine, &item.database_dir(&to), position.unwrap_or_default()).await;
-    let live = live.map_err(|error| error.to_string())?;
-    let checked = live.check().await.map_err(|error| error.to_string());
-    let stopped = live.stop().await.map_err(|error| error.to_string());
-    checked?;
-    let position = stopped?;
+    let proved = engines::prove(engine, &item.database_dir(&to), position.unwrap_or_default()).await;
+    let position = proved.map_err(|error| format!("{to} is not good, and nothing was changed: {error}"))?;
     operation.say("it is: changing to it");
     item.use_database(Some((to.clone(), position)), None).await.map_err(|error| error.to_string())?;
     operation.say(format!("the app runs with {to}"));

@@ -113,6 +113,26 @@ async fn what_a_killed_restore_left_is_no_database_and_goes_when_the_node_starts
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_damaged_database_is_never_changed_to() {
+    let paris = served().await;
+    paris.add("row 1").await;
+    paris.done(json!({ "ask": "backup-now" })).await;
+    let restored = paris.done(json!({ "ask": "restore", "to": "bad" })).await;
+    assert_eq!(restored["state"], "done", "{restored:#}");
+    paris.add("row 2").await;
+    let file = std::fs::File::options().write(true).open(paris.item().database_dir("bad").join("app.db"));
+    std::os::unix::fs::FileExt::write_all_at(&file.unwrap(), &[0xA5; 4096], 4096).unwrap();
+    let changed = paris.done(json!({ "ask": "change-database", "to": "bad" })).await;
+    let why = changed["error"].as_str().unwrap_or_default();
+    assert!(changed["state"] == "failed" && why.contains("nothing was changed"), "{changed:#}");
+    let databases = paris.ask(json!({ "ask": "databases" })).await.unwrap();
+    for one in databases["databases"].as_array().unwrap() {
+        assert_eq!((&one["active"], &one["fenced"]), (&json!(one["name"] == "main-e1"), &json!(false)));
+    }
+    assert_eq!(paris.get("/rows").await, json!(rows(1, 2)));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn without_a_choice_the_newest_backup_is_meant_and_a_time_means_the_last_one_before_it() {
     let paris = served().await;
     let mut ids = Vec::new();

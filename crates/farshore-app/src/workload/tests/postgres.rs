@@ -93,6 +93,32 @@ async fn what_cannot_be_counted_is_kept_and_never_called_nothing() {
     assert!(paris.look().await.divergence.is_none() && !kept.exists());
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn only_a_postgres_that_can_be_read_as_a_whole_is_changed_to() {
+    let paris = served_as(with_postgres()).await;
+    paris.add("row 1").await;
+    let env = paris.item().stock.live().unwrap().env();
+    let asked =
+        Command::new("psql").args(["-XqAtc", "SELECT pg_relation_filepath('rows')"]).envs(env).output();
+    let heap = String::from_utf8(asked.unwrap().stdout).unwrap();
+    paris.done(json!({ "ask": "backup-now" })).await;
+    for name in ["good", "bad"] {
+        let restored = paris.done(json!({ "ask": "restore", "to": name })).await;
+        assert_eq!(restored["state"], "done", "{restored:#}");
+    }
+    paris.add("row 2").await;
+    let file = paris.item().database_dir("bad").join("data").join(heap.trim());
+    let file = std::fs::File::options().write(true).open(file).unwrap();
+    std::os::unix::fs::FileExt::write_all_at(&file, &[0xA5; 8192], 0).unwrap();
+    let changed = paris.done(json!({ "ask": "change-database", "to": "bad" })).await;
+    let why = changed["error"].as_str().unwrap_or_default();
+    assert!(changed["state"] == "failed" && why.contains("nothing was changed"), "{changed:#}");
+    assert_eq!(paris.get("/rows").await, json!(rows(1, 2)));
+    let changed = paris.done(json!({ "ask": "change-database", "to": "good" })).await;
+    assert_eq!(changed["state"], "done", "{changed:#}");
+    assert_eq!(paris.get("/rows").await, json!(rows(1, 1)));
+}
+
 fn segments(log: &std::path::Path) -> Vec<std::path::PathBuf> {
     let paths = std::fs::read_dir(log).unwrap().map(|entry| entry.unwrap().path());
     paths.filter(|path| path.file_name().unwrap().len() == 24).collect()
