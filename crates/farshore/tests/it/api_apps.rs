@@ -28,7 +28,7 @@ fn summary() -> Value {
         "database": {"engine": "sqlite", "name": "main", "reachable": true, "external": false, "size_bytes": 4096,
             "position": {"commits": 12, "bytes": 9000, "at": 1_795_237_200_000_000_u64},
             "confirmed": {"commits": 10, "bytes": 8000, "at": null}},
-        "replication": null,
+        "replication": {"target": "oslo", "state": "streaming"},
         "processes": [{"pid": 4711, "port": 40001, "state": "up", "restarts": 1, "memory_bytes": 1_048_576, "since": null}],
         "capacity": {"mib": 4096, "used_mib": 1024},
         "backups": {"count": 2, "newest_at": "2026-11-21T05:00:00Z", "newest_ok": true},

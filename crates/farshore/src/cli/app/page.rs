@@ -1,5 +1,7 @@
 //! How an app is shown: a row of a list, and a sheet of its own.
 
+use serde_json::Value;
+
 use super::super::show::{ago, bytes, sheet, table, visible_len};
 use crate::api::views::{
     AppBrief, AppDatabaseView, AppPositionView, AppProcessView, AppReleaseBrief, AppView, ItemView,
@@ -132,14 +134,29 @@ fn database(database: Option<&AppDatabaseView>) -> String {
     )
 }
 
-/// How much a failover now would lose.
+/// Whether the other region follows, and how much a failover now would lose. That it is named says nothing: after a failover it
+/// is the one that was lost.
 fn replicated(app: &AppView, item: &ItemView) -> String {
     let Some(target) = &item.target else { return "no: lost with its region".to_owned() };
+    let more = format!("farshore status app/{}", app.name);
     let behind = app.database.as_ref().and_then(|database| {
         let (here, there) = (database.position.as_ref()?, database.confirmed.as_ref()?);
         Some(behind(here, there))
     });
-    format!("to {target}{}", behind.unwrap_or_default())
+    let behind = behind.unwrap_or_default();
+    let state = app.replication.as_ref().and_then(|link| link.get("state")).and_then(Value::as_str);
+    match (item.phase.as_str(), state) {
+        // The source does not answer, and the target knows what has arrived.
+        ("Protected", _) if app.region != item.source => format!("to {target}, as far as it had arrived"),
+        ("Protected", Some("streaming")) => format!("to {target}{behind}"),
+        ("Protected", Some("seeding" | "catching-up")) => {
+            format!("not now: {target} is being brought up to date ({more}){behind}")
+        }
+        ("Protected", _) => format!("not now: {target} does not follow ({more}){behind}"),
+        ("Seeding", _) => format!("not yet: the first copy to {target} is under way ({more})"),
+        ("Reprotecting", _) => format!("not yet: {target} is being brought up to date ({more})"),
+        _ => format!("no: {target} does not follow ({more})"),
+    }
 }
 
 fn behind(here: &AppPositionView, there: &AppPositionView) -> String {
@@ -190,7 +207,59 @@ fn process(process: &AppProcessView) -> Vec<String> {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
+
+    fn item(phase: &str, target: Option<&str>) -> ItemView {
+        let item = json!({
+            "id": "app/todo", "kind": "app", "name": "todo", "phase": phase, "home": "paris", "source": "oslo",
+            "target": target, "epoch": 2, "mode": "async", "on_control_loss": "hold", "next_actions": [],
+            "health": { "state": "Healthy" }, "endpoints": [], "points": { "count": 0 }, "operators_words": [], "regions": [],
+            "created_at": "",
+        });
+        serde_json::from_value(item).unwrap()
+    }
+
+    #[test]
+    fn an_app_is_called_replicated_only_while_the_other_region_follows() {
+        let position =
+            |commits| Some(AppPositionView { commits, bytes: 1000 * commits, ..Default::default() });
+        let shown = |phase: &str, target: Option<&str>, region: &str, link: Option<&str>| {
+            let database =
+                AppDatabaseView { position: position(3), confirmed: position(1), ..Default::default() };
+            let app = AppView {
+                name: "todo".to_owned(),
+                region: region.to_owned(),
+                database: Some(database),
+                replication: link.map(|state| json!({ "state": state })),
+                ..Default::default()
+            };
+            replicated(&app, &item(phase, target))
+        };
+        let check = |phase, link, expected: &str| {
+            assert_eq!(shown(phase, Some("paris"), "oslo", link), expected, "{phase} {link:?}");
+        };
+        check("Protected", Some("streaming"), "to paris, 2 commits (2 KiB) behind");
+        let none = "no: paris does not follow (farshore status app/todo)";
+        for phase in ["FailingOver", "FailedOver", "Committed", "NeedsUser"] {
+            check(phase, Some("disconnected"), none);
+            check(phase, None, none);
+        }
+        let silent = "not now: paris does not follow (farshore status app/todo), 2 commits (2 KiB) behind";
+        check("Protected", Some("disconnected"), silent);
+        check("Protected", None, silent);
+        for phase in ["Seeding", "Reprotecting"] {
+            assert!(shown(phase, Some("paris"), "oslo", Some("seeding")).starts_with("not yet: "), "{phase}");
+        }
+        assert!(shown("Protected", Some("paris"), "oslo", Some("seeding")).starts_with("not now: "));
+        assert_eq!(
+            shown("Protected", Some("paris"), "paris", None),
+            "to paris, as far as it had arrived",
+            "oslo is silent, and paris tells"
+        );
+        assert_eq!(shown("Unprotected", None, "oslo", None), "no: lost with its region");
+    }
 
     #[test]
     fn a_list_fits_into_eighty_columns() {
