@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use super::exit::Failure;
 use super::{Global, Output};
-use crate::api::views::{HealthState, LossView};
+use crate::api::views::{HealthState, LossView, RpoView};
 
 /// Longest cell before it is cut; the other formats have the whole text.
 const CELL_LEN_MAX: usize = 44;
@@ -196,6 +196,25 @@ pub(super) fn loss(loss: &LossView) -> String {
     format!("{writes}, {}, {}", bytes(loss.bytes), seconds(loss.seconds))
 }
 
+/// What a failover lost, as far as it is known now: in numbers, or between which bounds. `from` is the region that was given up.
+pub(super) fn lost(rpo: &RpoView, from: &str) -> String {
+    match (&rpo.final_, rpo.exact) {
+        (Some(counted), true) => loss(counted),
+        (Some(counted), false) if *counted != rpo.at_failover => format!("at most {}", loss(counted)),
+        (last, _) => {
+            let bound = &rpo.at_failover;
+            let exact = if last.is_some() { "it could not be counted" } else { "exact when it is back" };
+            let writes =
+                if bound.writes == 1 { "1 write".to_owned() } else { format!("{} writes", bound.writes) };
+            format!(
+                "at least {writes} ({}), at most what {from} wrote in {} ({exact})",
+                bytes(bound.bytes),
+                seconds(bound.seconds)
+            )
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -222,6 +241,27 @@ mod tests {
         check(250.0, "4 min 10 s");
         check(7500.0, "2 h 5 min");
         check(273_600.0, "3 d 4 h");
+    }
+
+    #[test]
+    fn a_loss_that_is_not_counted_yet_is_told_with_both_bounds() {
+        let told = |writes, bytes, seconds| LossView { writes, bytes, seconds };
+        let check = |at_failover, final_, exact, expected: &str| {
+            assert_eq!(lost(&RpoView { at_failover, final_, exact }, "paris"), expected);
+        };
+        let (silent, some) = (told(0, 0, 600.0), told(1, 4096, 2.0));
+        let upto = "at least 0 writes (0 B), at most what paris wrote in 10 min 0 s";
+        check(silent, None, false, &format!("{upto} (exact when it is back)"));
+        check(silent, Some(silent), false, &format!("{upto} (it could not be counted)"));
+        check(
+            some,
+            None,
+            false,
+            "at least 1 write (4 KiB), at most what paris wrote in 2.0 s (exact when it is back)",
+        );
+        check(silent, Some(told(12, 49_152, 1.5)), true, "12 writes, 48 KiB, 1.5 s");
+        check(silent, Some(told(12, 49_152, 1.5)), false, "at most 12 writes, 48 KiB, 1.5 s");
+        check(silent, Some(told(0, 0, 0.0)), true, "nothing");
     }
 
     #[test]

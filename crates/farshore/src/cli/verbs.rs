@@ -278,24 +278,13 @@ fn endpoints(endpoints: &[crate::api::views::EndpointView]) -> String {
 
 /// What a failover cost.
 pub(super) fn cost(report: &FailoverView) -> String {
-    let lost = match (&report.rpo.final_, report.rpo.exact) {
-        (Some(loss), true) => format!("lost {}", show::loss(loss)),
-        (Some(loss), false) if *loss != report.rpo.at_failover => {
-            format!("lost at most {}", show::loss(loss))
-        }
-        (last, _) => {
-            let bound = &report.rpo.at_failover;
-            let exact = if last.is_some() { "it could not be counted" } else { "exact when it is back" };
-            format!(
-                "lost at least {} writes ({}), at most what {} wrote in {} ({exact})",
-                bound.writes,
-                show::bytes(bound.bytes),
-                report.from,
-                show::seconds(bound.seconds)
-            )
-        }
-    };
+    let lost = show::lost(&report.rpo, &report.from);
     // Before the first write there is no moment to name.
     let point = if report.point.seq == 0 { "the beginning" } else { report.point.id.as_str() };
-    format!("{} to {} at {point}; RTO {}; {lost}", report.from, report.to, show::seconds(report.rto_seconds))
+    format!(
+        "{} to {} at {point}; RTO {}; lost {lost}",
+        report.from,
+        report.to,
+        show::seconds(report.rto_seconds)
+    )
 }

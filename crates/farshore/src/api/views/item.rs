@@ -356,12 +356,18 @@ impl From<&FailoverReport> for FailoverView {
             requested_at: report.requested_at.to_string(),
             rto_seconds: report.rto_seconds,
             point: (&report.promotion.point).into(),
-            rpo: RpoView {
-                at_failover: report.promotion.at_failover.into(),
-                final_: report.loss_final.map(Into::into),
-                exact: report.exact,
-            },
+            rpo: report.into(),
             proof: proof_text(&report.proof),
+        }
+    }
+}
+
+impl From<&FailoverReport> for RpoView {
+    fn from(report: &FailoverReport) -> Self {
+        Self {
+            at_failover: report.promotion.at_failover.into(),
+            final_: report.loss_final.map(Into::into),
+            exact: report.exact,
         }
     }
 }

@@ -4,7 +4,7 @@ use farshore_core::lifecycle::Item;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::item::LossView;
+use super::item::{LossView, RpoView};
 use crate::migrate::record::{Database, Difference, Migration, Phase, Release, Report};
 use crate::migrate::{Preview, app};
 
@@ -125,6 +125,8 @@ pub struct MigrationReport {
     pub loss: LossView,
     /// `loss` is exact, not a bound.
     pub loss_exact: bool,
+    /// What is known of the loss: at the failover, and once the old source has been seen again.
+    pub rpo: RpoView,
     /// The source was stopped first.
     pub planned: bool,
     /// From the request to the verified answer in the new region.
@@ -230,6 +232,9 @@ impl MigrationReport {
             self.loss = loss.into();
             self.loss_exact = failover.exact;
         }
+        if let Some(failover) = same {
+            self.rpo = failover.into();
+        }
     }
 }
 
@@ -243,6 +248,11 @@ impl From<&Report> for MigrationReport {
             database: report.database.as_ref().map(Into::into),
             loss: report.loss.into(),
             loss_exact: report.loss_exact,
+            rpo: RpoView {
+                at_failover: report.loss.into(),
+                final_: report.loss_exact.then(|| report.loss.into()),
+                exact: report.loss_exact,
+            },
             planned: report.planned,
             rto_seconds: report.rto_seconds,
             secondary_deleted: report.secondary_deleted,

@@ -220,7 +220,7 @@ async fn follow(client: &Client, begun: MigrationView) -> Result<MigrationView, 
             Err(_) if away < AWAY_MAX => away += 1,
             Err(failure) => {
                 let text =
-                    format!("{}; the migration goes on: GET /api/v1/migrations/{}", failure.text, view.id);
+                    format!("{}; the migration goes on: farshore app migrations {}", failure.text, view.id);
                 return Err(Failure { text, ..failure });
             }
         }
@@ -237,7 +237,6 @@ fn tell(ended: &MigrationView) {
 
 fn report_lines(ended: &MigrationView, report: &MigrationReport) -> Vec<String> {
     let data = |name: &str, value: String| format!("data:    {name:<13}{value}");
-    let bound = if report.loss_exact { "" } else { "at least " };
     let mut lines = vec![
         data("region", format!("{} (was {})", ended.to, ended.from)),
         data("capacity", format!("{} x {}, from '{}'", ended.instances, ended.mode, ended.secondary)),
@@ -260,7 +259,7 @@ fn report_lines(ended: &MigrationView, report: &MigrationReport) -> Vec<String> 
                 None => "none".to_owned(),
             },
         ),
-        data("lost", format!("{bound}{}", show::loss(&report.loss))),
+        data("lost", show::lost(&report.rpo, &ended.from)),
         data("RTO", show::seconds(report.rto_seconds)),
     ];
     lines.extend(report.advice.iter().map(|advice| format!("warn:    {advice}")));
@@ -270,33 +269,31 @@ fn report_lines(ended: &MigrationView, report: &MigrationReport) -> Vec<String> 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::api::views::{LossView, MigratedDatabase, MigratedRelease};
+    use crate::api::views::{LossView, MigratedDatabase, MigratedRelease, RpoView};
 
-    #[test]
-    fn the_report_is_in_numbers_and_says_what_to_do() {
-        let report = MigrationReport {
+    fn report(database: MigratedDatabase, at_failover: LossView) -> MigrationReport {
+        MigrationReport {
             release: Some(MigratedRelease { number: 4, commit: "c0ffee".into(), tree: "beef".into() }),
             scripts_same: true,
             differences: Vec::new(),
             pushed_last_is_here: Some(true),
-            database: Some(MigratedDatabase {
-                engine: "postgres".into(),
-                name: "main".into(),
-                external: true,
-                reachable: false,
-            }),
-            loss: LossView { writes: 3, bytes: 300, seconds: 0.5 },
+            database: Some(database),
+            loss: at_failover,
             loss_exact: false,
+            rpo: RpoView { at_failover, final_: None, exact: false },
             planned: false,
-            rto_seconds: 1.5,
+            rto_seconds: 0.9,
             secondary_deleted: true,
             ttl_seconds: 5,
-            advice: vec!["give it another database".into()],
-        };
-        let ended = MigrationView {
+            advice: Vec::new(),
+        }
+    }
+
+    fn ended() -> MigrationView {
+        MigrationView {
             id: "a".repeat(32),
             primary: "todo".into(),
-            secondary: "spare".into(),
+            secondary: "todo-dr".into(),
             state: "completed".into(),
             phase: "completed".into(),
             ended: true,
@@ -309,18 +306,50 @@ mod tests {
             source_is_down: true,
             from: "paris".into(),
             to: "oslo".into(),
-            mode: "standard".into(),
-            instances: 2,
+            mode: "basic".into(),
+            instances: 1,
             created_at: String::new(),
             updated_at: String::new(),
             report: None,
-        };
-        let lines = report_lines(&ended, &report);
+        }
+    }
+
+    fn database(engine: &str, name: &str, reachable: bool) -> MigratedDatabase {
+        MigratedDatabase { engine: engine.into(), name: name.into(), external: !reachable, reachable }
+    }
+
+    #[test]
+    fn the_report_is_in_numbers_and_says_what_to_do() {
+        let loss = LossView { writes: 3, bytes: 300, seconds: 600.0 };
+        let lost = report(database("postgres", "main", false), loss);
+        let lost = MigrationReport { advice: vec!["give it another database".into()], ..lost };
+        let lines = report_lines(&ended(), &lost);
         assert_eq!(lines[0], "data:    region       oslo (was paris)");
-        assert_eq!(lines[1], "data:    capacity     2 x standard, from 'spare'");
+        assert_eq!(lines[1], "data:    capacity     1 x basic, from 'todo-dr'");
         assert_eq!(lines[2], "data:    scripts      release 4, commit c0ffee, tree beef");
         assert_eq!(lines[3], "data:    database     postgres main, does not answer");
-        assert!(lines[4].starts_with("data:    lost         at least 3 writes"), "{}", lines[4]);
+        assert_eq!(
+            lines[4],
+            "data:    lost         at least 3 writes (300 B), at most what paris wrote in 10 min 0 s (exact when it is back)"
+        );
         assert_eq!(lines[6], "warn:    give it another database");
+        let counted = RpoView { final_: Some(LossView::default()), exact: true, ..lost.rpo };
+        let counted = report_lines(&ended(), &MigrationReport { rpo: counted, ..lost });
+        assert_eq!(counted[4], "data:    lost         nothing");
+    }
+
+    #[test]
+    fn the_page_shows_what_is_printed() {
+        let page = include_str!("../../../../../docs/migrate.md");
+        let silent = LossView { seconds: 2.7, ..LossView::default() };
+        let release = MigratedRelease {
+            number: 3,
+            commit: "8c5e1f0a9d7b4c2e6f3a1b0d9e8c7f6a5b4d3c2e".into(),
+            tree: "2b7d9e4c1a6f8035e7d2c9b4a1f6e3d8c5b0a792".into(),
+        };
+        let lost = report(database("sqlite", "main-e2", true), silent);
+        let lines = report_lines(&ended(), &MigrationReport { release: Some(release), ..lost });
+        let shown: Vec<&str> = page.lines().filter(|line| line.starts_with("data:")).collect();
+        assert_eq!(shown, lines);
     }
 }
