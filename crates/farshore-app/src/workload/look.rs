@@ -177,7 +177,7 @@ fn replication(item: &Item) -> Option<Replication> {
         (Some(_), Some(Position { commits, bytes, at })) => {
             Watermark { epoch: here.epoch, seq: commits, bytes, at }
         }
-        _ => Watermark { epoch: here.epoch, ..Watermark::default() },
+        _ => Watermark { epoch: here.epoch, at: unconfirmed_since(item), ..Watermark::default() },
     };
     let lag = Loss {
         writes: here.seq.saturating_sub(acknowledged.seq),
@@ -196,6 +196,19 @@ fn replication(item: &Item) -> Option<Replication> {
         lag,
         note: status.note.or(link.lacks().map(|lacks| format!("the other region does not have {lacks} yet"))),
     })
+}
+
+/// From when on a region that has confirmed nothing may lack what is written here, as early as it can be: while the other region
+/// was this one's source, it had everything; and nothing was written before the first release. Never the beginning of time, which
+/// would be told as a lag of decades.
+fn unconfirmed_since(item: &Item) -> Moment {
+    let followed = {
+        let card = item.card();
+        let promotion = card.promotion.as_ref().map(|promotion| promotion.source_last_seen);
+        promotion.filter(|seen| *seen > Moment::default()).or(card.source.as_ref().map(|source| source.heard))
+    };
+    let first_release = || item.stock.charter().releases.first().map(|release| release.at);
+    followed.or_else(first_release).unwrap_or_else(|| item.watermark().at)
 }
 
 /// What a target needs to know of it, and what others ask of it; nothing secret.

@@ -130,6 +130,31 @@ async fn an_old_source_that_was_not_fenced_keeps_what_only_it_has() {
     assert!(paris.look().await.divergence.is_none() && !kept.exists());
 }
 
+/// Writes a row that the other region does not get. The app is no older than its test, and neither is what is at risk.
+async fn at_risk(alone: &Place, row: &str) {
+    alone.add(row).await;
+    let is_told = |seen: &Observation| seen.replication.as_ref().is_some_and(|link| link.lag.writes > 0);
+    let lag = alone.until("it is at risk", is_told).await.replication.unwrap().lag;
+    assert!(lag.seconds < 3600.0, "after {row}: {lag:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_nobody_has_confirmed_is_counted_from_when_the_lost_region_was_last_heard() {
+    let paris = served().await;
+    let oslo = follow(&paris, ReplicationMode::Async).await;
+    paris.add("row 1").await;
+    paris.arrived(&oslo).await;
+    paris.world.is_cut.store(true, Ordering::SeqCst);
+    oslo.act(2, Action::Promote { point: PointChoice::Latest }).await.unwrap();
+    at_risk(&oslo, "row 2").await;
+    oslo.act(2, Action::Commit).await.unwrap();
+    at_risk(&oslo, "row 3").await;
+    let oslo = oslo.restart().await;
+    oslo.act(2, Action::Serve).await.unwrap();
+    oslo.until("it serves again", |seen| seen.ready).await;
+    at_risk(&oslo, "row 4").await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_target_that_is_told_to_serve_has_what_has_arrived() {
     let paris = served().await;
