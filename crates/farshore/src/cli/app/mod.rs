@@ -161,8 +161,11 @@ pub(super) enum ModeWord {
     /// 128 MiB, a quarter of a processor, one process
     Free,
     /// 512 MiB, one processor, up to 6 processes
+    // What services of this mode were called once.
+    #[value(alias = "shared")]
     Basic,
     /// 2 GiB, two processors, up to 25 processes
+    #[value(alias = "reserved")]
     Standard,
 }
 
@@ -326,4 +329,18 @@ async fn list(global: &Global, client: &Client) -> Result<(), Failure> {
             .to_owned(),
         apps => page::list(apps),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_old_names_of_modes_are_understood() {
+        for (text, mode) in
+            [("shared", ModeWord::Basic), ("reserved", ModeWord::Standard), ("free", ModeWord::Free)]
+        {
+            assert_eq!(ModeWord::from_str(text, false), Ok(mode));
+        }
+    }
 }
