@@ -314,6 +314,10 @@ impl Workload for Apps {
     }
 
     async fn ask(&self, item: &ItemId, question: &Value) -> Result<Value, StepError> {
+        // Asked before there is an app.
+        if question.get("ask").and_then(Value::as_str) == Some("room") {
+            return questions::room(&self.around, item, question);
+        }
         questions::ask(&self.around.item(item)?, question).await
     }
 

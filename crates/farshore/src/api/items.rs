@@ -3,12 +3,14 @@
 use axum::Json;
 use axum::extract::rejection::QueryRejection;
 use axum::extract::{Path, Query, State};
+use farshore_app::spec::AppSpec;
 use farshore_core::command::Command;
-use farshore_core::ids::{ItemId, Region};
+use farshore_core::ids::{ItemId, Kind, Region};
 use farshore_core::job::Job;
 use farshore_core::lifecycle::{Item, Phase, Stage};
 use farshore_core::workload::Observation;
 use serde::Deserialize;
+use serde_json::Value;
 use std::collections::BTreeMap;
 use utoipa::IntoParams;
 
@@ -118,6 +120,7 @@ pub(super) async fn create(
 ) -> Result<Accepted, Problem> {
     let CreateRequest { kind, name, region, spec, on_control_loss, automatic_failover } = asked.body;
     let id = ItemId::parse(&format!("{kind}/{name}"))?;
+    check_spec(id.kind, &spec)?;
     let region = regions::find(&state.control, &Region::parse(&region)?).await?.name;
     let command = Command::Create {
         region,
@@ -126,6 +129,17 @@ pub(super) async fn create(
         automatic: automatic_failover,
     };
     super::verbs::submit(&state, &id, command, asked.by).await
+}
+
+/// What no region could make anything of is refused here, where it is known as a mistake of whoever asks: in a job it would be one
+/// of the region's failures.
+fn check_spec(kind: Kind, spec: &Value) -> Result<(), Problem> {
+    if kind != Kind::App {
+        return Ok(());
+    }
+    let wrong = |why: String| Problem::invalid(format!("spec: {why}"));
+    let spec = AppSpec::deserialize(spec).map_err(|error| wrong(error.to_string()))?;
+    spec.check().map_err(wrong)
 }
 
 /// Removes an item and what was made for it. Disks that an operator brought are left in place.

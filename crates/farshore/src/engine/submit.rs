@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use farshore_core::command::{Command, Verb};
 use farshore_core::fencing::OnControlLoss;
-use farshore_core::ids::{Epoch, ItemId, JobId, Region};
+use farshore_core::ids::{Epoch, ItemId, JobId, Kind, Region};
 use farshore_core::job::plan::{Facts, plan};
 use farshore_core::job::{Job, JobState, KIND_VERSION};
 use farshore_core::lifecycle::{Event, Item, Phase, Refusal, Stage};
@@ -12,6 +12,7 @@ use farshore_core::moment::Moment;
 use farshore_core::reconcile::ahead_of_store;
 use farshore_core::store::{CommitError, Compare, Revision, Transaction};
 use farshore_core::workload::{Observation, Point, PointChoice, Role, StepError};
+use serde_json::{Value, json};
 
 use super::book::{At, put};
 use super::records::{
@@ -89,8 +90,9 @@ impl Request<'_> {
         let own = self.inner.book.item(self.id).await?;
         let revision = own.as_ref().map(|own| own.revision);
         let item = match (own, &command) {
-            (None, Command::Create { region, on_control_loss, automatic, .. }) => {
+            (None, Command::Create { region, spec, on_control_loss, automatic }) => {
                 self.check_create(region, *on_control_loss, *automatic).await?;
+                self.check_room(region, spec).await?;
                 let fences = *on_control_loss == OnControlLoss::Fence;
                 Item {
                     lease: fences.then_some(self.inner.options.fencing),
@@ -228,6 +230,24 @@ impl Request<'_> {
             return Err(SubmitError::Invalid { why });
         }
         self.reachable(&record.name).await
+    }
+
+    /// A region that has no room for an app says so before anything of it is made. One that cannot say is believed to have it: what
+    /// it says to the order counts.
+    async fn check_room(&self, region: &Region, spec: &Value) -> Result<(), SubmitError> {
+        if self.id.kind != Kind::App {
+            return Ok(());
+        }
+        let question = json!({ "ask": "room", "spec": spec });
+        let asked = self.inner.agents.ask(region, self.id, &question);
+        let answer = tokio::time::timeout(self.inner.options.observe_deadline, asked).await;
+        let Ok(Ok(answer)) = answer else { return Ok(()) };
+        let Some(why) = answer.get("no_room").and_then(Value::as_str) else { return Ok(()) };
+        Err(SubmitError::Refused {
+            code: "no-room",
+            why: format!("{region} has no room for {}, so nothing was changed: {why}", self.id),
+            possible: Vec::new(),
+        })
     }
 
     async fn known_region(&self, region: &Region) -> Result<RegionRecord, SubmitError> {

@@ -13,13 +13,13 @@ use crate::api_bench::{Served, problem};
 use crate::cli_verbs::run;
 use crate::engine_sim::region;
 
-const APP: &str = "/api/v1/apps/todo";
+pub(crate) const APP: &str = "/api/v1/apps/todo";
 /// In answers of the region.
 const SECRETS: [&str; 4] = ["application-s3cret", "master-s3cret", "deployment-s3cret", "setting-s3cret"];
 /// In requests.
 const SENT: [&str; 4] = ["sent-s3cret-1", "sent-s3cret-2", "sent-s3cret-3", "sent-s3cret-4"];
 
-fn summary() -> Value {
+pub(crate) fn summary() -> Value {
     json!({
         "name": "todo", "urls": ["http://todo.app.test:8080", "http://todo.example.com:8080"],
         "git_url": "http://todo.scm.test:8080/todo.git", "state": "running", "mode": "basic", "instances": 2,
@@ -37,7 +37,7 @@ fn summary() -> Value {
 }
 
 /// The app todo in paris, protected to oslo, which answers everything.
-async fn app() -> Served {
+pub(crate) async fn app() -> Served {
     let served = Served::new().await;
     let create = json!({"kind": "app", "name": "todo", "region": "paris", "spec": {}});
     assert_eq!(served.run("/api/v1/items", &create).await.state, "succeeded");
@@ -92,10 +92,10 @@ async fn app() -> Served {
 }
 
 /// What takes long.
-const LONG: [&str; 7] =
+pub(crate) const LONG: [&str; 7] =
     ["deploy", "rollback", "restart", "backup-now", "backup-verify", "restore", "change-database"];
 
-async fn audited(served: &Served) -> Vec<String> {
+pub(crate) async fn audited(served: &Served) -> Vec<String> {
     let audit: Vec<AuditView> = served.get("/api/v1/audit?limit=1000").await;
     audit.into_iter().map(|entry| entry.what).collect()
 }

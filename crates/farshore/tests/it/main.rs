@@ -16,6 +16,8 @@ mod access_tokens;
 #[cfg(test)]
 mod agent_ask;
 #[cfg(test)]
+mod api_app_refusals;
+#[cfg(test)]
 mod api_apps;
 #[cfg(test)]
 mod api_bench;

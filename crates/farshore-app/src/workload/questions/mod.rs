@@ -15,6 +15,7 @@ mod transfer;
 
 use std::sync::Arc;
 
+use farshore_core::ids::ItemId;
 use farshore_core::workload::{Role, StepError};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
@@ -22,6 +23,8 @@ use serde_json::{Value, json};
 
 use super::item::{Item, fatal};
 use super::operations::Operation;
+use super::{Around, capacity};
+use crate::spec::AppSpec;
 
 /// Answers a question.
 pub(super) async fn ask(item: &Arc<Item>, question: &Value) -> Result<Value, StepError> {
@@ -55,6 +58,18 @@ pub(super) async fn ask(item: &Arc<Item>, question: &Value) -> Result<Value, Ste
         "operation" => operation(item, &parsed(question)?),
         other => Err(fatal(format!("an app is not asked {other:?}: are all nodes of one version?"))),
     }
+}
+
+#[derive(Deserialize)]
+struct Wanted {
+    spec: AppSpec,
+}
+
+/// Whether an app that is to be made here would have room: `{"no_room": null}`, or why it has none. The order asks again.
+pub(super) fn room(around: &Around, wanted: &ItemId, question: &Value) -> Result<Value, StepError> {
+    let Wanted { spec } = parsed(question)?;
+    let fits = capacity::fits(&around.claims(), &wanted.name, &spec, around.options.capacity_mib);
+    Ok(json!({ "no_room": fits.err().map(|no_room| no_room.to_string()) }))
 }
 
 /// What is asked, or what is wrong with it.

@@ -47,6 +47,12 @@ async fn a_region_without_room_refuses() {
     let refused = paris.act_on(&other, 1, large, None).await.unwrap_err().to_string();
     assert!(refused.contains("2048 MiB for apps and 128 of them are used"), "{refused}");
     assert!(matches!(paris.apps.observe(&other).await, Err(StepError::Unknown)));
+    let room = async |spec: Value| {
+        let question = json!({ "ask": "room", "spec": spec });
+        paris.apps.ask(&other, &question).await.unwrap()["no_room"].clone()
+    };
+    assert_eq!(room(json!({ "mode": "basic", "instances": 3 })).await, Value::Null);
+    assert_eq!(room(json!({ "mode": "standard" })).await, refused, "known before it is tried");
     let refused = paris.ask(json!({ "ask": "scale", "mode": "basic", "instances": 5 })).await.unwrap_err();
     assert!(refused.to_string().contains("5 x basic needs 2560"), "{refused}");
     let oslo = follow(&paris, ReplicationMode::Async).await;
