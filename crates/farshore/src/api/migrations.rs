@@ -103,7 +103,7 @@ pub(super) async fn show(
     Path(id): Path<String>,
 ) -> Result<Json<MigrationView>, Problem> {
     let Some(migration) = migrate::find(&state.control, &id).await? else {
-        let detail = format!("there is no migration {id:?}: GET /api/v1/migrations lists them");
+        let detail = format!("there is no migration {id:?}: farshore app migrations lists them");
         return Err(Problem::not_found(detail));
     };
     Ok(Json(view(&state, &migration).await?))

@@ -1,8 +1,9 @@
 //! What is asked of apps and cannot be: refused before anything is begun, with the exit status that says so and the way on.
 
+use reqwest::Method;
 use serde_json::{Value, json};
 
-use crate::api_apps::{audited, summary};
+use crate::api_apps::{APP, LONG, app, audited, summary};
 use crate::api_bench::{Served, problem};
 use crate::cli_verbs::run;
 
@@ -51,4 +52,46 @@ async fn what_cannot_be_made_is_refused_before_a_job_begins() {
     }
     let create = json!({"kind": "app", "name": "a1", "region": "paris", "spec": {}});
     assert_eq!(problem(served.post("/api/v1/items", &create).await).await.code(), "no-room");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_does_not_exist_is_a_refusal_that_names_what_lists_it() {
+    let served = app().await;
+    let check = async |line: &str, why: &str| {
+        served.bench.sim.questions();
+        let (code, out, err) = run(&served, line).await;
+        assert_eq!((code, err.contains(why)), (3, true), "{line}: {out}{err}");
+        let asked = served.bench.sim.questions();
+        assert!(
+            asked.iter().all(|(_, question)| !LONG.contains(&question["ask"].as_str().unwrap())),
+            "{asked:?}"
+        );
+    };
+    let (releases, backups) =
+        ("farshore app releases todo lists them", "farshore app backup list todo lists them");
+    check("app rollback todo --to 99", releases).await;
+    check("app rollback todo --to 3", "release 3 of app/todo runs already").await;
+    check("app backup verify todo nope", backups).await;
+    check("app restore todo --to again --backup nope", backups).await;
+    check("app change-database todo --backup nope --yes", backups).await;
+    check("app migrations abc", "farshore app migrations lists them").await;
+    served.bench.sim.answer("releases", Ok(json!({"releases": [{"number": 3, "state": "live"}]})));
+    served.bench.sim.answer("backups", Ok(json!({"backups": [{"id": "a", "ok": false}]})));
+    check("app rollback todo", releases).await;
+    check("app restore todo --to again", "farshore app backup now todo takes one").await;
+    let (code, _, err) = run(&served, "app backup verify todo ../../x").await;
+    assert_eq!((code, err.contains("farshore app backup list todo shows them")), (2, true), "{err}");
+}
+
+#[tokio::test]
+async fn what_was_done_once_is_not_looked_at_again() {
+    let served = app().await;
+    let again = async || {
+        let request =
+            served.request(Method::POST, &format!("{APP}/rollback")).header("idempotency-key", "k1");
+        request.json(&json!({})).send().await.unwrap().status()
+    };
+    assert_eq!(again().await, 202);
+    served.bench.sim.answer("releases", Ok(json!({"releases": [{"number": 2, "state": "live"}]})));
+    assert_eq!(again().await, 202, "it is live because of the first");
 }

@@ -12,7 +12,7 @@ use super::super::problem::{Problem, Refusals};
 use super::super::views::{
     AppBackupView, AppBegunView, AppDatabaseBrief, AppDatabaseRequest, AppRestoreRequest, NoParameters,
 };
-use super::operations::{UnderWay, begin};
+use super::operations::{UnderWay, begin, begin_if};
 use super::{KIND, plain, put};
 
 #[derive(Deserialize)]
@@ -66,7 +66,23 @@ pub(super) async fn verify(
     let backup = plain("backup", &backup)?;
     let app = Paired::find(&state, KIND, &name).await?;
     let what = format!("verify the backup {backup} of");
-    begin(&state, &app, asked.by, &what, &json!({"ask": "backup-verify", "id": backup})).await
+    let question = json!({"ask": "backup-verify", "id": backup});
+    begin_if(&state, &app, asked.by, &what, &question, there_is(&app, Some(backup))).await
+}
+
+/// Whether the app has the backup, or any that is whole if none is named.
+async fn there_is(app: &Paired<'_>, backup: Option<&str>) -> Result<(), Problem> {
+    let BackupsAnswer { backups } = app.ask_active(&json!({"ask": "backups"})).await?;
+    let (id, name) = (&app.item.id, &app.item.id.name);
+    let detail = match backup {
+        Some(backup) if backups.iter().any(|known| known.id == backup) => return Ok(()),
+        None if backups.iter().any(|known| known.ok == Some(true)) => return Ok(()),
+        Some(backup) => format!("{id} has no backup {backup}: farshore app backup list {name} lists them"),
+        None => format!(
+            "{id} has no backup that is whole: farshore app backup list {name} lists them, farshore app backup now {name} takes one"
+        ),
+    };
+    Err(Problem::not_found(detail))
 }
 
 /// The databases that the app has, and those that it had.
@@ -99,7 +115,7 @@ pub(super) async fn restore(
     let mut question = json!({"ask": "restore", "to": to});
     put(&mut question, "backup", backup);
     let what = format!("restore a backup into the new database {to} of");
-    begin(&state, &app, asked.by, &what, &question).await
+    begin_if(&state, &app, asked.by, &what, &question, there_is(&app, backup)).await
 }
 
 /// Gives the app another database: it is verified first, then the app is started again with it. The old one is fenced for good.
@@ -113,6 +129,7 @@ pub(super) async fn change(
     asked: Asked<AppDatabaseRequest>,
 ) -> Result<UnderWay, Problem> {
     let AppDatabaseRequest { to, backup, url } = asked.body;
+    let of_backup = backup.clone();
     let (what, question) = match (to, backup, url) {
         (Some(to), None, None) => {
             plain("to", &to)?;
@@ -135,7 +152,13 @@ pub(super) async fn change(
         _ => return Err(Problem::invalid("give one of to, backup and url")),
     };
     let app = Paired::find(&state, KIND, &name).await?;
-    begin(&state, &app, asked.by, &what, &question).await
+    let exists = async {
+        match &of_backup {
+            Some(backup) => there_is(&app, Some(backup)).await,
+            None => Ok(()),
+        }
+    };
+    begin_if(&state, &app, asked.by, &what, &question, exists).await
 }
 
 /// Never repeated: a password may be in it.

@@ -76,12 +76,26 @@ pub(super) async fn begin(
     what: &str,
     question: &Value,
 ) -> Result<UnderWay, Problem> {
+    begin_if(state, app, by, what, question, async { Ok(()) }).await
+}
+
+/// The same, when what is named exists. A request that was carried out already is not looked at again: what it did may have changed
+/// the answer.
+pub(super) async fn begin_if(
+    state: &ApiState,
+    app: &Paired<'_>,
+    by: By,
+    what: &str,
+    question: &Value,
+    exists: impl Future<Output = Result<(), Problem>> + Send,
+) -> Result<UnderWay, Problem> {
     let name = app.item.id.name.clone();
     if let Some(asked) = &by.idempotency
         && let Some(operation) = state.begun.earlier(asked)?
     {
         return Ok(UnderWay { app: name, operation });
     }
+    exists.await?;
     app.audit(&by.who, |app| format!("asked to {what} {app}")).await?;
     let AppBegunView { operation } = app.ask_active(question).await?;
     if let Some(asked) = by.idempotency {

@@ -3,6 +3,7 @@
 use axum::Json;
 use axum::extract::rejection::QueryRejection;
 use axum::extract::{Path, Query, State};
+use axum::http::StatusCode;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde::Deserialize;
@@ -18,7 +19,7 @@ use super::super::views::{
     AppBegunView, AppDeployRequest, AppExportView, AppReleaseView, AppRollbackRequest, AppScriptsView,
     AppUploadRequest, AppUploadView,
 };
-use super::operations::{UnderWay, begin};
+use super::operations::{UnderWay, begin, begin_if};
 use super::{KIND, plain, put, queried};
 
 /// Longest body of an upload: a piece in base64; what one region takes from another at once is 2 MiB.
@@ -114,7 +115,33 @@ pub(super) async fn rollback(
     let app = Paired::find(&state, KIND, &name).await?;
     let mut question = json!({"ask": "rollback"});
     put(&mut question, "to", asked.body.to);
-    begin(&state, &app, asked.by, "go back to an earlier release of", &question).await
+    let exists = earlier(&app, asked.body.to);
+    begin_if(&state, &app, asked.by, "go back to an earlier release of", &question, exists).await
+}
+
+fn is_earlier(release: &AppReleaseView, live: Option<u64>) -> bool {
+    release.state == "ready" && release.kept != Some(false) && Some(release.number) < live
+}
+
+/// Whether there is a release to go back to.
+async fn earlier(app: &Paired<'_>, to: Option<u64>) -> Result<(), Problem> {
+    let ReleasesAnswer { releases } = app.ask_active(&json!({"ask": "releases"})).await?;
+    let name = &app.item.id.name;
+    let live = releases.iter().find(|release| release.state == "live").map(|release| release.number);
+    let none = |what: String| Problem::not_found(format!("{what}: farshore app releases {name} lists them"));
+    match to {
+        Some(to) if live == Some(to) => {
+            let detail = format!("release {to} of {} runs already", app.item.id);
+            Err(Problem::new(StatusCode::CONFLICT, "not-possible", detail))
+        }
+        Some(to) if releases.iter().all(|release| release.number != to) => {
+            Err(none(format!("{} has no release {to}", app.item.id)))
+        }
+        None if !releases.iter().any(|release| is_earlier(release, live)) => {
+            Err(none(format!("{} has no earlier release to go back to", app.item.id)))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Whether the files of the live release are those that were pushed, to the byte.

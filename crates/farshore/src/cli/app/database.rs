@@ -76,6 +76,12 @@ pub(super) async fn backup(global: &Global, client: &Client, command: BackupComm
             })
         }
         BackupCommand::Verify { name, id } => {
+            // It becomes a part of the path, where dots and slashes would lead elsewhere.
+            if !id.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_') {
+                return Err(Failure::usage(format!(
+                    "{id:?} is no backup's id: farshore app backup list {name} shows them"
+                )));
+            }
             let done = operation::carry_out(client, &name, &format!("backups/{id}/verify"), &NoParameters {})
                 .await?;
             show::print(global, &done, |_| format!("app/{name}: the backup {id} is whole"))
