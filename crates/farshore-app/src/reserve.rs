@@ -7,6 +7,7 @@ use farshore_core::ids::{Name, Region};
 use serde::{Deserialize, Serialize};
 
 use crate::mode::Mode;
+use crate::spec::memory_mib;
 
 /// Whether a service answers its clients.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -123,6 +124,18 @@ pub fn check(primary: &Service, secondary: &Service, force: bool) -> Result<Capa
     Ok(Capacity { region: secondary.region.clone(), mode: secondary.mode, instances })
 }
 
+/// What a reserve lacks to take over all that an app has, as the options of `farshore app scale`; each is a mode and how many
+/// instances there are of it. `None`: it is large enough.
+#[must_use]
+pub fn scale_to_fit(reserve: (Mode, u32), app: (Mode, u32)) -> Option<String> {
+    let mib = |(mode, instances): (Mode, u32)| memory_mib(mode) * u64::from(instances);
+    if reserve.0 < app.0 {
+        let more = if reserve.1 < app.1 { format!(" --instances {}", app.1) } else { String::new() };
+        return Some(format!("--mode {}{more}", app.0));
+    }
+    (mib(reserve) < mib(app)).then(|| format!("--instances {}", mib(app).div_ceil(memory_mib(reserve.0))))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -166,6 +179,20 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn what_a_reserve_lacks_is_what_it_is_to_be_scaled_to() {
+        let check = |reserve, app, expected: Option<&str>| {
+            assert_eq!(scale_to_fit(reserve, app).as_deref(), expected, "{reserve:?} for {app:?}");
+        };
+        check((Mode::Free, 1), (Mode::Basic, 1), Some("--mode basic"));
+        check((Mode::Free, 1), (Mode::Basic, 3), Some("--mode basic --instances 3"));
+        check((Mode::Basic, 1), (Mode::Basic, 3), Some("--instances 3"));
+        check((Mode::Standard, 1), (Mode::Basic, 5), Some("--instances 2"));
+        check((Mode::Standard, 1), (Mode::Basic, 4), None);
+        check((Mode::Basic, 2), (Mode::Basic, 2), None);
+        check((Mode::Basic, 1), (Mode::Free, 1), None);
     }
 
     #[test]

@@ -8,6 +8,7 @@
 use farshore_core::ids::Name;
 
 use crate::mode::Mode;
+use crate::reserve::scale_to_fit;
 use crate::spec::{AppSpec, memory_mib};
 
 /// What one app says of itself.
@@ -138,19 +139,15 @@ pub(super) fn reserve_warning(all: &[Claim], name: &Name, spec: &AppSpec, here: 
             spec.mode
         ));
     };
-    let (has, wants) = (reserve.memory_mib(), spec.memory_mib());
-    if reserve.mode < spec.mode {
-        return Some(format!(
-            "the reserve {} of {name} in {here} is {}, but {name} is {}: scale it to {} or higher",
-            reserve.name, reserve.mode, spec.mode, spec.mode
-        ));
-    }
-    (has < wants).then(|| {
-        format!(
-            "the reserve {} of {name} in {here} has {has} MiB, but {name} uses {wants}: scale it to as many instances",
-            reserve.name
-        )
-    })
+    let mend = scale_to_fit((reserve.mode, reserve.instances), (spec.mode, spec.instances))?;
+    Some(format!(
+        "the reserve {of} of {name} in {here} is {} x {}, but {name} is {} x {}: run farshore app scale {of} {mend}",
+        reserve.instances,
+        reserve.mode,
+        spec.instances,
+        spec.mode,
+        of = reserve.name
+    ))
 }
 
 #[cfg(test)]
@@ -230,8 +227,15 @@ mod tests {
     fn a_missing_or_small_reserve_is_told() {
         let told = |all: &[Claim]| reserve_warning(all, &name("todo"), &spec(Mode::Basic, 2), "oslo");
         assert!(told(&[todo_there()]).unwrap().contains("no capacity is reserved"));
-        assert!(told(&[reserve(Mode::Free, 1)]).unwrap().contains("scale it to basic"));
-        assert!(told(&[reserve(Mode::Basic, 1)]).unwrap().contains("512 MiB"));
+        let free = told(&[reserve(Mode::Free, 1)]).unwrap();
+        assert!(free.ends_with("run farshore app scale todo-dr --mode basic --instances 2"), "{free}");
+        let one = told(&[reserve(Mode::Basic, 1)]).unwrap();
+        assert!(
+            one.ends_with(
+                "is 1 x basic, but todo is 2 x basic: run farshore app scale todo-dr --instances 2"
+            ),
+            "{one}"
+        );
         assert_eq!(told(&[reserve(Mode::Basic, 2)]), None);
     }
 }

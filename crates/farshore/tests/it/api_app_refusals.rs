@@ -55,6 +55,47 @@ async fn what_cannot_be_made_is_refused_before_a_job_begins() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_secondary_that_cannot_be_is_found_before_the_app_is_made() {
+    let served = Served::new().await;
+    served.bench.sim.answer("summary", Ok(summary()));
+    let line = "app create todo --region paris --command x --secondary madrid";
+    let (code, _, err) = run(&served, line).await;
+    assert_eq!((code, err.contains("there is no region madrid; there are ")), (3, true), "{err}");
+    nothing_was_made(&served, "todo", line).await;
+    assert_eq!(run(&served, "app create todo-dr --region oslo --command x").await.0, 0);
+    let line = "app create todo --region paris --command x --secondary oslo";
+    let (code, _, err) = run(&served, line).await;
+    assert_eq!(
+        (code, err.contains("app/todo-dr, which the reserve would be called, is there already")),
+        (3, true),
+        "{err}"
+    );
+    nothing_was_made(&served, "todo", line).await;
+    served.bench.sim.set_down("oslo", true);
+    while served.get::<Value>("/api/v1/regions/oslo").await["health"]["state"] != "Unhealthy" {
+        tokio::task::yield_now().await;
+    }
+    let line = "app create blog --region paris --command x --secondary oslo";
+    let (code, _, err) = run(&served, line).await;
+    assert_eq!((code, err.contains("nothing was made: name another region")), (3, true), "{err}");
+    nothing_was_made(&served, "blog", line).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_app_without_its_replica_is_no_refusal() {
+    let served = Served::new().await;
+    served.bench.sim.answer("summary", Ok(summary()));
+    served.bench.sim.fail_at("/prepare-target/do");
+    let (code, out, err) = run(&served, "app create todo --region paris --command x --secondary oslo").await;
+    assert_eq!((code, out.as_str()), (1, ""), "{err}");
+    assert!(err.contains("app/todo was made, but it runs in one region only: "), "{err}");
+    assert!(err.ends_with("\nto go on: farshore protect app/todo --to oslo\n"), "{err}");
+    served.bench.sim.mend();
+    let (code, _, err) = run(&served, "protect app/todo --to oslo").await;
+    assert_eq!(code, 0, "{err}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_does_not_exist_is_a_refusal_that_names_what_lists_it() {
     let served = app().await;
     let check = async |line: &str, why: &str| {

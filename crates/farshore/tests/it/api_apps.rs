@@ -400,6 +400,15 @@ async fn an_app_and_its_reserve_are_made_with_one_command() {
     assert_eq!((code, out.lines().count()), (0, 2), "{err}");
     let (code, out, err) = run(&served, "app reserve spare --region oslo --mode free --for alone").await;
     assert_eq!((code, out.contains("app/alone is replicated to oslo")), (0, true), "{out}{err}");
+    let small = "warning: the reserve spare is 1 x free, but app/alone is 2 x basic: run farshore app scale spare --mode basic --instances 2\n";
+    assert!(err.ends_with(small), "{err}");
+    let (code, out, err) =
+        run(&served, "app reserve spare-2 --region oslo --mode reserved --instances 1 --for alone").await;
+    assert_eq!((code, err.contains("warning")), (0, false), "{err}");
+    assert!(
+        out.starts_with("app/spare-2 keeps standard capacity for 1 process of app/alone in oslo\n"),
+        "{out}"
+    );
     let item: Value = served.get("/api/v1/items/app/alone").await;
     assert_eq!(item["target"].as_str(), Some("oslo"));
 }

@@ -15,6 +15,7 @@ mod scripts;
 mod secrets;
 
 use clap::{Args, Subcommand, ValueEnum};
+use farshore_app::mode::Mode;
 use farshore_core::ids::{Name, Region};
 use serde_json::{Map, Value, json};
 
@@ -179,6 +180,16 @@ impl ModeWord {
     }
 }
 
+impl From<ModeWord> for Mode {
+    fn from(word: ModeWord) -> Self {
+        match word {
+            ModeWord::Free => Self::Free,
+            ModeWord::Basic => Self::Basic,
+            ModeWord::Standard => Self::Standard,
+        }
+    }
+}
+
 /// What an app keeps its data in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(super) enum DatabaseWord {
@@ -252,13 +263,23 @@ async fn create(global: &Global, client: &Client, args: CreateArgs) -> Result<()
         Some(region) => Some((region, reserve::name_for(name)?)),
         None => None,
     };
+    if let Some((region, reserve)) = &secondary {
+        reserve::check(client, reserve, region).await?;
+    }
     make(client, name, &args.region, spec(&args)).await?;
     if let Some((region, reserve)) = &secondary {
         let made = reserve::make(client, reserve, region, args.mode, args.instances, name).await;
-        made.map_err(|failure| unfinished(name, "it has no reserve, and runs in one region only", failure))?;
-        protect(client, name, region, ReplicationWord::default())
-            .await
-            .map_err(|failure| unfinished(name, "it runs in one region only", failure))?;
+        made.map_err(|failure| {
+            let next = format!(
+                "farshore app reserve {reserve} --region {region} --mode {} --for {name}",
+                args.mode.as_str()
+            );
+            unfinished(name, "it has no reserve, and runs in one region only", &next, &failure)
+        })?;
+        protect(client, name, region, ReplicationWord::default()).await.map_err(|failure| {
+            let next = format!("farshore protect app/{name} --to {region}");
+            unfinished(name, "it runs in one region only", &next, &failure)
+        })?;
     }
     let app: AppView = client.get(&format!("/apps/{name}")).await?;
     show::print(global, &app, |app| {
@@ -299,8 +320,9 @@ async fn protect(
     wait::verdict(&wait::follow(client, job).await?)
 }
 
-fn unfinished(name: &Name, what: &str, failure: Failure) -> Failure {
-    Failure { text: format!("app/{name} was made, but {what}: {}", failure.text), ..failure }
+/// Whatever was in the way of the rest: the app is there, so it is not true that nothing was changed.
+fn unfinished(name: &Name, what: &str, next: &str, failure: &Failure) -> Failure {
+    Failure::failed(format!("app/{name} was made, but {what}: {}\nto go on: {next}", failure.text))
 }
 
 /// What is not said stays as apps have it by themselves.
@@ -334,6 +356,21 @@ async fn list(global: &Global, client: &Client) -> Result<(), Failure> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cli::exit::{FAILED, REFUSED};
+
+    #[test]
+    fn what_was_made_by_half_is_no_refusal_and_names_the_way_on() {
+        let refused = Failure { code: REFUSED, text: "oslo has no room for app/todo-dr".to_owned() };
+        let name = Name::parse("todo").unwrap();
+        let told =
+            unfinished(&name, "it runs in one region only", "farshore protect app/todo --to oslo", &refused);
+        assert_eq!(told.code, FAILED);
+        assert_eq!(
+            told.text,
+            "app/todo was made, but it runs in one region only: oslo has no room for app/todo-dr\n\
+             to go on: farshore protect app/todo --to oslo"
+        );
+    }
 
     #[test]
     fn the_old_names_of_modes_are_understood() {

@@ -1,6 +1,8 @@
 //! Capacity in another region, kept for an app until its own region is lost.
 
 use clap::Args;
+use farshore_app::mode::Mode;
+use farshore_app::reserve::scale_to_fit;
 use farshore_core::ids::{Name, Region};
 use serde_json::json;
 
@@ -9,7 +11,7 @@ use super::super::client::Client;
 use super::super::exit::{Failure, REFUSED};
 use super::super::show;
 use super::ModeWord;
-use crate::api::views::{AppView, ItemView, ReplicationWord};
+use crate::api::views::{AppView, HealthState, ItemView, RegionView, ReplicationWord};
 
 #[derive(Debug, Args)]
 pub(in crate::cli) struct ReserveArgs {
@@ -40,6 +42,30 @@ pub(super) fn name_for(app: &Name) -> Result<Name, Failure> {
     })
 }
 
+/// What can be known of a reserve before the app that it is for is made: its region is there and answers, and its name is free.
+pub(super) async fn check(client: &Client, name: &Name, region: &Region) -> Result<(), Failure> {
+    let place: RegionView = client.get(&format!("/regions/{region}")).await?;
+    if place.health.state == HealthState::Unhealthy {
+        let why = place.health.reason.unwrap_or_else(|| "it does not answer".to_owned());
+        let text = format!(
+            "--secondary {region}: {why}; nothing was made: name another region, or leave --secondary out and run farshore app \
+             reserve when it is back"
+        );
+        return Err(Failure { code: REFUSED, text });
+    }
+    match client.get::<ItemView>(&format!("/items/app/{name}")).await {
+        Ok(_) => {
+            let text = format!(
+                "app/{name}, which the reserve would be called, is there already, so nothing was made: create the app without \
+                 --secondary, then reserve capacity under another name with farshore app reserve"
+            );
+            Err(Failure { code: REFUSED, text })
+        }
+        Err(failure) if failure.code == REFUSED => Ok(()),
+        Err(failure) => Err(failure),
+    }
+}
+
 /// Makes the reserve.
 pub(super) async fn make(
     client: &Client,
@@ -63,24 +89,29 @@ pub(super) async fn run(global: &Global, client: &Client, args: &ReserveArgs) ->
         );
         return Err(Failure { code: REFUSED, text });
     }
-    let instances = match args.instances {
-        Some(instances) => instances,
-        None => client.get::<AppView>(&format!("/apps/{app}")).await?.instances.max(1),
+    let of = client.get::<AppView>(&format!("/apps/{app}")).await;
+    let mode = Mode::from(args.mode);
+    let instances = match (args.instances, &of) {
+        (Some(instances), _) => instances,
+        (None, Ok(of)) => of.instances.clamp(1, mode.instances_max()),
+        (None, Err(_)) => return of.map(|_| ()),
     };
     make(client, name, &args.region, args.mode, instances, app).await?;
     let is_protected = item.target.is_some();
     if !is_protected {
         let made = super::protect(client, app, &args.region, ReplicationWord::default()).await;
-        made.map_err(|failure| Failure {
-            text: format!(
-                "app/{name} keeps capacity for app/{app}, but {app} is not replicated to {}: {}",
-                args.region, failure.text
-            ),
-            ..failure
+        made.map_err(|failure| {
+            Failure::failed(format!(
+                "app/{name} keeps capacity for app/{app}, but {app} is not replicated to {region}: {}\n\
+                 to go on: farshore protect app/{app} --to {region}",
+                failure.text,
+                region = args.region,
+            ))
         })?;
     }
     let reserve: AppView = client.get(&format!("/apps/{name}")).await?;
     show::print(global, &reserve, |reserve| {
+        let processes = if instances == 1 { "process" } else { "processes" };
         let capacity = reserve.capacity;
         let replicated = match (is_protected, item.target.as_deref()) {
             (true, Some(target)) if target != args.region.as_str() => {
@@ -89,7 +120,7 @@ pub(super) async fn run(global: &Global, client: &Client, args: &ReserveArgs) ->
             _ => format!("app/{app} is replicated to {}", args.region),
         };
         format!(
-            "app/{name} keeps {} capacity for {instances} processes of app/{app} in {}\n{replicated}\n\
+            "app/{name} keeps {} capacity for {instances} {processes} of app/{app} in {}\n{replicated}\n\
              {} of {} MiB in {} are spoken for now",
             args.mode.as_str(),
             args.region,
@@ -97,5 +128,26 @@ pub(super) async fn run(global: &Global, client: &Client, args: &ReserveArgs) ->
             capacity.mib,
             args.region
         )
-    })
+    })?;
+    let warning = of.ok().and_then(|of| too_small(app, &of, name, mode, instances));
+    if let Some(warning) = warning {
+        eprintln!("warning: {warning}");
+    }
+    Ok(())
+}
+
+/// That the app could not be recovered with all that it has, and how to mend it: said at once, not in the night in which it counts.
+pub(super) fn too_small(
+    app: &Name,
+    of: &AppView,
+    reserve: &Name,
+    mode: Mode,
+    instances: u32,
+) -> Option<String> {
+    let needs: Mode = of.mode.parse().ok()?;
+    let mend = scale_to_fit((mode, instances), (needs, of.instances))?;
+    Some(format!(
+        "the reserve {reserve} is {instances} x {mode}, but app/{app} is {} x {needs}: run farshore app scale {reserve} {mend}",
+        of.instances
+    ))
 }
