@@ -136,14 +136,26 @@ pub(super) async fn run(global: &Global, client: &Client, args: &ReserveArgs) ->
     Ok(())
 }
 
+/// Says that an app which was scaled is larger than its reserve now, or a reserve smaller than its app. Where a region does not answer
+/// nothing is said here; `status` knows it later.
+pub(super) async fn tell_too_small(client: &Client, scaled: &Name) {
+    let shown = async |name: &str| client.get::<AppView>(&format!("/apps/{name}")).await.ok();
+    let Some(one) = shown(scaled.as_str()).await else { return };
+    let (app, reserve) = match (&one.reserve_for, &one.reserve) {
+        (Some(app), _) => (Name::parse(app), Ok(scaled.clone())),
+        (None, Some(reserve)) => (Ok(scaled.clone()), Name::parse(reserve)),
+        (None, None) => return,
+    };
+    let (Ok(app), Ok(reserve)) = (app, reserve) else { return };
+    let (Some(of), Some(kept)) = (shown(app.as_str()).await, shown(reserve.as_str()).await) else { return };
+    let Ok(mode) = kept.mode.parse() else { return };
+    if let Some(warning) = too_small(&app, &of, &reserve, mode, kept.instances) {
+        eprintln!("warning: {warning}");
+    }
+}
+
 /// That the app could not be recovered with all that it has, and how to mend it: said at once, not in the night in which it counts.
-pub(super) fn too_small(
-    app: &Name,
-    of: &AppView,
-    reserve: &Name,
-    mode: Mode,
-    instances: u32,
-) -> Option<String> {
+fn too_small(app: &Name, of: &AppView, reserve: &Name, mode: Mode, instances: u32) -> Option<String> {
     let needs: Mode = of.mode.parse().ok()?;
     let mend = scale_to_fit((mode, instances), (needs, of.instances))?;
     Some(format!(

@@ -7,7 +7,7 @@ use super::super::client::Client;
 use super::super::exit::{Failure, REFUSED};
 use super::super::show;
 use super::super::{Global, ask};
-use super::{ModeWord, operation};
+use super::{ModeWord, operation, reserve};
 use crate::api::views::{AppHostsRequest, AppLogView, AppScaleRequest, AppView, NoParameters};
 
 #[derive(Debug, Args)]
@@ -56,7 +56,9 @@ pub(super) async fn scale(global: &Global, client: &Client, args: &ScaleArgs) ->
             "app/{} is {} with {} {processes}; {} of {} MiB in {} are spoken for",
             args.name, app.mode, app.instances, app.capacity.used_mib, app.capacity.mib, app.region
         )
-    })
+    })?;
+    reserve::tell_too_small(client, &args.name).await;
+    Ok(())
 }
 
 pub(super) async fn log(global: &Global, client: &Client, name: &Name, lines: u32) -> Result<(), Failure> {
