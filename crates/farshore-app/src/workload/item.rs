@@ -1,11 +1,12 @@
 //! One app of the region: its card, what it has, and what is alive of it.
 //!
 //! Read in this order: this file (how it is made and ended, what it remembers), `orders` (every order about it), `raise` (its instances,
-//! brought up and replaced), `database` (opened, brought back, exchanged), `deploy` (a commit becomes the running release), `publish` (what
+//! brought up and replaced), `database` (opened, brought back), `exchange` (one database for another), `deploy` (a commit becomes the running release), `publish` (what
 //! the gateway does with its requests), `watch` (what it does by itself).
 
 mod database;
 mod deploy;
+mod exchange;
 mod orders;
 mod publish;
 mod raise;
@@ -39,7 +40,7 @@ use crate::link::{Duties, Duty, Link, LinkOptions, Stock, Where};
 use crate::scripts::GitHttp;
 use crate::spec::AppSpec;
 
-pub(in crate::workload) use database::answers;
+pub(in crate::workload) use database::{answers, place_of};
 pub(in crate::workload) use deploy::Deployed;
 pub(in crate::workload) use publish::rule;
 pub(in crate::workload) use raise::limits;

@@ -183,6 +183,7 @@ async fn questions_go_to_the_active_region_as_they_are_meant() {
         ("/backups/20261121T050000Z/verify", json!({})),
         ("/restore", json!({"to": "again"})),
         ("/change-database", json!({"to": "again"})),
+        ("/change-database", json!({"to": "again", "force": true})),
     ] {
         let begun = served.post(&format!("{APP}{path}"), &body).await;
         assert_eq!(begun.status(), 202, "{path}");
@@ -212,6 +213,7 @@ async fn questions_go_to_the_active_region_as_they_are_meant() {
             paris(json!({"ask": "backups"})),
             paris(json!({"ask": "restore", "to": "again"})),
             paris(json!({"ask": "change-database", "to": "again"})),
+            paris(json!({"ask": "change-database", "to": "again", "force": true})),
             paris(json!({"ask": "operation", "id": "op1", "after": 7})),
             paris(json!({"ask": "log", "lines": 5})),
             paris(json!({"ask": "export", "what": "scripts", "offset": 9, "commit": "c1"})),
@@ -277,6 +279,7 @@ fn mistakes_with_files() -> Vec<Mistake> {
             json!({"to": "a", "backup": "b"}),
             "give one of to, backup and url",
         ),
+        (Method::POST, "/change-database", json!({"backup": "b", "force": true}), "force: it goes with to"),
         (Method::POST, "/change-database", json!({"url": "mysql://a"}), "url: write postgres://"),
         (Method::PUT, "/certificates/A", json!({"chain": pem, "key": ""}), "host: \"A\" is no host name"),
         (
@@ -443,6 +446,7 @@ async fn what_only_apps_have_is_on_the_command_line() {
         ("app restore todo --to again", "next: farshore app change-database todo --to again"),
         ("app database todo", "main      sqlite  in use"),
         ("app change-database todo --to again --yes", "uses its new database"),
+        ("app change-database todo --to main --force --yes", "uses its new database"),
         (&format!("app change-database todo --url-file {file} --yes"), "uses its new database"),
         (&format!("app export todo --scripts {out_file} --settings {out_file}.json"), "1 settings are in"),
     ] {
@@ -459,6 +463,7 @@ async fn what_only_apps_have_is_on_the_command_line() {
         ("app change-database todo --url postgres://a:b@c/d", 2, "--url-file"),
         ("app change-database todo --url-file /nowhere --yes", 2, "cannot read /nowhere"),
         ("app change-database todo", 2, "--to <DATABASE>"),
+        ("app change-database todo --backup a --force --yes", 2, "cannot be used with"),
         ("app setting set todo NOVALUE", 2, "write NAME=VALUE"),
         ("app deploy todo /nowhere", 2, "/nowhere is no directory"),
         ("app deploy none /nowhere", 3, "there is app/todo"),

@@ -1,4 +1,4 @@
-//! An app's database: opened, brought back, exchanged for another, set aside.
+//! An app's database: opened, brought back, set aside.
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
@@ -10,7 +10,7 @@ use tokio::task::spawn_blocking;
 
 use super::super::card::Lost;
 use super::super::engines;
-use super::{Item, Matter, NOT_HERE, fatal, lock, retry};
+use super::{Item, Matter, lock, retry};
 use crate::data::backup::{Backup, due, last_taken};
 use crate::data::{Engine, Loss, Position};
 use crate::link::Kept;
@@ -33,9 +33,10 @@ impl Item {
         self.dir().join(REPLICA)
     }
 
-    /// This name, or one made of it that no database has.
+    /// This name, or one made of it that no database has or had.
     pub(in crate::workload) fn free_database(&self, name: &str) -> String {
-        let taken = |name: &str| self.database_dir(name).exists();
+        let given_up = self.stock.charter().fenced.clone();
+        let taken = |name: &str| self.database_dir(name).exists() || given_up.contains_key(name);
         if !taken(name) {
             return name.to_owned();
         }
@@ -131,9 +132,10 @@ impl Item {
         if self.stock.live().is_some() {
             return Ok(());
         }
-        let (known, closed, epoch, is_new) = {
+        let known = self.own_database()?;
+        let (closed, epoch, is_new) = {
             let card = self.card();
-            (card.database.clone(), card.closed, card.epoch, card.is_new)
+            (card.closed, card.epoch, card.is_new)
         };
         let name = match known {
             Some(name) => name,
@@ -299,47 +301,6 @@ impl Item {
         names
     }
 
-    /// The app uses this database from now on, or this one elsewhere; the one before is never used again by itself. It was checked, and
-    /// that may have taken long: whoever serves no more by now changes nothing.
-    pub(in crate::workload) async fn use_database(
-        self: &Arc<Self>,
-        to: Option<(String, Position)>,
-        url: Option<String>,
-    ) -> Result<(), StepError> {
-        {
-            let _work = self.work.lock().await;
-            if self.role() != Role::Active || !self.lease.is_valid() {
-                return Err(fatal(NOT_HERE));
-            }
-            self.publish_recovering("the app is changing its database");
-            self.end_instances(super::raise::GRACE).await;
-            let old = self.stock.position().unwrap_or_default();
-            self.close_database().await;
-            let why = format!("replaced on {}", super::super::now());
-            let (before, name) = (self.card().database.clone(), to.as_ref().map(|(name, _)| name.clone()));
-            self.charter_changes(|charter| {
-                if let Some(before) = &before {
-                    charter.fenced.insert(before.clone(), why);
-                }
-                charter.external = url;
-                if let Some(name) = &name {
-                    charter.fenced.remove(name);
-                    charter.database.clone_from(name);
-                }
-            })?;
-            if let Some((name, own)) = to {
-                // Numbers go on rising: a change of database is one more write.
-                let next = Position {
-                    commits: old.commits.max(own.commits) + 1,
-                    bytes: old.bytes.max(own.bytes),
-                    at: own.at.max(old.at),
-                };
-                self.change(|card| (card.database, card.closed) = (Some(name), next))?;
-            }
-        }
-        self.raise().await.map_err(fatal)
-    }
-
     /// The backups that are here, as they were when it was last looked.
     pub(in crate::workload) fn known_backups(&self) -> Vec<Backup> {
         lock(&self.backup_list).clone()
@@ -405,15 +366,14 @@ async fn clear(path: PathBuf) -> Result<(), std::io::Error> {
 /// Somebody who listens does so within this.
 const ANSWERS_MAX: Duration = Duration::from_secs(2);
 
-/// Whether somebody listens where this URL leads.
-pub(in crate::workload) async fn answers(url: &str) -> bool {
-    let Some((host, port)) = place_of(url) else { return false };
-    let connected = tokio::net::TcpStream::connect((host, port));
-    matches!(tokio::time::timeout(ANSWERS_MAX, connected).await, Ok(Ok(_)))
+/// Whether somebody listens where this URL leads; `None`: it does not say where that is.
+pub(in crate::workload) async fn answers(url: &str) -> Option<bool> {
+    let connected = tokio::net::TcpStream::connect(place_of(url)?);
+    Some(matches!(tokio::time::timeout(ANSWERS_MAX, connected).await, Ok(Ok(_))))
 }
 
 /// Host and port of `SCHEME://[USER[:PASSWORD]@]HOST[:PORT][/…]`.
-fn place_of(url: &str) -> Option<(&str, u16)> {
+pub(in crate::workload) fn place_of(url: &str) -> Option<(&str, u16)> {
     let (scheme, rest) = url.split_once("://")?;
     let authority = rest.split(['/', '?', '#']).next()?;
     let place = authority.rsplit_once('@').map_or(authority, |(_, place)| place);

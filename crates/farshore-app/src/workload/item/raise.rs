@@ -50,7 +50,7 @@ impl Item {
     /// That the app's own database does not answer, if it has one and that does not.
     async fn database_away(&self) -> Option<String> {
         let url = self.stock.charter().external.clone()?;
-        let is_away = !super::answers(&url).await;
+        let is_away = super::answers(&url).await == Some(false);
         is_away.then(|| {
             format!(
                 "the app's database does not answer, so the app does not come up: if it was lost, give the app another one with \
@@ -180,6 +180,18 @@ impl Item {
             return Err(why);
         }
         Ok(host)
+    }
+
+    /// Comes up anew, when nothing runs: nobody is served before all of it answers. The caller holds `work`.
+    pub(super) async fn come_up(self: &Arc<Self>, active: &CancellationToken) -> Result<(), String> {
+        match self.wanted_release().filter(|_| !self.is_used_up()) {
+            Some(release) => {
+                let host = self.try_out(release, active).await?;
+                self.run(host, release);
+                Ok(())
+            }
+            None => self.open_own().await,
+        }
     }
 
     /// Opens what its instances are to find: never start one before.

@@ -52,7 +52,7 @@ pub(super) async fn ask(item: &Arc<Item>, question: &Value) -> Result<Value, Ste
         "backup-verify" => rows::backup_verify(item, parsed(question)?),
         "restore" => rows::restore(item, parsed(question)?),
         "databases" => rows::databases(item).await,
-        "change-database" => rows::change(item, parsed(question)?),
+        "change-database" => rows::change(item, parsed(question)?).await,
         "upload" => transfer::upload(item, parsed(question)?).await,
         "export" => transfer::export(item, parsed(question)?).await,
         "operation" => operation(item, &parsed(question)?),

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use tokio::task::spawn_blocking;
 
 use super::super::engines;
-use super::super::item::{Item, fatal, retry};
+use super::super::item::{Item, answers, fatal, place_of, retry};
 use super::super::operations::Operation;
 use super::{active, begin};
 use crate::data::Position;
@@ -79,6 +79,11 @@ fn check_name(item: &Item, name: &str) -> Result<(), StepError> {
     if item.database_dir(name).exists() {
         return Err(fatal(format!(
             "there is a database {name} already, and a restore never overwrites one: choose another name"
+        )));
+    }
+    if item.stock.charter().fenced.contains_key(name) {
+        return Err(fatal(format!(
+            "{name} is the name of a database that the app was given another one for: choose another name"
         )));
     }
     Ok(())
@@ -157,10 +162,13 @@ pub(super) struct Change {
     to: Option<String>,
     backup: Option<String>,
     url: Option<String>,
+    /// Also one that was given up.
+    #[serde(default)]
+    force: bool,
 }
 
 /// The app uses another database from now on: one that is here, a backup brought back, or one elsewhere.
-pub(super) fn change(item: &Arc<Item>, asked: Change) -> Result<Value, StepError> {
+pub(super) async fn change(item: &Arc<Item>, asked: Change) -> Result<Value, StepError> {
     active(item)?;
     let me = Arc::clone(item);
     match (asked.url, asked.to, asked.backup) {
@@ -170,6 +178,14 @@ pub(super) fn change(item: &Arc<Item>, asked: Change) -> Result<Value, StepError
                 && url.bytes().all(|byte| byte.is_ascii_graphic());
             if !is_url {
                 return Err(fatal("the connection is a URL, like postgres://USER:PASSWORD@HOST/DATABASE"));
+            }
+            if answers(&url).await == Some(false) {
+                let (host, port) = place_of(&url).unwrap_or_default();
+                return Err(fatal(format!(
+                    "nobody answers at {host}:{port} when {} asks, so nothing was changed: see that the server runs and can be \
+                     reached from there",
+                    item.around.options.region
+                )));
             }
             begin(item, "change-database", |operation| async move {
                 operation.say(
@@ -187,6 +203,14 @@ pub(super) fn change(item: &Arc<Item>, asked: Change) -> Result<Value, StepError
                 )));
             }
             check_idle(item, &to)?;
+            let given_up = item.stock.charter().fenced.get(&to).filter(|_| !asked.force).cloned();
+            if let Some(why) = given_up {
+                return Err(fatal(format!(
+                    "{to} was {why}: what was written since is not in it. To use it all the same run farshore app change-database {} \
+                     --to {to} --force",
+                    item.id.name
+                )));
+            }
             begin(item, "change-database", |operation| async move {
                 let _one = me.choosing.lock().await;
                 changed(&me, to, None, &operation).await

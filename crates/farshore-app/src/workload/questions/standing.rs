@@ -93,7 +93,7 @@ async fn database(item: &Arc<Item>) -> Value {
 /// Whether somebody listens where the app's own database is to be.
 async fn external_reachable(item: &Arc<Item>) -> Option<bool> {
     let url = item.stock.charter().external.clone()?;
-    Some(super::super::item::answers(&url).await)
+    super::super::item::answers(&url).await
 }
 
 async fn newest_backup(item: &Arc<Item>) -> Value {

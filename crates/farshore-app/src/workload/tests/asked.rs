@@ -132,6 +132,80 @@ async fn a_damaged_database_is_never_changed_to() {
     assert_eq!(paris.get("/rows").await, json!(rows(1, 2)));
 }
 
+/// The databases that are told of as given up.
+async fn given_up(place: &Place) -> Vec<String> {
+    let told = place.ask(json!({ "ask": "databases" })).await.unwrap();
+    let all = told["databases"].as_array().unwrap().iter();
+    all.filter(|one| one["fenced"] == true).map(|one| one["name"].as_str().unwrap().to_owned()).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_database_where_nobody_answers_is_refused_before_anything_is_changed() {
+    let paris = served().await;
+    paris.add("row 1").await;
+    let url = "postgres://me:s3cret@127.0.0.1:1/rows";
+    let refused = paris.ask(json!({ "ask": "change-database", "url": url })).await.unwrap_err().to_string();
+    assert!(refused.contains("127.0.0.1:1") && refused.contains("nothing was changed"), "{refused}");
+    assert!(!refused.contains("s3cret"), "{refused}");
+    assert_eq!(paris.get("/rows").await, json!(rows(1, 1)));
+    assert!(given_up(&paris).await.is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_app_that_does_not_come_up_with_another_database_goes_back_to_its_own() {
+    let mut choosy = spec();
+    choosy["command"] =
+        json!("case $DATABASE_URL in postgres:*) echo no such user; exit 3;; esac; exec python3 server.py");
+    let paris = served_as(choosy).await;
+    let oslo = follow(&paris, ReplicationMode::Async).await;
+    paris.add("row 1").await;
+    let server = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("postgres://me@{}/rows", server.local_addr().unwrap());
+    let changed = paris.done(json!({ "ask": "change-database", "url": url })).await;
+    let why = changed["error"].as_str().unwrap_or_default();
+    assert!(why.contains("no such user") && why.contains("nothing was changed"), "{changed:#}");
+    assert!(given_up(&paris).await.is_empty());
+    paris.add("row 2").await;
+    assert_eq!(paris.get("/rows").await, json!(rows(1, 2)));
+    paris.arrived(&oslo).await;
+    paris.act(2, Action::Fence { lost_after: None }).await.unwrap();
+    paris.act(2, Action::Drain).await.unwrap();
+    oslo.act(2, Action::Promote { point: PointChoice::Latest }).await.unwrap();
+    assert_eq!(oslo.get("/rows").await, json!(rows(1, 2)));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_database_that_was_given_up_is_used_again_only_by_force() {
+    let paris = served().await;
+    paris.add("row 1").await;
+    paris.done(json!({ "ask": "backup-now" })).await;
+    let restored = paris.done(json!({ "ask": "restore", "to": "older" })).await;
+    assert_eq!(restored["state"], "done", "{restored:#}");
+    paris.add("row 2").await;
+    let before = std::fs::read(paris.dir.path().join("apps/todo/card.json")).unwrap();
+    let changed = paris.done(json!({ "ask": "change-database", "to": "older" })).await;
+    assert_eq!(changed["state"], "done", "{changed:#}");
+    paris.add("row 2 again").await;
+    let now_rows = json!(["row 1", "row 2 again"]);
+    let refused = paris.ask(json!({ "ask": "change-database", "to": "main-e1" })).await.unwrap_err();
+    assert!(refused.to_string().contains("--force"), "{refused}");
+    assert_eq!(
+        (paris.get("/rows").await, given_up(&paris).await),
+        (now_rows.clone(), vec!["main-e1".into()])
+    );
+    // The node was killed when one of the two files was written.
+    let (region, world, dir, http) = paris.end().await;
+    std::fs::write(dir.path().join("apps/todo/card.json"), before).unwrap();
+    let paris = Place::open_in(region.as_str(), &world, dir, http).await;
+    paris.act(1, Action::Serve).await.unwrap();
+    paris.until("it serves", |seen| seen.ready).await;
+    assert_eq!((paris.get("/rows").await, given_up(&paris).await), (now_rows, vec!["main-e1".into()]));
+    let forced = paris.done(json!({ "ask": "change-database", "to": "main-e1", "force": true })).await;
+    assert_eq!(forced["state"], "done", "{forced:#}");
+    assert_eq!(paris.get("/rows").await, json!(rows(1, 2)));
+    assert_eq!(given_up(&paris).await, ["older"]);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn without_a_choice_the_newest_backup_is_meant_and_a_time_means_the_last_one_before_it() {
     let paris = served().await;

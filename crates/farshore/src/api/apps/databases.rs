@@ -118,7 +118,8 @@ pub(super) async fn restore(
     begin_if(&state, &app, asked.by, &what, &question, there_is(&app, backup)).await
 }
 
-/// Gives the app another database: it is verified first, then the app is started again with it. The old one is fenced for good.
+/// Gives the app another database: it is verified first, then the app is started again with it; when it does not come up, it goes
+/// back. The old one is given up: it is used again only by `force`.
 #[utoipa::path(post, path = "/api/v1/apps/{name}/change-database", tag = "apps",
     security(("token" = ["contribute"])), request_body = AppDatabaseRequest,
     params(("name" = String, Path), ("Idempotency-Key" = Option<String>, Header)),
@@ -128,9 +129,10 @@ pub(super) async fn change(
     Path(name): Path<String>,
     asked: Asked<AppDatabaseRequest>,
 ) -> Result<UnderWay, Problem> {
-    let AppDatabaseRequest { to, backup, url } = asked.body;
+    let AppDatabaseRequest { to, backup, url, force } = asked.body;
     let of_backup = backup.clone();
-    let (what, question) = match (to, backup, url) {
+    let (what, mut question) = match (to, backup, url) {
+        (None, _, _) if force => return Err(Problem::invalid("force: it goes with to")),
         (Some(to), None, None) => {
             plain("to", &to)?;
             (format!("give the database {to} to"), json!({"ask": "change-database", "to": to}))
@@ -151,6 +153,7 @@ pub(super) async fn change(
         }
         _ => return Err(Problem::invalid("give one of to, backup and url")),
     };
+    put(&mut question, "force", force.then_some(true));
     let app = Paired::find(&state, KIND, &name).await?;
     let exists = async {
         match &of_backup {

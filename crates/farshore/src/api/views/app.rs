@@ -406,7 +406,7 @@ pub struct AppRestoreRequest {
     pub to: String,
 }
 
-/// Gives an app another database: one that there is, a backup, or a server of its own. The old one is fenced for good.
+/// Gives an app another database: one that there is, a backup, or a server of its own. The old one is given up.
 #[derive(Clone, Default, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct AppDatabaseRequest {
@@ -419,6 +419,9 @@ pub struct AppDatabaseRequest {
     /// A server: `postgres://…`. A secret.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub url: Option<String>,
+    /// `to` may be one that was given up: what was written since is not in it.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub force: bool,
 }
 
 impl std::fmt::Debug for AppDatabaseRequest {
@@ -426,6 +429,7 @@ impl std::fmt::Debug for AppDatabaseRequest {
         f.debug_struct("AppDatabaseRequest")
             .field("to", &self.to)
             .field("backup", &self.backup)
+            .field("force", &self.force)
             .finish_non_exhaustive()
     }
 }

@@ -65,6 +65,9 @@ pub(in crate::cli) struct ChangeArgs {
     /// A file that holds the URL with its password, or - for stdin
     #[arg(long, value_name = "FILE")]
     url_file: Option<PathBuf>,
+    /// Also to one that was given up: what was written since is not in it
+    #[arg(long, conflicts_with_all = ["backup", "url", "url_file"])]
+    force: bool,
 }
 
 pub(super) async fn backup(global: &Global, client: &Client, command: BackupCommand) -> Result<(), Failure> {
@@ -166,15 +169,16 @@ pub(super) async fn change(global: &Global, client: &Client, args: &ChangeArgs) 
         (None, Some(path)) => Some(read_url(path)?),
         (None, None) => None,
     };
-    let asked = AppDatabaseRequest { to: args.to.clone(), backup: args.backup.clone(), url };
+    let asked =
+        AppDatabaseRequest { to: args.to.clone(), backup: args.backup.clone(), url, force: args.force };
     let name = &args.name;
     let what = format!(
-        "app/{name} will be started again with another database, and never use the present one again."
+        "app/{name} will be started again with another database; what is written from then on is not in the present one."
     );
     ask::confirm(global, &what)?;
     let done = operation::carry_out(client, name, "change-database", &asked).await?;
     show::print(global, &done, |_| {
-        format!("app/{name} uses its new database; the old one is fenced: farshore app database {name}")
+        format!("app/{name} uses its new database; the old one is given up: farshore app database {name}")
     })
 }
 

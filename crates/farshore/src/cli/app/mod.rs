@@ -97,7 +97,7 @@ pub(super) enum AppCommand {
         /// The app's name
         name: Name,
     },
-    /// Give the app another database; the old one is never used again
+    /// Give the app another database; the old one is given up
     ChangeDatabase(database::ChangeArgs),
     /// Keep capacity in another region for an app, and replicate it there
     Reserve(reserve::ReserveArgs),
