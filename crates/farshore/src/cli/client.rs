@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use reqwest::{Method, RequestBuilder, Response, StatusCode};
 use serde::Serialize;
@@ -21,6 +21,10 @@ const ANSWER_DEADLINE: Duration = Duration::from_secs(30);
 const REPEATS_MAX: u32 = 3;
 /// A control plane that is started again is back soon after this.
 const REPEAT_PAUSE: Duration = Duration::from_secs(1);
+/// A store whose leader is gone chooses another well within this.
+const STORE_PATIENCE: Duration = Duration::from_secs(10);
+/// What a problem is called when the store does not take changes; nothing was changed then.
+const STORE_PROBLEM: &str = "store";
 /// How long to wait for a connection.
 const CONNECT_DEADLINE: Duration = Duration::from_secs(5);
 
@@ -156,8 +160,32 @@ impl Client {
         }
     }
 
+    /// Sends; where the store cannot be written now, to one control node after the other until it can, or not soon enough.
     async fn send(&self, request: impl Fn(&str) -> RequestBuilder) -> Result<Response, Failure> {
-        let response = self.reach(&request).await.map_err(|error| {
+        let end = Instant::now() + STORE_PATIENCE;
+        let mut is_said = false;
+        loop {
+            match self.send_once(&request).await? {
+                Ok(response) => return Ok(response),
+                Err(problem) if problem.code() == STORE_PROBLEM && Instant::now() < end => {}
+                Err(problem) => return Err(problem.into()),
+            }
+            if !std::mem::replace(&mut is_said, true) {
+                eprintln!(
+                    "the control plane is read-only now: asking again, {} s at most",
+                    STORE_PATIENCE.as_secs()
+                );
+            }
+            self.good.fetch_add(1, Ordering::Relaxed);
+            tokio::time::sleep(REPEAT_PAUSE).await;
+        }
+    }
+
+    async fn send_once(
+        &self,
+        request: &impl Fn(&str) -> RequestBuilder,
+    ) -> Result<Result<Response, Problem>, Failure> {
+        let response = self.reach(request).await.map_err(|error| {
             Failure::failed(format!(
                 "cannot reach the control plane at {} ({}): start it with `farshore up`, or say where it is with --api",
                 self.apis.join(", "),
@@ -166,10 +194,10 @@ impl Client {
         })?;
         let status = response.status();
         if status.is_success() {
-            return Ok(response);
+            return Ok(Ok(response));
         }
         match response.json::<Problem>().await {
-            Ok(problem) => Err(problem.into()),
+            Ok(problem) => Ok(Err(problem)),
             Err(_) => Err(not_ours(self.present(), status)),
         }
     }
