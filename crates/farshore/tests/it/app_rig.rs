@@ -115,15 +115,21 @@ impl Rig {
         self.reserve("todo-dr", "oslo").await;
         let wish = json!({"target": "oslo", "replication": replication});
         self.api.verb(ITEM, "protect", wish).await.unwrap();
+        if replication == "sync" {
+            self.waits_for_oslo().await;
+        }
+    }
+
+    /// Until answers wait for oslo, and all that were given before have arrived there. A machine that stands still for seconds may
+    /// end that in between.
+    pub(crate) async fn waits_for_oslo(&self) {
         let is_waited_for = async || {
             let app = self.api.get("apps/todo").await.ok()?;
             let warnings = app["warnings"].as_array()?;
             let is_not = |warning: &Value| warning.as_str().is_some_and(|text| text.contains("synchronous"));
             (!warnings.iter().any(is_not)).then_some(())
         };
-        if replication == "sync" {
-            until("answers that wait for oslo", is_waited_for).await;
-        }
+        until("answers that wait for oslo", is_waited_for).await;
     }
 
     pub(crate) async fn reserve(&self, name: &str, region: &str) {
@@ -298,8 +304,19 @@ impl Zumo {
         Self { asks: child.stdin.take().unwrap(), says, _child: child }
     }
 
-    /// One call of the client; its answer, or the status of its failure.
+    /// One call of the client; its answer, or the status of its failure. One that got no answer, or is to come again, is made
+    /// again: none of them does anything more the second time.
     pub(crate) async fn ask(&mut self, what: &Value) -> Result<Value, u16> {
+        let end = Instant::now() + PATIENCE;
+        loop {
+            match self.ask_once(what).await {
+                Err(0 | 503) if Instant::now() < end => tokio::time::sleep(LOOK_EVERY).await,
+                answer => return answer,
+            }
+        }
+    }
+
+    async fn ask_once(&mut self, what: &Value) -> Result<Value, u16> {
         self.asks.write_all(format!("{what}\n").as_bytes()).await.unwrap();
         let line = tokio::time::timeout(PATIENCE, self.says.next_line()).await.unwrap().unwrap().unwrap();
         let answer: Value = serde_json::from_str(&line).unwrap();
@@ -314,7 +331,7 @@ impl Zumo {
         let item = json!({"id": id, "text": format!("row {id}"), "complete": false});
         let end = Instant::now() + PATIENCE;
         loop {
-            match self.ask(&json!({"do": "insert", "item": item})).await {
+            match self.ask_once(&json!({"do": "insert", "item": item})).await {
                 // It had arrived before, and only the answer was lost.
                 Ok(_) | Err(409) => return,
                 Err(status) => assert!(Instant::now() < end, "row {id} is answered with {status}"),

@@ -56,7 +56,10 @@ impl Reader {
 async fn follow(api: Client, regions: [(&str, Rest); 2], read: Arc<Mutex<Read>>, stop: Arc<AtomicBool>) {
     let mut cursor = None;
     while !stop.load(Ordering::Relaxed) {
-        let item = api.get(&format!("items/{ITEM}")).await.unwrap();
+        let Ok(item) = api.get(&format!("items/{ITEM}")).await else {
+            tokio::time::sleep(AGAIN).await;
+            continue;
+        };
         let (_, active) = regions.iter().find(|(region, _)| item["source"] == *region).unwrap();
         let Some((events, next)) = page(active, cursor.as_deref()).await else {
             tokio::time::sleep(AGAIN).await;

@@ -165,9 +165,8 @@ async fn the_app_is_told_where_its_database_is_and_may_change_it_as_it_likes() {
     pair.follow().await;
     db.execute_batch("DROP INDEX i; ALTER TABLE a ADD COLUMN y; DELETE FROM a WHERE x=1; VACUUM").unwrap();
     pair.follow().await;
-    // It waits no longer for us than it is patient.
-    db.busy_timeout(Duration::from_millis(50)).unwrap();
-    db.execute_batch("PRAGMA wal_checkpoint(TRUNCATE); INSERT INTO a VALUES (3, 4)").unwrap();
+    app_checkpoint(&db, "TRUNCATE");
+    db.execute_batch("INSERT INTO a VALUES (3, 4)").unwrap();
     pair.follow().await;
     assert_eq!(pair.restored("restored").await, content(&pair.path("source")));
 }

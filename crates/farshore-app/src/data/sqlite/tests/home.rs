@@ -198,8 +198,7 @@ async fn a_log_that_was_emptied_while_it_was_followed_can_be_counted() {
             let _ = pair.live.settle(Duration::ZERO).await;
             // The pins may still need the log.
             let db = pair.app();
-            db.busy_timeout(Duration::from_millis(20)).unwrap();
-            let _ = db.execute_batch("PRAGMA wal_checkpoint(TRUNCATE)");
+            app_checkpoint(&db, "TRUNCATE");
             if std::fs::metadata(log_file(&dir)).unwrap().len() == 0 {
                 return;
             }

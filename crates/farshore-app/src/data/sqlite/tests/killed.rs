@@ -152,6 +152,8 @@ async fn both_are_killed_and_nothing_confirmed_is_lost() {
     let home = tempfile::tempdir().unwrap();
     let source = home.path().join("source");
     create(&source).await.unwrap();
+    // However late the app's first process comes.
+    app(&source).execute_batch("CREATE TABLE t(n INTEGER PRIMARY KEY, v)").unwrap();
     let replica = open_replica(&home.path().join("replica")).await.unwrap();
     let mut committed = 0;
     for round in 1..=ROUNDS {

@@ -102,9 +102,16 @@ impl Pair {
 /// As an app opens its database: in whatever mode it finds it. Only processes die in these tests, so nothing is synced.
 fn app(dir: &Path) -> Connection {
     let db = Connection::open(database_file(dir)).unwrap();
-    db.busy_timeout(Duration::from_secs(5)).unwrap();
+    db.busy_timeout(LONG).unwrap();
     db.execute_batch("PRAGMA synchronous=OFF").unwrap();
     db
+}
+
+/// Checkpoints in this mode, as an app may. It hardly waits: pins may hold it up for good.
+fn app_checkpoint(db: &Connection, mode: &str) {
+    db.busy_timeout(Duration::from_millis(20)).unwrap();
+    db.execute_batch(&format!("PRAGMA wal_checkpoint({mode})")).unwrap();
+    db.busy_timeout(LONG).unwrap();
 }
 
 /// A table with `rows` rows of `bytes` bytes, each a transaction.

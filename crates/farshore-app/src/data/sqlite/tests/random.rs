@@ -61,7 +61,7 @@ struct World {
 impl World {
     async fn new() -> Self {
         let pair = Pair::new().await;
-        let db = patient(&pair.path("source"));
+        let db = app(&pair.path("source"));
         db.execute_batch("CREATE TABLE t(n INTEGER PRIMARY KEY, v)").unwrap();
         Self { pair, db, restored: 0 }
     }
@@ -85,9 +85,9 @@ impl World {
             }
             Deed::Vacuum => self.db.execute_batch("VACUUM").unwrap(),
             Deed::Checkpoint(mode) => {
-                self.db.execute_batch(&format!("PRAGMA wal_checkpoint({mode})")).unwrap();
+                app_checkpoint(&self.db, mode);
             }
-            Deed::RestartApp => self.db = patient(&self.pair.path("source")),
+            Deed::RestartApp => self.db = app(&self.pair.path("source")),
             Deed::KillSource => self.pair = self.pair.restart_source().await,
             Deed::Unwatched { checkpoint } => return self.unwatched(*checkpoint).await,
             Deed::RestartReplica => self.pair = self.pair.restart_replica().await,
@@ -107,7 +107,7 @@ impl World {
         let source = home.path().join("source");
         fill(&db, 3, 2000);
         if checkpoint {
-            db.execute_batch("PRAGMA wal_checkpoint(TRUNCATE)").unwrap();
+            app_checkpoint(&db, "TRUNCATE");
             fill(&db, 2, 2000);
         }
         let live = open_live(&source, Position::default(), SMALL).await.unwrap();
@@ -120,13 +120,6 @@ impl World {
         let restored = self.pair.restored(&format!("restored-{}", self.restored)).await;
         assert_eq!(restored, content(&self.pair.path("source")));
     }
-}
-
-/// An app that does not wait long for anybody.
-fn patient(dir: &Path) -> Connection {
-    let db = app(dir);
-    db.busy_timeout(Duration::from_millis(20)).unwrap();
-    db
 }
 
 proptest! {
