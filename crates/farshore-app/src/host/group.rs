@@ -90,8 +90,8 @@ impl Group {
         let mut killed = Vec::new();
         loop {
             let members = self.kill();
-            self.reap(&killed);
-            if members.is_empty() {
+            let is_clear = self.reap(&killed);
+            if members.is_empty() && is_clear {
                 return true;
             }
             if Instant::now() >= deadline {
@@ -125,21 +125,30 @@ impl Group {
     }
 
     /// Where the node is the first process of a container, orphans become its children, and it waits for them: for the group's,
-    /// and for those that were `killed` outside of it.
-    fn reap(&self, killed: &[u32]) {
+    /// and for those that were `killed` outside of it. False while one of them is on its way out: it has no environment any
+    /// more to be known by, and is no zombie yet.
+    fn reap(&self, killed: &[u32]) -> bool {
         if std::process::id() != FIRST {
-            return;
+            return true;
         }
         // Not while the leader is there: its status belongs to its supervisor.
         if procfs::stat(self.leader).is_some_and(|stat| stat.started == self.started) {
-            return;
+            return true;
         }
+        let is_on_its_way = |waited: rustix::io::Result<Option<_>>| matches!(waited, Ok(None));
+        let mut is_clear = true;
         if let Some(leader) = pid(self.leader) {
-            while let Ok(Some(_)) = waitpgid(leader, WaitOptions::NOHANG) {}
+            is_clear = loop {
+                match waitpgid(leader, WaitOptions::NOHANG) {
+                    Ok(Some(_)) => {}
+                    ended => break !is_on_its_way(ended),
+                }
+            };
         }
         for member in killed.iter().filter_map(|member| pid(*member)) {
-            let _ = waitpid(Some(member), WaitOptions::NOHANG);
+            is_clear &= !is_on_its_way(waitpid(Some(member), WaitOptions::NOHANG));
         }
+        is_clear
     }
 }
 
