@@ -182,6 +182,7 @@ pub(super) fn noted(record: &Migration, outcome: Outcome, now: Moment) -> Migrat
         }
         (Outcome::Refused(why), Phase::Verifying) => Migration { unfit: Some(why), ..next },
         (Outcome::Refused(why), _) => give_up(record, &why, now).next,
+        (Outcome::Again(why), Phase::Verifying) => verify_later(record, why, now).next,
         (Outcome::Again(why), _) => tolerate(record, why, now).next,
         (Outcome::Done | Outcome::Gone | Outcome::Job(_), _) => next,
     }

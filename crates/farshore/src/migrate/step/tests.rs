@@ -392,6 +392,13 @@ fn what_came_of_an_effect_is_noted() {
     assert!(matches!(refused(Phase::DeletingSecondary { job: None }), Phase::Failed { recovered: true, .. }));
     let unfit = noted(&record(Phase::Verifying), Outcome::Refused("no".to_owned()), BEGUN);
     assert_eq!((unfit.phase, unfit.unfit.as_deref()), (Phase::Verifying, Some("no")));
+    // A question that found nobody has as long as what it asks about.
+    let again = |seconds| {
+        let later = BEGUN.after(Duration::from_secs(seconds));
+        noted(&record(Phase::Verifying), Outcome::Again("x".to_owned()), later).phase
+    };
+    assert_eq!(again(179), Phase::Verifying);
+    assert!(matches!(again(181), Phase::Failed { recovered: true, .. }));
 }
 
 #[test]
