@@ -182,6 +182,15 @@ impl Gateway {
         Ok(())
     }
 
+    /// Whether the app of this name could have these hosts now.
+    ///
+    /// # Errors
+    /// Which of them another app has, and which app.
+    pub fn check(&self, name: &str, hosts: &[String]) -> Result<(), String> {
+        let table = self.shared.table.load();
+        hosts.iter().try_for_each(|host| table.check(host, name))
+    }
+
     /// Forgets the app of this name; its hosts are unknown. Requests under way are finished, tunnels end after a grace.
     pub fn remove(&self, name: &str) {
         let _changing = self.changing.lock().unwrap_or_else(PoisonError::into_inner);

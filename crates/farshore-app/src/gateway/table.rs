@@ -41,16 +41,21 @@ impl Table {
     pub(super) fn with(&self, site: Arc<Site>) -> Result<Self, String> {
         let mut table = self.without(site.name());
         for (host, git) in site.hosts() {
-            let route = Route { site: Arc::clone(&site), git };
-            let before = table.hosts.insert(host.to_owned(), route);
-            if let Some(Route { site: owner, .. }) = before
-                && owner.name() != site.name()
-            {
-                return Err(format!("the host {host} is taken by the app {}", owner.name()));
-            }
+            table.check(host, site.name())?;
+            table.hosts.insert(host.to_owned(), Route { site: Arc::clone(&site), git });
         }
         table.sites.insert(site.name().to_owned(), site);
         Ok(table)
+    }
+
+    /// Whether the app of this name may have the host; or who has it.
+    pub(super) fn check(&self, host: &str, name: &str) -> Result<(), String> {
+        match self.hosts.get(host) {
+            Some(Route { site: owner, .. }) if owner.name() != name => {
+                Err(format!("the host {host} is taken by the app {}", owner.name()))
+            }
+            _ => Ok(()),
+        }
     }
 
     pub(super) fn without(&self, name: &str) -> Self {

@@ -120,7 +120,8 @@ struct Around {
     /// Where the instances' limits are kept by the kernel, if it offers that.
     cgroup: Option<CgroupRoot>,
     items: Mutex<BTreeMap<ItemId, Arc<Item>>>,
-    /// Held from looking whether there is room for an app until what it takes is remembered: nobody else takes the same.
+    /// Held from looking whether there is room for an app, or a name is free, until what it takes is remembered: nobody else takes
+    /// the same.
     room: tokio::sync::Mutex<()>,
 }
 

@@ -68,7 +68,7 @@ pub(crate) async fn app() -> Served {
             "why": null, "bytes": 4096}]}),
         ),
         ("scale", summary()),
-        ("set-hosts", json!({})),
+        ("set-hosts", summary()),
         ("set-certificate", json!({})),
         ("delete-certificate", json!({})),
         (
@@ -173,6 +173,14 @@ async fn questions_go_to_the_active_region_as_they_are_meant() {
         |path: &str, body: Value| served.request(Method::PUT, &format!("{APP}{path}")).json(&body).send();
     assert_eq!(put("/scale", json!({"mode": "reserved", "instances": 3})).await.unwrap().status(), 200);
     assert_eq!(put("/hosts", json!({"hosts": ["a.example.com"]})).await.unwrap().status(), 200);
+    let patch = served.request(Method::PATCH, &format!("{APP}/hosts"));
+    let patch =
+        patch.json(&json!({"add": ["b.example.com"], "remove": ["c.example.com"]})).send().await.unwrap();
+    assert_eq!(
+        patch.json::<Value>().await.unwrap(),
+        json!({"hosts": ["todo.example.com"]}),
+        "as the region says"
+    );
     assert_eq!(put("/uploads/u1", json!({"offset": 0, "data": "eA=="})).await.unwrap().status(), 200);
     for (path, body) in [
         ("/deploy", json!({"upload": "u1", "message": "m"})),
@@ -200,6 +208,7 @@ async fn questions_go_to_the_active_region_as_they_are_meant() {
         [
             paris(json!({"ask": "scale", "mode": "standard", "instances": 3})),
             paris(json!({"ask": "set-hosts", "hosts": ["a.example.com"]})),
+            paris(json!({"ask": "set-hosts", "add": ["b.example.com"], "remove": ["c.example.com"]})),
             paris(json!({"ask": "upload", "id": "u1", "offset": 0, "data": "eA=="})),
             paris(json!({"ask": "deploy", "upload": "u1", "message": "m", "by": "bootstrap"})),
             paris(json!({"ask": "releases"})),
@@ -243,6 +252,14 @@ fn likely_mistakes() -> Vec<Mistake> {
             "hosts[0]: \"https://a.example\" is no host",
         ),
         (Method::PUT, "/hosts", json!({"hosts": vec!["a.example"; 17]}), "hosts: an app has 16 at most"),
+        (Method::PATCH, "/hosts", json!({}), "give add, remove or both"),
+        (Method::PATCH, "/hosts", json!({"add": ["A"]}), "add[0]: \"A\" is no host name"),
+        (
+            Method::PATCH,
+            "/hosts",
+            json!({"add": ["a.example"], "remove": ["a.example"]}),
+            "remove: a.example is in add, too",
+        ),
         (Method::PUT, "/keys", json!({}), "give application, master or both"),
         (Method::PUT, "/keys", json!({"master": "short"}), "master: a key has 8 to 128"),
         (Method::POST, "/keys/regenerate", json!({"type": "primary"}), "type: unknown variant `primary`"),
@@ -437,8 +454,8 @@ async fn what_only_apps_have_is_on_the_command_line() {
         ("app setting list todo --values", "SMTP=setting-s3cret"),
         (&format!("app setting set todo B=2 SMTP=@{file}"), "SMTP"),
         ("app setting delete todo OLD", "SMTP"),
-        ("app host add todo b.example.com", "todo.example.com, b.example.com"),
-        ("app host remove todo todo.example.com --yes", "by its own name only"),
+        ("app host add todo b.example.com", "app/todo is known as todo.example.com, too"),
+        ("app host remove todo todo.example.com --yes", "app/todo is known as todo.example.com, too"),
         ("app certificate remove todo todo.example.com --yes", "the gateway's own"),
         ("app backup now todo", "a backup was taken"),
         ("app backup list todo", "20261121T050000Z  2026-11-21 05:00:00Z  4 KiB  whole"),
@@ -454,6 +471,16 @@ async fn what_only_apps_have_is_on_the_command_line() {
         assert_eq!(code, 0, "{line}: {err}");
         assert!(out.contains(expected), "{line}: {out}");
     }
+    // No list that somebody else may have changed meanwhile is written back.
+    let asked = served.bench.sim.questions();
+    let names = asked.into_iter().map(|(_, question)| question).filter(|asked| asked["ask"] == "set-hosts");
+    assert_eq!(
+        names.collect::<Vec<_>>(),
+        [
+            json!({"ask": "set-hosts", "add": ["b.example.com"]}),
+            json!({"ask": "set-hosts", "remove": ["todo.example.com"]}),
+        ]
+    );
     assert_eq!(std::fs::read(&out_file).unwrap(), b"archive");
     assert!(std::fs::read_to_string(format!("{out_file}.json")).unwrap().contains("s3cret"));
     for (line, code, why) in [

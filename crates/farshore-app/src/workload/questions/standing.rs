@@ -1,9 +1,10 @@
 //! How an app stands, how large it is, and whose its capacity is.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use farshore_core::ids::Name;
+use farshore_core::ids::{ItemId, Name};
 use farshore_core::workload::{Role, StepError};
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -145,26 +146,57 @@ pub(super) async fn scale(item: &Arc<Item>, asked: Scale) -> Result<Value, StepE
     Ok(summary(item).await)
 }
 
-#[derive(Deserialize)]
+#[derive(Debug, Deserialize)]
 pub(super) struct SetHosts {
-    hosts: Vec<String>,
+    /// All of them; left out: those that it has.
+    hosts: Option<Vec<String>>,
+    /// Of these, so many more.
+    #[serde(default)]
+    add: Vec<String>,
+    /// And these no more.
+    #[serde(default)]
+    remove: Vec<String>,
 }
 
-/// Other names beside its own.
+impl SetHosts {
+    fn applied_to(self, item: &ItemId, known: &[String]) -> Result<Vec<String>, String> {
+        let mut hosts = self.hosts.unwrap_or_else(|| known.to_vec());
+        if let Some(unknown) = self.remove.iter().find(|host| !hosts.contains(host)) {
+            return Err(format!("{item} is not known as {unknown}: nothing was changed"));
+        }
+        hosts.retain(|host| !self.remove.contains(host));
+        let more: Vec<String> = self.add.into_iter().filter(|host| !hosts.contains(host)).collect();
+        hosts.extend(more);
+        check_hosts(&hosts)?;
+        Ok(hosts)
+    }
+}
+
+/// Other names beside its own. The certificate of a name goes with it.
 pub(super) async fn set_hosts(item: &Arc<Item>, asked: SetHosts) -> Result<Value, StepError> {
     active(item)?;
-    check_hosts(&asked.hosts).map_err(fatal)?;
+    let taking = item.around.room.lock().await;
     let before = item.stock.charter().spec.hosts.clone();
+    let hosts = asked.applied_to(&item.id, &before).map_err(fatal)?;
+    item.around.gateway.check(item.id.name.as_str(), &hosts).map_err(fatal)?;
+    let mut dropped = BTreeMap::new();
     item.charter_changes(|charter| {
-        charter.certificates.retain(|host, _| asked.hosts.contains(host));
-        charter.spec.hosts = asked.hosts;
+        let certificates = std::mem::take(&mut charter.certificates);
+        (charter.certificates, dropped) =
+            certificates.into_iter().partition(|(host, _)| hosts.contains(host));
+        charter.spec.hosts = hosts;
     })?;
     item.apply_charter();
     if let Some(taken) = item.noted(Matter::Names) {
-        item.charter_changes(|charter| charter.spec.hosts = before)?;
+        // An app that follows another region's took the name in this moment.
+        item.charter_changes(|charter| {
+            charter.certificates.extend(dropped);
+            charter.spec.hosts = before;
+        })?;
         item.apply_charter();
         return Err(fatal(taken));
     }
+    drop(taking);
     Ok(summary(item).await)
 }
 

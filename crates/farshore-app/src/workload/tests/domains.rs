@@ -37,6 +37,47 @@ async fn a_domain_and_its_certificate_travel_and_hold_up_no_recovery() {
     assert!(!summary.to_string().contains("PRIVATE KEY"), "{summary}");
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_name_that_is_refused_costs_no_other_name_and_no_certificate() {
+    let paris = served().await;
+    let other = ItemId::parse("app/other").unwrap();
+    let mut named = spec();
+    named["hosts"] = json!(["taken.example"]);
+    paris.act_on(&other, 1, Action::Create { spec: named }, None).await.unwrap();
+    let made = rcgen::generate_simple_self_signed(vec![HOST.to_owned()]).unwrap();
+    let (chain, key) = (made.cert.pem(), made.signing_key.serialize_pem());
+    paris.ask(json!({ "ask": "set-hosts", "add": [HOST] })).await.unwrap();
+    paris.ask(json!({ "ask": "set-certificate", "host": HOST, "chain": chain, "key": key })).await.unwrap();
+    for taken in
+        [json!({ "hosts": ["taken.example"] }), json!({ "add": ["taken.example"], "remove": [HOST] })]
+    {
+        let mut wish = taken;
+        wish["ask"] = json!("set-hosts");
+        let refused = paris.ask(wish).await.unwrap_err();
+        assert!(refused.to_string().contains("taken.example is taken by the app other"), "{refused}");
+        assert_eq!(asked(&paris, &chain).await.unwrap(), "one");
+    }
+    let unknown = paris.ask(json!({ "ask": "set-hosts", "remove": ["gone.example"] })).await.unwrap_err();
+    assert!(unknown.to_string().contains("not known as gone.example"), "{unknown}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn names_that_several_people_add_and_remove_at_once_are_all_as_they_said() {
+    let paris = served().await;
+    let names = |word: &str| (0..8).map(|number| format!("{word}-{number}.example")).collect::<Vec<_>>();
+    paris.ask(json!({ "ask": "set-hosts", "hosts": names("old") })).await.unwrap();
+    let changes = names("old").into_iter().zip(names("new")).map(|(old, new)| {
+        let (paris, wish) = (&paris, json!({ "ask": "set-hosts", "add": [new], "remove": [old] }));
+        async move { paris.ask(wish).await.unwrap() }
+    });
+    futures_util::future::join_all(changes).await;
+    let summary = paris.ask(json!({ "ask": "summary" })).await.unwrap();
+    let mut hosts: Vec<String> = serde_json::from_value(summary["hosts"].clone()).unwrap();
+    assert_eq!(hosts.remove(0), "todo.app.farshore.internal");
+    hosts.sort();
+    assert_eq!(hosts, names("new"));
+}
+
 /// What the other region's gateway is told of this one's.
 async fn told(change: impl FnOnce(&mut AppsOptions)) -> (Bound, Where) {
     let dir = tempfile::tempdir().unwrap();

@@ -62,7 +62,7 @@ pub(super) fn routes() -> OpenApiRouter<ApiState> {
         .routes(routes!(databases::change))
         .routes(routes!(running::restart))
         .routes(routes!(running::scale))
-        .routes(routes!(running::hosts))
+        .routes(routes!(running::hosts, running::change_hosts))
         .routes(routes!(running::log))
 }
 

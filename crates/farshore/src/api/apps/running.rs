@@ -13,7 +13,7 @@ use super::super::body::Asked;
 use super::super::paired::Paired;
 use super::super::problem::{Problem, Refusals};
 use super::super::views::{
-    AppBegunView, AppHostsRequest, AppLogView, AppScaleRequest, AppView, NoParameters,
+    AppBegunView, AppHostsChangeRequest, AppHostsRequest, AppLogView, AppScaleRequest, AppView, NoParameters,
 };
 use super::operations::{UnderWay, begin};
 use super::{KIND, finish, host, put, queried};
@@ -93,6 +93,39 @@ pub(super) async fn hosts(
     app.audit(&asked.by.who, |app| format!("asked to make {app} known as {told}")).await?;
     let _: serde_json::Value = app.ask_active(&json!({"ask": "set-hosts", "hosts": hosts})).await?;
     Ok(Json(AppHostsRequest { hosts }))
+}
+
+/// Adds host names to those under which the app is known, and takes some away; the others stay.
+#[utoipa::path(patch, path = "/api/v1/apps/{name}/hosts", tag = "apps",
+    security(("token" = ["contribute"])), request_body = AppHostsChangeRequest, params(("name" = String, Path)),
+    responses((status = 200, body = AppHostsRequest), Refusals))]
+pub(super) async fn change_hosts(
+    State(state): State<ApiState>,
+    Path(name): Path<String>,
+    asked: Asked<AppHostsChangeRequest>,
+) -> Result<Json<AppHostsRequest>, Problem> {
+    let AppHostsChangeRequest { add, remove } = asked.body;
+    if add.is_empty() && remove.is_empty() {
+        return Err(Problem::invalid("give add, remove or both"));
+    }
+    for (at, one) in add.iter().enumerate() {
+        host(&format!("add[{at}]"), one)?;
+    }
+    if let Some(both) = remove.iter().find(|one| add.contains(one)) {
+        return Err(Problem::invalid(format!("remove: {both} is in add, too: say only one of both")));
+    }
+    let app = Paired::find(&state, KIND, &name).await?;
+    let told =
+        |what: &str, hosts: &[String]| (!hosts.is_empty()).then(|| format!("{what} {}", hosts.join(", ")));
+    let said: Vec<String> = [told("add", &add), told("remove", &remove)].into_iter().flatten().collect();
+    let said = said.join(" and ");
+    app.audit(&asked.by.who, |app| format!("asked to {said} in the host names of {app}")).await?;
+    let mut question = json!({"ask": "set-hosts"});
+    put(&mut question, "add", (!add.is_empty()).then_some(add));
+    put(&mut question, "remove", (!remove.is_empty()).then_some(remove));
+    let mut view: AppView = app.ask_active(&question).await?;
+    finish(&mut view, &app.item, &app.item.source);
+    Ok(Json(AppHostsRequest { hosts: view.hosts }))
 }
 
 /// How much.

@@ -532,6 +532,18 @@ pub struct AppHostsRequest {
     pub hosts: Vec<String>,
 }
 
+/// Host names that come to those of an app, and that go.
+#[derive(Debug, Clone, Default, Serialize, Deserialize, ToSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct AppHostsChangeRequest {
+    /// It is known under these, too. All together it has at most 16.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub add: Vec<String>,
+    /// And under these no more; their certificates are forgotten.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub remove: Vec<String>,
+}
+
 /// Whether the files of the live release are those that were pushed.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(default)]

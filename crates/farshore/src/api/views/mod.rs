@@ -20,10 +20,10 @@ mod token;
 pub use app::{
     AppBackupView, AppBackupsBrief, AppBegunView, AppBrief, AppCapacityView, AppCertificateRequest,
     AppDatabaseBrief, AppDatabaseRequest, AppDatabaseView, AppDeployRequest, AppDifferenceView,
-    AppExportView, AppHostsRequest, AppKeyWord, AppKeysRequest, AppKeysView, AppLogView, AppOperationBrief,
-    AppOperationView, AppPositionView, AppProcessView, AppRegenerateRequest, AppReleaseBrief, AppReleaseView,
-    AppRestoreRequest, AppRollbackRequest, AppScaleRequest, AppScriptsView, AppSettingsRequest,
-    AppSettingsView, AppUploadRequest, AppUploadView, AppView,
+    AppExportView, AppHostsChangeRequest, AppHostsRequest, AppKeyWord, AppKeysRequest, AppKeysView,
+    AppLogView, AppOperationBrief, AppOperationView, AppPositionView, AppProcessView, AppRegenerateRequest,
+    AppReleaseBrief, AppReleaseView, AppRestoreRequest, AppRollbackRequest, AppScaleRequest, AppScriptsView,
+    AppSettingsRequest, AppSettingsView, AppUploadRequest, AppUploadView, AppView,
 };
 pub use ask::{
     AdoptRequest, ChangePointRequest, CreateRequest, FailoverRequest, MarkPointRequest, NoParameters,

@@ -8,7 +8,9 @@ use super::super::exit::{Failure, REFUSED};
 use super::super::show;
 use super::super::{Global, ask};
 use super::{ModeWord, operation, reserve};
-use crate::api::views::{AppHostsRequest, AppLogView, AppScaleRequest, AppView, NoParameters};
+use crate::api::views::{
+    AppHostsChangeRequest, AppHostsRequest, AppLogView, AppScaleRequest, AppView, NoParameters,
+};
 
 #[derive(Debug, Args)]
 #[command(group = clap::ArgGroup::new("what").required(true).multiple(true).args(["mode", "instances"]))]
@@ -70,31 +72,34 @@ pub(super) async fn log(global: &Global, client: &Client, name: &Name, lines: u3
 }
 
 pub(super) async fn host(global: &Global, client: &Client, command: HostCommand) -> Result<(), Failure> {
-    let (name, mut hosts, host, adds) = match command {
-        HostCommand::Add { name, host } => (name.clone(), known(client, &name).await?, host, true),
-        HostCommand::Remove { name, host } => (name.clone(), known(client, &name).await?, host, false),
+    let (name, asked) = match command {
+        HostCommand::Add { name, host } => {
+            (name, AppHostsChangeRequest { add: vec![host], ..AppHostsChangeRequest::default() })
+        }
+        HostCommand::Remove { name, host } => {
+            may_go(client, &name, &host).await?;
+            ask::confirm(
+                global,
+                &format!("Clients that know app/{name} as {host} will not find it any more."),
+            )?;
+            (name, AppHostsChangeRequest { remove: vec![host], ..AppHostsChangeRequest::default() })
+        }
     };
-    let is_known = hosts.contains(&host);
-    if !adds && !is_known {
-        let text = match hosts.as_slice() {
-            [] => format!("app/{name} has no host names beside its own"),
-            hosts => format!("app/{name} is not known as {host:?}; it is known as {}", hosts.join(", ")),
-        };
-        return Err(Failure { code: REFUSED, text });
-    }
-    if !adds {
-        ask::confirm(global, &format!("Clients that know app/{name} as {host} will not find it any more."))?;
-        hosts.retain(|one| *one != host);
-    } else if !is_known {
-        hosts.push(host);
-    }
-    let set: AppHostsRequest = client.put(&format!("/apps/{name}/hosts"), &AppHostsRequest { hosts }).await?;
+    // Only the change is sent: what others change while a question stands open stays.
+    let set: AppHostsRequest = client.patch(&format!("/apps/{name}/hosts"), &asked).await?;
     show::print(global, &set, |set| match set.hosts.as_slice() {
         [] => format!("app/{name} is known by its own name only"),
         hosts => format!("app/{name} is known as {}, too", hosts.join(", ")),
     })
 }
 
-async fn known(client: &Client, name: &Name) -> Result<Vec<String>, Failure> {
-    Ok(client.get::<AppView>(&format!("/apps/{name}")).await?.hosts)
+/// Before anything is asked: what is not there cannot be taken away.
+async fn may_go(client: &Client, name: &Name, host: &str) -> Result<(), Failure> {
+    let known = client.get::<AppView>(&format!("/apps/{name}")).await?.hosts;
+    let text = match known.as_slice() {
+        hosts if hosts.iter().any(|one| one == host) => return Ok(()),
+        [] => format!("app/{name} has no host names beside its own"),
+        hosts => format!("app/{name} is not known as {host:?}; it is known as {}", hosts.join(", ")),
+    };
+    Err(Failure { code: REFUSED, text })
 }
