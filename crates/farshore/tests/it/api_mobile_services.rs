@@ -1,10 +1,14 @@
 //! The management wire of mobile services: its calls and answers, word by word.
 
+use farshore::engine::JobVerb;
 use farshore_core::access::Role;
+use farshore_core::ids::JobId;
+use farshore_core::job::JobState;
 use reqwest::{Method, Response};
 use serde_json::{Value, json};
 
 use crate::app_sim::{Served, TOKEN, app, apps, until};
+use crate::engine_sim::{job_until, rested};
 
 const SERVICES: &str = "/sub-1/services/mobileservices/mobileservices";
 
@@ -44,6 +48,9 @@ async fn services_are_listed_and_shown_with_their_keys() {
         ("region", "paris"),
         ("webspace", "PARISWEBSPACE"),
         ("sourceRepositoryUrl", "http://todo.scm.farshore.internal:8080/todo.git"),
+        ("deploymentTriggerUrl", "http://todo.scm.farshore.internal:8080/todo.git"),
+        ("backendVersion", env!("CARGO_PKG_VERSION")),
+        ("platform", "node"),
     ] {
         assert_eq!(one[key], value, "{key}");
     }
@@ -90,7 +97,60 @@ async fn an_application_is_xml_and_its_removal_an_operation() {
 }
 
 #[tokio::test]
-async fn a_migration_has_an_id_in_plain_text_and_three_states() {
+async fn a_removal_that_is_stuck_is_in_progress_until_it_is_given_up() {
+    let served = Served::new(apps().await).await;
+    served.apps.bench.sim.fail_at("/delete/do");
+    let begun = call(&served, Method::DELETE, "/sub-1/applications/todo-drmobileservice").await;
+    assert_eq!(begun.status(), 202);
+    let id = begun.headers()["x-ms-request-id"].to_str().unwrap().to_owned();
+    let job = rested(&served.control, &JobId(id.clone())).await;
+    assert!(matches!(job.state, JobState::Stuck { .. }), "{:?}", job.state);
+    let said = |status: &str, code: &str| {
+        format!(
+            "<Operation xmlns=\"http://schemas.microsoft.com/windowsazure\"><ID>{id}</ID><Status>{status}</Status>\
+             <HttpStatusCode>{code}</HttpStatusCode></Operation>"
+        )
+    };
+    let look =
+        || async { text(call(&served, Method::GET, &format!("/sub-1/operations/{id}")).await).await.2 };
+    assert_eq!(look().await, said("InProgress", "200"));
+    served
+        .control
+        .steer(&job.id, JobVerb::Abandon { reason: "oslo burnt down".into() }, "ann")
+        .await
+        .unwrap();
+    job_until(&served.control, &job.id, |job| job.state.is_terminal()).await;
+    assert_eq!(look().await, said("Failed", "500"));
+}
+
+#[tokio::test]
+async fn a_migration_that_comes_to_nothing_has_failed_and_so_has_a_recovery() {
+    let served = Served::new(apps().await).await;
+    served.apps.change("todo", |card| card.state = "failed");
+    served.apps.bench.sim.fail_at("/drain/do");
+    let migrate = format!("{SERVICES}/todo/migrate");
+    let (status, _, id) =
+        text(call(&served, Method::POST, &format!("{migrate}?targetMobileService=todo-dr")).await).await;
+    assert_eq!((status, id.len()), (200, 32), "{id}");
+    let look = || async {
+        let path = format!("{migrate}?operationId={id}");
+        let (status, _, state) = text(call(&served, Method::GET, &path).await).await;
+        assert_eq!(status, 200);
+        assert!(["Running", "Failed"].contains(&state.as_str()), "{state}");
+        state
+    };
+    until("its end", look, |state: &String| state == "Failed").await;
+    let recover = format!("{SERVICES}/todo/recover?targetMobileService=todo-dr");
+    let (status, code, message) = refusal(call(&served, Method::POST, &recover).await).await;
+    assert_eq!((status, code.as_str()), (500, "migration-failed"));
+    assert!(message.contains("made to fail"), "{message}");
+    let item = served.control.item(&app("todo")).await.unwrap().unwrap();
+    assert_eq!(item.source.as_str(), "paris");
+    assert!(served.control.item(&app("todo-dr")).await.unwrap().is_some());
+}
+
+#[tokio::test]
+async fn a_migration_has_an_id_in_plain_text_and_runs_until_it_is_complete() {
     let served = Served::new(apps().await).await;
     let migrate = format!("{SERVICES}/todo/migrate");
     let path = format!("{migrate}?targetMobileService=todo-dr");
@@ -194,6 +254,14 @@ async fn it_asks_for_the_same_rights_and_answers_in_its_own_words() {
     assert_eq!((status, code.as_str()), (403, "forbidden"));
     let settings = served.send(Method::GET, &format!("{SERVICES}/todo/settings"), &operator, None).await;
     assert_eq!(settings.status(), 403);
+    let log = async |who: &str| {
+        served.send(Method::GET, &format!("{SERVICES}/todo/logs?$top=5"), who, None).await.status().as_u16()
+    };
+    assert_eq!(
+        (log(&reader).await, log(&operator).await),
+        (403, 200),
+        "an app may print what not all may read"
+    );
     let removal = |name: &str| format!("/sub-1/applications/{name}mobileservice");
     let there = served.send(Method::DELETE, &removal("todo-dr"), &operator, None).await;
     assert_eq!(there.status(), 403, "removing an app needs more than recovering one");

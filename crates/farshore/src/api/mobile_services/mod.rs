@@ -75,7 +75,7 @@ pub(super) fn rights() -> Vec<((Method, String), Right)> {
         ((Method::PUT, service("/keys")), Right::Contribute),
         ((Method::POST, service("/restart")), Right::Operate),
         ((Method::POST, service("/redeploy")), Right::Operate),
-        ((Method::GET, service("/logs")), Right::Read),
+        ((Method::GET, service("/logs")), Right::Operate),
         ((Method::GET, REGIONS.to_owned()), Right::Read),
         ((Method::GET, APPLICATION.to_owned()), Right::Read),
         ((Method::DELETE, APPLICATION.to_owned()), Right::Operate),
