@@ -181,19 +181,22 @@ impl Keys {
         self.look_for(token.id(), Proof::Token(token)).await
     }
 
-    /// Who has the token that goes with the client's certificate of this fingerprint. One that this node has not heard of is looked
-    /// for in the store at most once in [`FRESH`].
+    /// Who has the token that goes with the client's certificate of this fingerprint. Where this node knows no good one, it looks
+    /// for one in the store, at most once in [`FRESH`]: another may have taken the place of one that has ended.
     ///
     /// # Errors
     /// When there is none that is taken; says why.
     pub async fn look_by_certificate(&self, fingerprint: &str) -> Result<Holder, Refused> {
-        let mut id = self.id_of(fingerprint);
-        if id.is_none() {
-            self.sweep_if_old().await?;
-            id = self.id_of(fingerprint);
+        let proof = Proof::Certificate(fingerprint);
+        if let Some(id) = self.id_of(fingerprint) {
+            let verdict = self.look_for(&id, proof).await;
+            if matches!(verdict, Ok(_) | Err(Refused::Unreachable { .. })) {
+                return verdict;
+            }
         }
-        let id = id.ok_or(Refused::NoToken)?;
-        self.look_for(&id, Proof::Certificate(fingerprint)).await
+        self.sweep_if_old().await?;
+        let id = self.id_of(fingerprint).ok_or(Refused::NoToken)?;
+        self.look_for(&id, proof).await
     }
 
     /// The token that goes with the certificate: the good one, if there is one.

@@ -1,12 +1,16 @@
 //! Clients that show a certificate in the place of a token, by a real handshake.
 
+use farshore::access::Token;
+use farshore::access::keys::{Keys, Refused};
 use farshore::api::views::{NewTokenView, TokenView, WhoamiView};
+use farshore::engine::tokens::{NewToken, VALID_DEFAULT};
 use farshore::trust::{CertRole, LeafOrder, Trust};
+use farshore_core::access::Role;
 use reqwest::{Client, Identity, Method, Response};
 use serde_json::{Value, json};
 
 use crate::api_bench::problem;
-use crate::app_sim::{Served, TOKEN, apps, authority};
+use crate::app_sim::{Served, TOKEN, apps, authority, control, quick, until};
 use crate::trust_listen::{cluster, region, valid};
 
 /// A certificate and its key, as `farshore trust issue` writes them.
@@ -77,6 +81,32 @@ async fn who_shows_the_certificate_of_a_token_is_its_holder_until_it_is_revoked(
     assert_eq!(who.name, "ada-again");
     let audit = served.get::<Value>("/api/v1/audit").await.to_string();
     assert!(audit.contains("or the certificate sha256:"), "{audit}");
+}
+
+/// A node that nobody shows the records to: it knows what it was asked for, and no more.
+#[tokio::test]
+async fn a_certificate_whose_token_was_replaced_elsewhere_is_taken_for_the_new_one() {
+    let apps = apps().await;
+    let control = control(&apps, quick(None)).await;
+    let keys = Keys::new(control.clone(), TOKEN);
+    let make = async |name: &str| {
+        let new = NewToken {
+            name: name.to_owned(),
+            role: Role::Reader,
+            valid_for: VALID_DEFAULT,
+            certificate: Some("sha256:1".to_owned()),
+        };
+        control.create_token(&Token::generate().unwrap(), &new, "ada").await.unwrap()
+    };
+    let first = make("first").await;
+    assert_eq!(keys.look_by_certificate("sha256:1").await.unwrap().name, "first");
+    control.revoke_token(&first.id, "ada").await.unwrap();
+    let look = || keys.look_by_certificate("sha256:1");
+    let _ = until("its end", look, |verdict| matches!(verdict, Err(Refused::Revoked { .. }))).await;
+    make("second").await;
+    let found = until("the new one", look, Result::is_ok).await;
+    assert_eq!(found.unwrap().name, "second");
+    control.shutdown().await;
 }
 
 #[tokio::test]
