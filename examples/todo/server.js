@@ -6,7 +6,7 @@
 // Farshore tells it where to listen (PORT) and where its database is (DATABASE_FILE).
 const http = require("node:http");
 const { randomUUID } = require("node:crypto");
-const { DatabaseSync } = require("node:sqlite");
+const { DatabaseSync } = sqlite();
 
 const database = new DatabaseSync(process.env.DATABASE_FILE || "todo.db");
 database.exec("pragma busy_timeout = 5000");
@@ -17,6 +17,16 @@ const add = database.prepare("insert into todos (id, text) values (?, ?) on conf
 const mark = database.prepare("update todos set done = ? where id = ?");
 const remove = database.prepare("delete from todos where id = ?");
 const shown = (row) => row && { id: row.id, text: row.text, done: row.done === 1 };
+
+/** Node's own SQLite. Without it one line says what to do. */
+function sqlite() {
+    try {
+        return require("node:sqlite");
+    } catch (error) {
+        console.error(`Error: ${error.message}: this needs Node 22.13 or later, and this is ${process.version}; farshore example todo is the same, built in`);
+        return process.exit(1);
+    }
+}
 
 /** What is answered: a status and a value. */
 function answer(method, id, body) {
