@@ -28,7 +28,33 @@ const WIDTH_KEPT: usize = 300;
 const CLOSED_WITHIN: Duration = Duration::from_secs(1);
 
 /// The last lines of a run.
-type Kept = Arc<Mutex<VecDeque<String>>>;
+type Kept = Arc<Mutex<LastLines>>;
+
+/// The end of what was printed, and before it the last line that said what went wrong: many lines about where may follow it.
+#[derive(Debug, Default)]
+struct LastLines {
+    error: Option<String>,
+    lines: VecDeque<String>,
+}
+
+impl LastLines {
+    fn add(&mut self, line: &str) {
+        if self.lines.len() == LINES_KEPT {
+            let first = self.lines.pop_front();
+            self.error = first.filter(|line| names_error(line)).or_else(|| self.error.take());
+        }
+        self.lines.push_back(line.chars().take(WIDTH_KEPT).collect());
+    }
+
+    fn all(&self) -> Vec<String> {
+        self.error.iter().chain(&self.lines).cloned().collect()
+    }
+}
+
+/// A line such as `TypeError: a is not a function`; a frame of the stack under it may have the word in a name.
+fn names_error(line: &str) -> bool {
+    line.contains("Error") && !line.trim_start().starts_with("at ")
+}
 
 /// See the module.
 #[derive(Debug)]
@@ -52,7 +78,7 @@ impl Printed {
 
     /// The last lines.
     pub(in crate::host) fn lines(&self) -> Vec<String> {
-        self.kept.lock().unwrap_or_else(PoisonError::into_inner).iter().cloned().collect()
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner).all()
     }
 
     /// Everything was read. The last lines.
@@ -106,10 +132,37 @@ impl Batch<'_> {
     fn add(&mut self, line: &str) {
         let _ = writeln!(self.text, "{} {} {line}", self.time, self.label);
         self.count += 1;
-        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
-        if kept.len() == LINES_KEPT {
-            kept.pop_front();
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner).add(line);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_line_that_says_what_went_wrong_is_not_pushed_out_by_its_stack() {
+        let mut kept = LastLines::default();
+        for line in ["listening", "Error: an earlier one", "loader:1031", "Error [X]: No such module: sqlite"]
+        {
+            kept.add(line);
         }
-        kept.push_back(line.chars().take(WIDTH_KEPT).collect());
+        let frames: Vec<String> =
+            (0..LINES_KEPT).map(|at| format!("    at new NodeError{at} (a.js)")).collect();
+        frames.iter().for_each(|frame| kept.add(frame));
+        let expected = std::iter::once("Error [X]: No such module: sqlite".to_owned()).chain(frames);
+        assert_eq!(kept.all(), expected.collect::<Vec<_>>());
+        for number in 0..2 * LINES_KEPT {
+            kept.add(&number.to_string());
+        }
+        assert_eq!(kept.all().len(), LINES_KEPT + 1, "no more than one such line is kept");
+    }
+
+    #[test]
+    fn few_lines_are_all_there_once() {
+        let mut kept = LastLines::default();
+        kept.add("Error: one");
+        kept.add("two");
+        assert_eq!(kept.all(), ["Error: one", "two"]);
     }
 }
