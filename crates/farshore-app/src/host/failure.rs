@@ -162,11 +162,14 @@ fn times(starts: u32) -> String {
     }
 }
 
+/// Between what happened and the lines that it printed last.
+pub(crate) const PRINTED: &str = "; it printed last:";
+
 fn last_words(lines: &[String]) -> String {
     if lines.is_empty() {
         return "; it printed nothing".to_owned();
     }
-    let mut words = "; it printed last:".to_owned();
+    let mut words = PRINTED.to_owned();
     for line in lines {
         words.push_str("\n  | ");
         words.push_str(line);

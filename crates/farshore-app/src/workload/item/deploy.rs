@@ -11,6 +11,7 @@ use tokio::task::spawn_blocking;
 
 use super::{Item, Matter};
 use crate::charter::{Release, ReleaseState};
+use crate::host::failure::PRINTED;
 use crate::host::log::Splitter;
 use crate::host::{Build, BuildOptions};
 use crate::scripts::{Commit, Says};
@@ -102,7 +103,10 @@ impl Item {
         if let Err(why) = &done {
             says.say(format!("release {number} failed: {why}"));
             says.say(self.runs_on());
-            self.note(Matter::Deploy, Some(format!("release {number} failed: {}", first_line(why))));
+            self.note(
+                Matter::Deploy,
+                Some(format!("release {number} failed: {}", in_short(why, &self.id.name))),
+            );
             return Err(why.clone());
         }
         self.note(Matter::Deploy, None);
@@ -386,6 +390,15 @@ fn first_line(text: &str) -> &str {
     text.lines().next().unwrap_or_default()
 }
 
+/// Why a release failed, in one line; what it printed is found elsewhere.
+fn in_short(why: &str, app: impl std::fmt::Display) -> String {
+    let line = first_line(why);
+    match line.strip_suffix(PRINTED) {
+        Some(what) => format!("{what}: farshore app log {app} shows what it printed"),
+        None => line.to_owned(),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -414,6 +427,14 @@ mod tests {
         assert_eq!(failed("me", "the build failed"), Due::Done);
         assert_eq!(last("me", ReleaseState::Live, None), Due::Done);
         assert_eq!(last(AGAIN_BY, ReleaseState::Ready, None), Due::Done);
+    }
+
+    #[test]
+    fn a_failure_in_short_says_where_the_rest_is() {
+        let whole = format!("instance 1 of todo ended with status 1{PRINTED}\n  | Error: no such module");
+        let short = "instance 1 of todo ended with status 1: farshore app log todo shows what it printed";
+        assert_eq!(in_short(&whole, "todo"), short);
+        assert_eq!(in_short("the build failed\nmore", "todo"), "the build failed");
     }
 
     #[tokio::test]
